@@ -1,0 +1,243 @@
+# kvcellar. `make help` lists the targets.
+#
+# Objects go to build/<variant>/obj; the default variant leaves programs in build/bin and the library in
+# build/lib, others in build/<variant>/bin and lib. Sources are found by folder: a new file needs no change here.
+
+VERSION := 0.1.0
+SOVERSION := 0
+
+CC ?= gcc
+SAN ?=
+OPT ?= -O2
+V ?=
+PREFIX ?= /usr/local
+DESTDIR ?=
+SYSTEMD_DIR ?= $(PREFIX)/lib/systemd/system
+SYSCONF_DIR ?= $(if $(filter /usr,$(PREFIX)),/etc,$(PREFIX)/etc)
+
+CC_NAME := $(if $(findstring clang,$(CC)),clang,gcc)
+VARIANT := $(CC_NAME)$(if $(SAN),-$(SAN))$(if $(FUZZ),-fuzz)
+DEFAULT_VARIANT := gcc
+B := build/$(VARIANT)
+OUT := $(if $(filter $(DEFAULT_VARIANT),$(VARIANT)),build,$(B))
+BIN := $(OUT)/bin
+LIB := $(OUT)/lib
+OBJ := $(B)/obj
+GEN := build/gen
+
+Q := $(if $(V),,@)
+say = $(if $(V),,@echo '  $(1)' '$(2)')
+
+# --- dependencies -----------------------------------------------------------------------------
+
+DAEMON_PKGS := libuv liburing libprotobuf-c libxxhash libsodium inih libsystemd
+CLIENT_PKGS := libprotobuf-c libxxhash
+CLI_PKGS := jansson smartcols libsodium
+TEST_PKGS := cmocka
+
+# Goals that install or remove things must not ask for libraries that are not there yet.
+ifneq ($(filter-out deps clean help demo test,$(or $(MAKECMDGOALS),all)),)
+PKGS := $(sort $(DAEMON_PKGS) $(CLIENT_PKGS) $(CLI_PKGS))
+PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS))
+DAEMON_LIBS := $(shell pkg-config --libs $(DAEMON_PKGS))
+CLIENT_LIBS := $(shell pkg-config --libs $(CLIENT_PKGS))
+CLI_LIBS := $(shell pkg-config --libs $(CLI_PKGS))
+TEST_LIBS := $(shell pkg-config --libs $(TEST_PKGS))
+endif
+
+# --- flags ------------------------------------------------------------------------------------
+
+WARN := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla \
+        -Wpointer-arith -Wcast-qual -Wwrite-strings -Wundef -Werror
+CFLAGS_ALL := -std=c11 -g $(OPT) $(WARN) -fno-strict-aliasing -ffp-contract=off -fno-common \
+              -fvisibility=hidden -fstack-protector-strong -pthread
+CPPFLAGS_ALL := -D_GNU_SOURCE -DKVC_VERSION='"$(VERSION)"' -I. -Iproto -Iclient -I$(GEN) $(PKG_CFLAGS)
+LDFLAGS_ALL := -pthread -Wl,-z,relro,-z,now
+ifeq ($(SAN),address)
+CFLAGS_ALL += -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+LDFLAGS_ALL += -fsanitize=address,undefined
+else ifeq ($(SAN),thread)
+CFLAGS_ALL += -fsanitize=thread -fno-omit-frame-pointer
+LDFLAGS_ALL += -fsanitize=thread
+else ifneq ($(SAN),)
+$(error SAN is address or thread, not '$(SAN)')
+else
+CPPFLAGS_ALL += -D_FORTIFY_SOURCE=2
+endif
+ifdef FUZZ
+CFLAGS_ALL += -fsanitize=fuzzer-no-link
+endif
+
+# One translation unit a SIMD level, chosen at run time.
+$(OBJ)/%_avx2.o: SIMD_FLAGS := -mavx2 -mf16c -mfma
+$(OBJ)/%_avx512.o: SIMD_FLAGS := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vbmi -mf16c -mfma
+$(OBJ)/kernels/%.o: OPT := -O3
+$(OBJ)/proto/kvcellar.pb-c.o: WARN := -w
+
+# --- sources ----------------------------------------------------------------------------------
+
+KERNEL_SRC := $(wildcard kernels/*.c)
+PROTO_SRC := $(wildcard proto/*.c) $(GEN)/proto/kvcellar.pb-c.c
+DAEMON_SRC := $(filter-out daemon/main/%,$(wildcard daemon/*/*.c))
+MAIN_SRC := $(wildcard daemon/main/*.c)
+CLIENT_SRC := $(wildcard client/*.c)
+CLI_SRC := $(wildcard client/cli/*.c)
+TEST_SUPPORT_SRC := $(wildcard tests/support/*.c)
+
+objs = $(patsubst %.c,$(OBJ)/%.o,$(patsubst $(GEN)/%,%,$(1)))
+KERNEL_OBJ := $(call objs,$(KERNEL_SRC))
+PROTO_OBJ := $(call objs,$(PROTO_SRC))
+DAEMON_OBJ := $(call objs,$(DAEMON_SRC))
+MAIN_OBJ := $(call objs,$(MAIN_SRC))
+CLIENT_OBJ := $(call objs,$(CLIENT_SRC))
+CLI_OBJ := $(call objs,$(CLI_SRC))
+TEST_SUPPORT_OBJ := $(call objs,$(TEST_SUPPORT_SRC))
+PIC_OBJ := $(patsubst $(OBJ)/%.o,$(OBJ)/%.pic.o,$(CLIENT_OBJ) $(PROTO_OBJ))
+
+DAEMON_A := $(B)/libkvcellard.a
+KERNEL_A := $(B)/libkvckernels.a
+CLIENT_A := $(LIB)/libkvcellar.a
+CLIENT_SO := $(LIB)/libkvcellar.so.$(SOVERSION)
+CLIENT_PC := $(LIB)/pkgconfig/kvcellar.pc
+
+UNIT_BIN := $(patsubst tests/unit/%.c,$(BIN)/tests/unit/%,$(wildcard tests/unit/test_*.c))
+INTEGRATION_BIN := $(patsubst tests/integration/%.c,$(BIN)/tests/integration/%,$(wildcard tests/integration/test_*.c))
+FAULT_BIN := $(patsubst tests/fault/%.c,$(BIN)/tests/fault/%,$(wildcard tests/fault/test_*.c))
+BENCH_BIN := $(patsubst tests/bench/%.c,$(BIN)/tests/bench/%,$(wildcard tests/bench/bench_*.c))
+FUZZ_BIN := $(patsubst tests/fuzz/%.c,$(BIN)/tests/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+TEST_BIN := $(UNIT_BIN) $(INTEGRATION_BIN) $(FAULT_BIN)
+
+# --- goals ------------------------------------------------------------------------------------
+
+.PHONY: all tests benches fuzzers help deps demo test check bench fuzz lint format install uninstall clean
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+all: $(BIN)/kvcellard $(BIN)/kvcellar $(CLIENT_A) $(CLIENT_SO) $(CLIENT_PC)
+tests: all $(TEST_BIN)
+benches: all $(BENCH_BIN)
+fuzzers: $(FUZZ_BIN)
+
+help:
+	@echo 'make              build everything into build/bin and build/lib'
+	@echo 'make demo         the main job, end to end, with a real KV cache'
+	@echo 'make test         all tests: gcc, clang, sanitizers, lint'
+	@echo 'make check        the tests of one variant (CC=gcc|clang SAN=address|thread)'
+	@echo 'make bench        speed, as ratios against references of the same run'
+	@echo 'make fuzz         fuzz every target for FUZZ_SECONDS (default 60) each'
+	@echo 'make install      into $$DESTDIR$$PREFIX; make uninstall takes it back'
+	@echo 'make deps         install the packages that are missing (Debian 12, Ubuntu 24.04)'
+
+deps:
+	$(Q)deploy/deps.sh
+
+demo: deps
+	$(Q)$(MAKE) --no-print-directory all
+	$(Q)tests/demo/demo.sh $(BIN)
+
+# The whole gate: see tests/run.sh for what it runs and how it counts.
+test: deps
+	$(Q)tests/run.sh
+
+check: tests
+	$(Q)tests/check.sh $(OUT) $(VARIANT)
+
+bench: benches
+	$(Q)tests/bench/bench.sh $(BIN)
+
+lint:
+	$(Q)tests/lint/lint.sh
+
+format:
+	$(Q)git ls-files '*.c' '*.h' | xargs clang-format -i
+
+fuzz:
+	$(Q)tests/fuzz/fuzz.sh $(or $(FUZZ_SECONDS),60)
+
+clean:
+	rm -rf build compile_commands.json
+
+# --- rules ------------------------------------------------------------------------------------
+
+# Rebuild when flags change.
+FLAGS_STAMP := $(B)/flags
+FLAGS_NOW := $(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(LDFLAGS_ALL)
+$(shell mkdir -p $(B) && echo '$(subst ','\'',$(FLAGS_NOW))' | cmp -s - $(FLAGS_STAMP) 2>/dev/null || echo '$(subst ','\'',$(FLAGS_NOW))' > $(FLAGS_STAMP))
+
+COMPILE = $(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(SIMD_FLAGS) -MMD -MP
+
+$(GEN)/proto/kvcellar.pb-c.c $(GEN)/proto/kvcellar.pb-c.h &: proto/kvcellar.proto
+	$(call say,PROTO,$<)
+	@mkdir -p $(GEN)/proto
+	$(Q)protoc-c --proto_path=. --c_out=$(GEN) $<
+
+GEN_H := $(GEN)/proto/kvcellar.pb-c.h
+
+$(OBJ)/%.o: %.c $(FLAGS_STAMP) | $(GEN_H)
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(COMPILE) -c $< -o $@
+
+$(OBJ)/%.o: $(GEN)/%.c $(FLAGS_STAMP) | $(GEN_H)
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(COMPILE) -c $< -o $@
+
+$(OBJ)/%.pic.o: %.c $(FLAGS_STAMP) | $(GEN_H)
+	@mkdir -p $(@D)
+	$(Q)$(COMPILE) -fPIC -c $< -o $@
+
+$(OBJ)/%.pic.o: $(GEN)/%.c $(FLAGS_STAMP) | $(GEN_H)
+	@mkdir -p $(@D)
+	$(Q)$(COMPILE) -fPIC -c $< -o $@
+
+$(KERNEL_A): $(KERNEL_OBJ)
+$(DAEMON_A): $(DAEMON_OBJ) $(PROTO_OBJ)
+$(CLIENT_A): $(CLIENT_OBJ) $(PROTO_OBJ)
+$(KERNEL_A) $(DAEMON_A) $(CLIENT_A):
+	$(call say,AR,$@)
+	@mkdir -p $(@D)
+	$(Q)rm -f $@ && $(AR) rcs $@ $^
+
+$(CLIENT_SO): $(PIC_OBJ) client/libkvcellar.map
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS_ALL) -shared -Wl,-soname,libkvcellar.so.$(SOVERSION) \
+	    -Wl,--version-script,client/libkvcellar.map $(LDFLAGS_ALL) $(PIC_OBJ) $(CLIENT_LIBS) -o $@
+	$(Q)ln -sf $(@F) $(LIB)/libkvcellar.so
+
+$(CLIENT_PC): client/kvcellar.pc.in Makefile
+	@mkdir -p $(@D)
+	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' $< > $@
+
+LINK = $(call say,LD,$@)@mkdir -p $(@D)
+
+$(BIN)/kvcellard: $(MAIN_OBJ) $(DAEMON_A) $(KERNEL_A)
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(LDFLAGS_ALL) $(MAIN_OBJ) $(DAEMON_A) $(KERNEL_A) $(DAEMON_LIBS) -lm -o $@
+
+$(BIN)/kvcellar: $(CLI_OBJ) $(CLIENT_A) $(KERNEL_A)
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(LDFLAGS_ALL) $(CLI_OBJ) $(CLIENT_A) $(KERNEL_A) $(CLIENT_LIBS) $(CLI_LIBS) -lm -o $@
+
+# Tests and benches may use everything: the daemon's modules, the client library, the codec.
+ALL_A = $(B)/libkvcsupport.a $(DAEMON_A) $(CLIENT_A) $(KERNEL_A)
+$(B)/libkvcsupport.a: $(TEST_SUPPORT_OBJ)
+	@mkdir -p $(@D)
+	$(Q)rm -f $@ && $(AR) rcs $@ $^
+
+$(TEST_BIN) $(BENCH_BIN): $(BIN)/tests/%: $(OBJ)/tests/%.o $(B)/libkvcsupport.a $(DAEMON_A) $(CLIENT_A) $(KERNEL_A)
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(LDFLAGS_ALL) $< $(ALL_A) $(DAEMON_LIBS) $(CLIENT_LIBS) $(CLI_LIBS) $(TEST_LIBS) -lm -o $@
+
+# With FUZZ=1 (clang) a fuzz target is a libFuzzer program, else it replays corpus files.
+$(FUZZ_BIN): $(BIN)/tests/%: $(OBJ)/tests/%.o $(if $(FUZZ),,$(OBJ)/tests/fuzz/replay.o) $(B)/libkvcsupport.a $(DAEMON_A) $(CLIENT_A) $(KERNEL_A)
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(LDFLAGS_ALL) $(if $(FUZZ),-fsanitize=fuzzer) $< $(if $(FUZZ),,$(OBJ)/tests/fuzz/replay.o) $(ALL_A) $(DAEMON_LIBS) $(CLIENT_LIBS) $(CLI_LIBS) -lm -o $@
+
+include $(wildcard deploy/install.mk)
+-include $(shell find $(OBJ) -name '*.d' 2>/dev/null)
