@@ -1,0 +1,42 @@
+/* The disk tier: a directory of append-only segment files.
+ *
+ *   lock          OFD write lock of the process that uses the directory
+ *   super         two alternating 4 KiB superblocks: format version, instance id, geometry, epoch counter
+ *   secret        32 random bytes from which tenants' secrets derive (mode 0600)
+ *   segments/N    4 KiB header (instance, number, epoch), then records, each at a multiple of 4 KiB
+ *
+ * Records go to the open segment in large writes, several records each. When no segment is free the oldest is
+ * reclaimed: its blocks are forgotten first, then it gets a new epoch. A record counts as present only after
+ * its write completed; as durable only after a sync that began later. Any read that does not match what is
+ * expected is a miss. */
+#ifndef KVC_DISK_H
+#define KVC_DISK_H
+
+#include "daemon/base/key.h"
+#include "daemon/io/io.h"
+#include "daemon/stats/stats.h"
+#include "daemon/tier/tier.h"
+
+struct kvc_disk_options {
+	const char *directory;
+	uint64_t bytes;         /* of all segments together */
+	uint64_t segment_bytes; /* 0: chosen from `bytes`, 16 to 256 MiB */
+	uint32_t write_bytes;   /* most bytes of one write request; 0: 4 MiB */
+	bool verify_on_start;   /* also check the tiles of every recovered record */
+};
+
+/* Open or create the directory (mode 0700), take its lock, read the superblock and the secret. On failure
+ * `detail` says what to do. KVC_IN_USE: another process holds it. KVC_ACCESS, KVC_VERSION, KVC_NO_SPACE,
+ * KVC_CORRUPT, KVC_IO. Nothing is recovered yet. */
+kvc_status kvc_disk_open(struct kvc_loop *loop, struct kvc_io *io, struct kvc_stats *stats,
+                         const struct kvc_disk_options *options, char *detail, size_t detail_bytes,
+                         struct kvc_tier **tier);
+
+void kvc_disk_secret(const struct kvc_tier *tier, struct kvc_secret *secret);
+
+/* Scan all segments and report every valid record, oldest first; then done(context). Requests are refused
+ * before. */
+void kvc_disk_recover(struct kvc_tier *tier, const struct kvc_tier_events *events,
+                      void (*done)(void *context, kvc_status status), void *context);
+
+#endif

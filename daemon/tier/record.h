@@ -1,0 +1,56 @@
+/* The record: one block at rest, in RAM, on disk or in flight between them.
+ *
+ *   header (512 bytes, little-endian, checksummed), image (kernels/image.h), zeros up to a multiple of 4096
+ *
+ * The header carries its own address, so that a well-formed record in the wrong place is not taken for the
+ * right one. It binds the image by the checksum in the image's header, which in turn covers every tile. Pure
+ * functions. */
+#ifndef KVC_RECORD_H
+#define KVC_RECORD_H
+
+#include <stdint.h>
+
+#include "daemon/base/key.h"
+#include "proto/kvc_status.h"
+
+#define KVC_RECORD_HEADER_BYTES 512u
+#define KVC_RECORD_ALIGN        4096u
+
+/* Where a record lies in a tier; 0/0 with `bytes` 0: nowhere. */
+struct kvc_place {
+	uint32_t segment; /* of the tier */
+	uint32_t page;    /* in the segment, of KVC_RECORD_ALIGN bytes */
+};
+
+struct kvc_record {
+	struct kvc_storage_key key;
+	struct kvc_storage_key parent; /* all zero: none */
+	uint8_t tenant[16]; /* first half of BLAKE2b of the tenant's name under the master secret */
+	uint8_t device[16]; /* instance id of the tier's directory */
+	struct kvc_place place;
+	uint64_t epoch;      /* of the segment: a reused segment has a new one */
+	uint64_t generation; /* of the block: grows with every put of the process and over restarts */
+	uint64_t image_bytes;
+	uint32_t tokens;
+	uint32_t depth; /* blocks before it in its sequence */
+};
+
+/* Bytes of a whole record with an image of that length. */
+uint64_t kvc_record_bytes(uint64_t image_bytes);
+
+/* Write the header of a record whose image stands at bytes + KVC_RECORD_HEADER_BYTES, and zero its padding.
+ */
+void kvc_record_seal(const struct kvc_record *record, uint8_t *bytes);
+
+/* Read and check a header against itself: magic, version, sizes, checksum. `available` bytes of the header's
+ * segment are left from here on. KVC_MISS: no record begins here (end of the log). KVC_CORRUPT: one did, and
+ * it is damaged. */
+kvc_status kvc_record_parse(const uint8_t header[KVC_RECORD_HEADER_BYTES], uint64_t available,
+                            struct kvc_record *record);
+
+/* Whether a record that was read is the one expected: key, device, place, epoch, generation, image length,
+ * and the image's own header checksum as noted in the record. KVC_OK or KVC_CORRUPT. The tiles are checked
+ * when they are decoded. */
+kvc_status kvc_record_match(const uint8_t *bytes, uint64_t length, const struct kvc_record *expected);
+
+#endif

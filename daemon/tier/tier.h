@@ -1,0 +1,72 @@
+/* A tier that blocks rest in below RAM: a table of functions. tier_disk is one; VRAM will be another.
+ *
+ * Requests live in the caller's object; `done` comes exactly once on the loop thread, never from inside
+ * submit. Buffers are slabs of the RAM arena and must stay until then. */
+#ifndef KVC_TIER_H
+#define KVC_TIER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/base/list.h"
+#include "daemon/loop/loop.h"
+#include "daemon/tier/record.h"
+#include "proto/kvc_status.h"
+
+enum kvc_tier_op {
+	KVC_TIER_STORE, /* write a record; on success `record.place` and `.epoch` say where */
+	KVC_TIER_LOAD,  /* read a record from `record.place` and check that it is `record` */
+	KVC_TIER_SYNC,  /* everything stored before is on stable storage */
+};
+
+struct kvc_tier_req {
+	/* set by the caller */
+	enum kvc_tier_op op;
+	struct kvc_record record;
+	uint8_t *slab;   /* kvc_record_bytes(record.image_bytes) long; a store seals the header in it */
+	uint32_t cookie; /* store: handed to `reclaimed` when the record's place is given up */
+	void (*done)(struct kvc_tier_req *req);
+
+	/* result: store KVC_OK, KVC_NO_SPACE, KVC_IO, KVC_UNAVAILABLE (tier off). load KVC_OK, KVC_CORRUPT,
+	 * KVC_MISS, KVC_IO, KVC_UNAVAILABLE. sync KVC_OK, KVC_IO: what was not synced before must be taken
+	 * for lost */
+	kvc_status status;
+
+	/* private to the tier */
+	struct kvc_task deferred;
+	struct kvc_list node;
+	uint32_t segment;
+};
+
+/* What the tier tells its owner. All on the loop thread. */
+struct kvc_tier_events {
+	/* At start: a valid record was found. The owner returns the cookie, or false to ignore the record. */
+	bool (*recovered)(void *context, const struct kvc_record *record, uint32_t *cookie);
+
+	/* The place of a record is about to be overwritten: forget it now if it is still at this place. */
+	void (*reclaimed)(void *context, uint32_t cookie, struct kvc_place place);
+
+	void *context;
+};
+
+struct kvc_tier;
+
+struct kvc_tier_ops {
+	const char *name;
+	void (*submit)(struct kvc_tier *tier, struct kvc_tier_req *req);
+
+	/* The record at this place is no longer wanted (dropped or found corrupt). */
+	void (*forget)(struct kvc_tier *tier, const struct kvc_record *record);
+
+	/* Stop taking requests, wait for those in flight, write what makes the next start quick; then
+	 * done(context). */
+	void (*close)(struct kvc_tier *tier, void (*done)(void *context), void *context);
+};
+
+/* First member of every tier. */
+struct kvc_tier {
+	const struct kvc_tier_ops *ops;
+	bool writable; /* false: stores are refused (tier off, read-only, full); loads may still work */
+};
+
+#endif
