@@ -51,7 +51,7 @@ WARN := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-protot
         -Wpointer-arith -Wcast-qual -Wwrite-strings -Wundef -Werror
 CFLAGS_ALL := -std=c11 -g $(OPT) $(WARN) -fno-strict-aliasing -ffp-contract=off -fno-common \
               -fvisibility=hidden -fstack-protector-strong -pthread
-CPPFLAGS_ALL := -D_GNU_SOURCE -DKVC_VERSION='"$(VERSION)"' -I. -Iproto -Iclient -I$(GEN) $(PKG_CFLAGS)
+CPPFLAGS_ALL := -D_GNU_SOURCE -DKVCELLAR_VERSION='"$(VERSION)"' -I. -Iproto -Iclient -I$(GEN) $(PKG_CFLAGS)
 LDFLAGS_ALL := -pthread -Wl,-z,relro,-z,now
 ifeq ($(SAN),address)
 CFLAGS_ALL += -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
