@@ -6,7 +6,6 @@
 #include "daemon/base/alloc.h"
 #include "daemon/base/log.h"
 #include "daemon/cache/internal.h"
-#include "daemon/tier/disk.h"
 
 /* Stores in flight: enough to fill several large writes, few enough that a stop is quick. */
 #define STORE_BYTES_MAX (64ull << 20)
@@ -181,7 +180,7 @@ void kvc_cache_recover(struct kvc_cache *cache, void (*done)(void *context, kvc_
 	cache->recovered = done;
 	cache->callback_context = context;
 	if (cache->options.disk)
-		kvc_disk_recover(cache->options.disk, &events, recover_done, cache);
+		cache->options.disk->ops->recover(cache->options.disk, &events, recover_done, cache);
 	else
 		recover_done(cache, KVC_OK);
 }
