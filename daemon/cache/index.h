@@ -22,7 +22,8 @@ enum kvc_entry_flag {
 	KVC_ENTRY_VISIBLE = 1, /* complete: look-ups and gets may see it */
 	KVC_ENTRY_DEAD = 2,    /* out of the index; freed when nothing refers to it any more */
 	KVC_ENTRY_ON_DISK = 4, /* `place` and `epoch` hold */
-	KVC_ENTRY_LISTED = 8,  /* in the clean or the dirty list */
+	KVC_ENTRY_LISTED = 8,  /* in one of the lists */
+	KVC_ENTRY_LOOSE = 16,  /* in RAM only, and not to be written to disk */
 };
 
 /* One block. 80 bytes; owned by the index, filled by the cache. */
