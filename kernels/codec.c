@@ -94,14 +94,13 @@ size_t kvc_tile_bytes(const struct kvc_codec_params *params, const struct kvc_ti
 	return layout.bytes;
 }
 
-/* One float an element, padded to whole chunks, and room for means: at most lcm(dim, chunk) <= 8 dim of them,
- * beside dim plain ones and one run of rotation. */
+/* One float an element, padded to whole batches; means, of which the SIMD versions keep lcm(dim, chunk) <= 8
+ * dim; and one run of rotation or one batch. */
 size_t kvc_tile_scratch_bytes(const struct kvc_tile_shape *shape)
 {
-	size_t elements = kvc_round_up_to((size_t)shape->tokens * shape->dim, KVC_CHUNK);
-	size_t means = kvc_round_up_to((size_t)shape->dim, KVC_CHUNK) + 8 * (size_t)shape->dim;
+	size_t elements = kvc_round_up_to((size_t)shape->tokens * shape->dim, KVC_BATCH);
 
-	return sizeof(float) * (elements + means + KVC_DIM_MAX);
+	return sizeof(float) * (elements + 8 * (size_t)shape->dim + KVC_DIM_MAX);
 }
 
 void kvc_tile_raw_store(const struct kvc_tile_shape *shape, const struct kvc_rows *source, uint8_t *out)

@@ -10,8 +10,8 @@
  * it; the first three rotation stages need no shuffle; and a 4 x 4 transposition of lanes leads to and from
  * memory order.
  *
- * Scratch memory: the elements of the tile, in the source type, padded to whole chunks; then the means in
- * codec order, repeated until chunks and rows meet again; then one run of rotation. */
+ * Scratch memory: the elements of the tile, in the source type, padded to whole batches; then the means in
+ * codec order, repeated until chunks and rows meet again; then a batch or a run at work. */
 #ifndef KVC_CODEC_SIMD_H
 #define KVC_CODEC_SIMD_H
 
@@ -21,6 +21,9 @@
 #include "kernels/half.h"
 
 #include <string.h>
+
+/* For what takes or gives a chunk: arrays of registers stay in registers only if the whole is inlined. */
+#define KVC_INLINE static inline __attribute__((always_inline))
 
 #define LANES 16u
 #define WORDS 8u /* registers of a chunk, channels of a lane */
@@ -67,7 +70,7 @@ static inline void tile_init(struct tile *tile, const struct kvc_codec_params *p
 	tile->elements = (size_t)shape->tokens * shape->dim;
 	tile->element_bytes = kvc_dtype_bytes(shape->dtype);
 	tile->source = scratch;
-	tile->means = floats + kvc_round_up_to(tile->elements, KVC_CHUNK);
+	tile->means = floats + kvc_round_up_to(tile->elements, KVC_BATCH);
 	tile->mean_chunks = shape->dim / gcd_with_chunk(shape->dim);
 	tile->run = tile->means + (size_t)tile->mean_chunks * KVC_CHUNK;
 	tile->run_chunks = params->rotate && tile->layout.run > KVC_CHUNK ? tile->layout.run / KVC_CHUNK : 1;
@@ -99,7 +102,7 @@ static inline vf load16(enum kvc_dtype dtype, const uint8_t *from)
 }
 
 /* Eight registers of consecutive elements -> codec order. */
-static inline void chunk_from_memory_order(vf v[WORDS])
+KVC_INLINE void chunk_from_memory_order(vf v[WORDS])
 {
 	vi low[4], high[4];
 
@@ -115,7 +118,7 @@ static inline void chunk_from_memory_order(vf v[WORDS])
 	}
 }
 
-static inline void chunk_to_memory_order(vf v[WORDS])
+KVC_INLINE void chunk_to_memory_order(vf v[WORDS])
 {
 	vi low[4], high[4];
 
@@ -132,7 +135,7 @@ static inline void chunk_to_memory_order(vf v[WORDS])
 }
 
 /* Two bytes an element: pairs of channels are transposed as 32-bit words, then split. */
-static inline void chunk_load_bf16(const uint8_t *from, vf v[WORDS])
+KVC_INLINE void chunk_load_bf16(const uint8_t *from, vf v[WORDS])
 {
 	vi r[4];
 
@@ -145,7 +148,7 @@ static inline void chunk_load_bf16(const uint8_t *from, vf v[WORDS])
 	}
 }
 
-static inline void chunk_load(enum kvc_dtype dtype, const uint8_t *from, vf v[WORDS])
+KVC_INLINE void chunk_load(enum kvc_dtype dtype, const uint8_t *from, vf v[WORDS])
 {
 	if (dtype == KVC_DTYPE_BF16) {
 		chunk_load_bf16(from, v);
@@ -159,7 +162,7 @@ static inline void chunk_load(enum kvc_dtype dtype, const uint8_t *from, vf v[WO
 
 /* The bits of bfloat16 in the upper half, what is below it undefined. No restored value is a subnormal, and
  * none comes near the top of the range: they are sums of products of binary16 numbers. */
-static inline vi bf16_upper(vf x)
+KVC_INLINE vi bf16_upper(vf x)
 {
 	vi bits = vi_from_bits(x);
 	vi odd = vi_and(vi_shr(bits, 16), vi_set1(1));
@@ -167,7 +170,7 @@ static inline vi bf16_upper(vf x)
 	return vi_add(vi_add(bits, vi_set1(0x7FFF)), odd);
 }
 
-static inline void chunk_store_bf16(uint8_t *to, const vf v[WORDS])
+KVC_INLINE void chunk_store_bf16(uint8_t *to, const vf v[WORDS])
 {
 	vi r[4];
 
@@ -179,7 +182,7 @@ static inline void chunk_store_bf16(uint8_t *to, const vf v[WORDS])
 		vi_store(to + 64 * (size_t)e, r[e]);
 }
 
-static inline void chunk_store_fp16(uint8_t *to, vf v[WORDS])
+KVC_INLINE void chunk_store_fp16(uint8_t *to, vf v[WORDS])
 {
 	vf limit = vf_set1(65504.0f);
 	vf minus_limit = vf_set1(-65504.0f);
@@ -189,7 +192,7 @@ static inline void chunk_store_fp16(uint8_t *to, vf v[WORDS])
 		vh_store(to + 32 * (size_t)i, vh_round(vf_max(vf_min(v[i], limit), minus_limit)));
 }
 
-static inline void chunk_store(enum kvc_dtype dtype, uint8_t *to, vf v[WORDS])
+KVC_INLINE void chunk_store(enum kvc_dtype dtype, uint8_t *to, vf v[WORDS])
 {
 	if (dtype == KVC_DTYPE_BF16) {
 		chunk_store_bf16(to, v);
@@ -206,7 +209,7 @@ static inline void chunk_store(enum kvc_dtype dtype, uint8_t *to, vf v[WORDS])
 
 /* --- rotation --- */
 
-static inline void butterfly(vf *a, vf *b)
+KVC_INLINE void butterfly(vf *a, vf *b)
 {
 	vf sum = vf_add(*a, *b);
 
@@ -214,7 +217,7 @@ static inline void butterfly(vf *a, vf *b)
 	*a = sum;
 }
 
-static inline void rotate_registers(vf v[WORDS])
+KVC_INLINE void rotate_registers(vf v[WORDS])
 {
 	for (unsigned h = 1; h < WORDS; h *= 2) {
 		for (unsigned i = 0; i < WORDS; i++) {
@@ -225,7 +228,7 @@ static inline void rotate_registers(vf v[WORDS])
 }
 
 /* Step 4 up to runs of one chunk, without the factor. */
-static inline void chunk_rotate(vf v[WORDS], uint32_t run)
+KVC_INLINE void chunk_rotate(vf v[WORDS], uint32_t run)
 {
 	rotate_registers(v);
 	for (unsigned k = 0; k < WORDS; k++)
@@ -244,13 +247,13 @@ static inline void chunk_rotate(vf v[WORDS], uint32_t run)
 		v[k] = vf_butterfly64(v[k]);
 }
 
-static inline void chunk_put(float *to, const vf v[WORDS])
+KVC_INLINE void chunk_put(float *to, const vf v[WORDS])
 {
 	for (unsigned k = 0; k < WORDS; k++)
 		vf_store(to + LANES * (size_t)k, v[k]);
 }
 
-static inline void chunk_get(const float *from, vf v[WORDS])
+KVC_INLINE void chunk_get(const float *from, vf v[WORDS])
 {
 	for (unsigned k = 0; k < WORDS; k++)
 		v[k] = vf_load(from + LANES * (size_t)k);

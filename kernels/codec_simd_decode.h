@@ -5,14 +5,14 @@
 /* --- codes --- */
 
 /* Bits <= 4 and a power of two: all eight codes of a lane are in one word. */
-static inline void unpack_words(vi words, unsigned bits, vf q[WORDS])
+KVC_INLINE void unpack_words(vi words, unsigned bits, vf q[WORDS])
 {
 	for (unsigned k = 0; k < WORDS; k++)
 		q[k] = vf_from_code(vi_shr(words, bits * k), bits);
 }
 
 /* Any width: eight codes are `bits` bytes, read as two words of four codes. */
-static inline void unpack_any(const uint8_t *codes, unsigned bits, vf q[WORDS])
+KVC_INLINE void unpack_any(const uint8_t *codes, unsigned bits, vf q[WORDS])
 {
 	uint32_t low[LANES], high[LANES];
 	vi mask = vi_set1((1 << bits) - 1);
@@ -31,7 +31,7 @@ static inline void unpack_any(const uint8_t *codes, unsigned bits, vf q[WORDS])
 }
 
 /* Codes of a chunk as numbers; nothing beyond `length` bytes is read, codes beyond it are undefined. */
-static inline void unpack_chunk(const uint8_t *codes, size_t length, unsigned bits, vf q[WORDS])
+KVC_INLINE void unpack_chunk(const uint8_t *codes, size_t length, unsigned bits, vf q[WORDS])
 {
 	uint8_t padded[LANES * KVC_BITS_MAX + sizeof(uint64_t)] = {0};
 	bool whole = length == LANES * (size_t)bits;
@@ -51,8 +51,8 @@ static inline void unpack_chunk(const uint8_t *codes, size_t length, unsigned bi
 /* --- one chunk --- */
 
 /* y = q S + M for `count` elements from element `first` of the tile. */
-static inline void dequantise(const struct tile *tile, const uint8_t *coded, size_t first, size_t count,
-                              vf v[WORDS])
+KVC_INLINE void dequantise(const struct tile *tile, const uint8_t *coded, size_t first, size_t count,
+                           vf v[WORDS])
 {
 	const struct kvc_tile_layout *layout = &tile->layout;
 	unsigned bits = tile->params->bits;
@@ -67,7 +67,7 @@ static inline void dequantise(const struct tile *tile, const uint8_t *coded, siz
 
 /* Factor and mean. Both in one fused operation where both are wanted: the factor is a power of two and the
  * other a multiple of 2^-24, so the product is exact. */
-static inline void finish_chunk(const struct tile *tile, size_t first, vf v[WORDS])
+KVC_INLINE void finish_chunk(const struct tile *tile, size_t first, vf v[WORDS])
 {
 	const float *means = tile->means + first / KVC_CHUNK % tile->mean_chunks * KVC_CHUNK;
 
@@ -111,8 +111,8 @@ static inline void scatter(const struct tile *tile, const struct kvc_rows *dest,
 	}
 }
 
-static inline void write_chunk(const struct tile *tile, const struct kvc_rows *dest, size_t first,
-                               size_t count, vf v[WORDS])
+KVC_INLINE void write_chunk(const struct tile *tile, const struct kvc_rows *dest, size_t first, size_t count,
+                            vf v[WORDS])
 {
 	uint8_t buffer[KVC_CHUNK * sizeof(float)];
 	size_t dim = tile->shape->dim;

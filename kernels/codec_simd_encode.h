@@ -51,7 +51,7 @@ static inline bool gather_32bit(struct tile *tile, const struct kvc_rows *source
 static inline bool gather(struct tile *tile, const struct kvc_rows *source)
 {
 	size_t length = tile->elements * tile->element_bytes;
-	size_t padded = kvc_round_up_to(tile->elements, KVC_CHUNK) * tile->element_bytes;
+	size_t padded = kvc_round_up_to(tile->elements, KVC_BATCH) * tile->element_bytes;
 
 	memset(tile->source + length, 0, padded - length);
 	switch (tile->shape->dtype) {
@@ -114,44 +114,15 @@ static inline bool make_means_of_dtype(const struct tile *tile, uint8_t *out)
 	}
 }
 
-/* --- groups; every lane holds what its group has in common --- */
+/* --- batches ---
+ *
+ * Four chunks make a batch, so that what is computed once a group fills the lanes. After reduction a "group
+ * register" holds, for groups of 32 and more, chunk c of the batch in its 128-bit part c; groups of 16 keep
+ * one register a chunk. */
 
-static inline vf group_min(vf x, uint32_t group)
-{
-	x = vf_min(x, vf_partner8(x));
-	if (group > 16)
-		x = vf_min(x, vf_partner16(x));
-	if (group > 32)
-		x = vf_min(x, vf_partner32(x));
-	return group > 64 ? vf_min(x, vf_partner64(x)) : x;
-}
+#define BATCH (KVC_BATCH / KVC_CHUNK)
 
-static inline vf group_max(vf x, uint32_t group)
-{
-	x = vf_max(x, vf_partner8(x));
-	if (group > 16)
-		x = vf_max(x, vf_partner16(x));
-	if (group > 32)
-		x = vf_max(x, vf_partner32(x));
-	return group > 64 ? vf_max(x, vf_partner64(x)) : x;
-}
-
-static inline vi add_partner(vi x, vf partner)
-{
-	return vi_add(x, vi_from_bits(partner));
-}
-
-static inline vi group_sum(vi x, uint32_t group)
-{
-	x = add_partner(x, vf_partner8(vf_from_bits(x)));
-	if (group > 16)
-		x = add_partner(x, vf_partner16(vf_from_bits(x)));
-	if (group > 32)
-		x = add_partner(x, vf_partner32(vf_from_bits(x)));
-	return group > 64 ? add_partner(x, vf_partner64(vf_from_bits(x))) : x;
-}
-
-/* Encoder settings as vectors would be reloaded anyway: as numbers. */
+/* Encoder settings, the same for all batches of a tile. */
 struct quantiser {
 	float clip;
 	float levels;         /* L */
@@ -160,16 +131,148 @@ struct quantiser {
 	uint32_t group;
 	unsigned bits;
 	bool gain;
+	unsigned group_registers; /* of a batch */
 };
 
-/* Scale and offset of the groups of a chunk. */
+/* Scale and offset, rounded. */
 struct scales {
 	vi pairs; /* S, and M above it */
 	vf s;
 	vf m;
 };
 
-static inline struct scales scales_round(vf scale, vf offset)
+/* Sums of q, Z', q Z' and Z' Z', where Z' = Z - 128 L. |Z'| <= 384 L <= 5760, so the sum of 128 squares is
+ * below 2^32; and vzz and num are the same for Z' as for Z. */
+struct gain_sums {
+	vf q[BATCH], z[BATCH], qz[BATCH], zz[BATCH]; /* integers in the guise of floats, for shuffling */
+};
+
+struct batch {
+	vf least[BATCH];
+	vf most[BATCH];
+	struct scales scales[BATCH];
+	float m[BATCH * LANES];       /* of the group registers: offset */
+	float inverse[BATCH * LANES]; /* and 1 / scale, or 0 */
+	struct gain_sums sums;
+};
+
+struct encoder {
+	struct tile tile;
+	struct quantiser quantiser;
+	uint8_t *out;
+	vi overflow; /* lanes that met a scale beyond binary16 */
+};
+
+enum reduction { LEAST, MOST, SUM };
+
+KVC_INLINE vf reduce_pair(enum reduction reduction, vf a, vf b)
+{
+	if (reduction == LEAST)
+		return vf_min(a, b);
+	if (reduction == MOST)
+		return vf_max(a, b);
+	return vf_from_bits(vi_add(vi_from_bits(a), vi_from_bits(b)));
+}
+
+/* From partial results, x[c] those of chunk c, to group registers. */
+KVC_INLINE void reduce_groups(enum reduction reduction, vf x[BATCH], uint32_t group)
+{
+	vf first, second, all;
+
+	if (group == 16) {
+		for (unsigned c = 0; c < BATCH; c++)
+			x[c] = reduce_pair(reduction, x[c], vf_partner8(x[c]));
+		return;
+	}
+	first = reduce_pair(reduction, vf_even_parts(x[0], x[1]), vf_odd_parts(x[0], x[1]));
+	second = reduce_pair(reduction, vf_even_parts(x[2], x[3]), vf_odd_parts(x[2], x[3]));
+	all = reduce_pair(reduction, vf_even_parts(first, second), vf_odd_parts(first, second));
+	if (group > 32)
+		all = reduce_pair(reduction, all, vf_partner32(all));
+	if (group > 64)
+		all = reduce_pair(reduction, all, vf_partner64(all));
+	x[0] = all;
+}
+
+/* What of the group registers in memory concerns the lanes of chunk c. */
+KVC_INLINE vf chunk_lanes(const struct quantiser *quantiser, const float *registers, unsigned c)
+{
+	if (quantiser->group == 16)
+		return vf_load(registers + LANES * (size_t)c);
+	return vf_load_part(registers + 4 * (size_t)c);
+}
+
+/* --- pass 2, per batch: rotate, find ranges --- */
+
+KVC_INLINE void load_centred(const struct tile *tile, size_t first, vf v[WORDS])
+{
+	const float *means = tile->means + first / KVC_CHUNK % tile->mean_chunks * KVC_CHUNK;
+
+	chunk_load(tile->shape->dtype, tile->source + first * tile->element_bytes, v);
+	if (!tile->layout.centred)
+		return;
+	for (unsigned k = 0; k < WORDS; k++)
+		v[k] = vf_sub(v[k], vf_load(means + LANES * (size_t)k));
+}
+
+/* The end of step 4, and the extent of each lane; the chunk is left in `to`. */
+KVC_INLINE void settle_chunk(const struct tile *tile, struct batch *batch, unsigned c, vf v[WORDS], float *to)
+{
+	vf least, most;
+
+	if (tile->params->rotate) {
+		for (unsigned k = 0; k < WORDS; k++)
+			v[k] = vf_mul(v[k], tile->rotate_scale);
+	}
+	least = most = v[0];
+	for (unsigned k = 1; k < WORDS; k++) {
+		least = vf_min(least, v[k]);
+		most = vf_max(most, v[k]);
+	}
+	batch->least[c] = least;
+	batch->most[c] = most;
+	chunk_put(to, v);
+}
+
+static inline void prepare_batch(const struct tile *tile, struct batch *batch, size_t first)
+{
+	for (unsigned c = 0; c < BATCH; c++) {
+		vf v[WORDS];
+
+		load_centred(tile, first + c * KVC_CHUNK, v);
+		if (tile->params->rotate)
+			chunk_rotate(v, tile->layout.run);
+		settle_chunk(tile, batch, c, v, tile->run + c * KVC_CHUNK);
+	}
+}
+
+/* The same for runs of more than a chunk, which are in scratch memory already. */
+static inline void prepare_batch_of_runs(const struct tile *tile, struct batch *batch, float *x)
+{
+	for (unsigned c = 0; c < BATCH; c++) {
+		vf v[WORDS];
+
+		chunk_get(x + c * KVC_CHUNK, v);
+		settle_chunk(tile, batch, c, v, x + c * KVC_CHUNK);
+	}
+}
+
+static inline void rotate_runs(const struct tile *tile, size_t first, uint32_t length)
+{
+	for (uint32_t i = 0; i < length; i += KVC_CHUNK) {
+		vf v[WORDS];
+
+		load_centred(tile, first + i, v);
+		chunk_rotate(v, KVC_CHUNK);
+		chunk_put(tile->run + i, v);
+	}
+	for (uint32_t i = 0; i < length; i += tile->layout.run)
+		rotate_across_chunks(tile->run + i, tile->layout.run);
+}
+
+/* --- scales --- */
+
+KVC_INLINE struct scales scales_round(vf scale, vf offset)
 {
 	vh s = vh_round(scale);
 	vh m = vh_round(vf_add(offset, vf_set1(0.0f)));
@@ -179,28 +282,22 @@ static inline struct scales scales_round(vf scale, vf offset)
 }
 
 /* Lanes with an S or M that is not finite, as bits. */
-static inline vi scales_overflow(vi pairs)
+KVC_INLINE vi scales_overflow(vi pairs)
 {
 	vi exponents = vi_and(pairs, vi_set1(0x7C007C00));
 
 	return vi_and(vi_add(exponents, vi_set1(0x04000400)), vi_set1((int)0x80008000));
 }
 
-/* Step 5, the range. */
-static inline struct scales group_scales(const struct quantiser *quantiser, const vf x[WORDS])
+/* Step 5, the range, of one group register. */
+KVC_INLINE struct scales range_scales(const struct quantiser *quantiser, vf least, vf most)
 {
-	vf least = x[0];
-	vf most = x[0];
 	vf half = vf_set1(0.5f);
 	vf inverse = vf_set1(quantiser->inverse_levels);
 	vf middle, reach;
 
-	for (unsigned k = 1; k < WORDS; k++) {
-		least = vf_min(least, x[k]);
-		most = vf_max(most, x[k]);
-	}
-	least = vf_add(group_min(least, quantiser->group), vf_set1(0.0f));
-	most = vf_add(group_max(most, quantiser->group), vf_set1(0.0f));
+	least = vf_add(least, vf_set1(0.0f));
+	most = vf_add(most, vf_set1(0.0f));
 	if (!(quantiser->clip < 1.0f))
 		return scales_round(vf_mul(vf_sub(most, least), inverse), least);
 	middle = vf_mul(vf_add(least, most), half);
@@ -208,81 +305,57 @@ static inline struct scales group_scales(const struct quantiser *quantiser, cons
 	return scales_round(vf_mul(vf_add(reach, reach), inverse), vf_sub(middle, reach));
 }
 
-/* x -> z, the position in levels. Groups without extent get 0. */
-static inline void positions(const struct scales *scales, vf x[WORDS])
+static inline void batch_scales(const struct quantiser *quantiser, struct batch *batch)
 {
-	vf zero = vf_set1(0.0f);
-	vf inverse = vf_where(vm_less(zero, scales->s), vf_div(vf_set1(1.0f), scales->s));
+	reduce_groups(LEAST, batch->least, quantiser->group);
+	reduce_groups(MOST, batch->most, quantiser->group);
+	for (unsigned i = 0; i < quantiser->group_registers; i++) {
+		struct scales scales = range_scales(quantiser, batch->least[i], batch->most[i]);
+		vf inverse = vf_div(vf_set1(1.0f), scales.s);
 
-	for (unsigned k = 0; k < WORDS; k++)
-		x[k] = vf_mul(vf_sub(x[k], scales->m), inverse);
-}
-
-static inline vi code_of(const struct quantiser *quantiser, vf z)
-{
-	return vi_round(vf_min(vf_max(z, vf_set1(0.0f)), vf_set1(quantiser->levels)));
-}
-
-/* Z, the position in 1/256 levels. */
-static inline vi fine_of(const struct quantiser *quantiser, vf z)
-{
-	float levels = quantiser->levels;
-	vf within = vf_min(vf_max(z, vf_set1(-levels)), vf_set1(2.0f * levels));
-
-	return vi_round(vf_mul(within, vf_set1(256.0f)));
-}
-
-/* Sums over a group of q, Z', q Z' and Z' Z', where Z' = Z - 128 L. |Z'| <= 384 L <= 5760, so the sum of 128
- * squares is below 2^32; and vzz and num are the same for Z' as for Z. */
-struct gain_sums {
-	vi q, z, qz, zz;
-};
-
-static inline struct gain_sums gain_sums(const struct quantiser *quantiser, const vf z[WORDS], const vi q[4])
-{
-	vi ones = vi_set1(0x00010001);
-	vi centre = vi_set1((int)(128 * quantiser->levels) * 0x00010001);
-	struct gain_sums sums = {vi_zero(), vi_zero(), vi_zero(), vi_zero()};
-
-	for (unsigned k = 0; k < 4; k++) {
-		vi fine = vi_pair(fine_of(quantiser, z[k]), fine_of(quantiser, z[k + 4]));
-
-		fine = vi_sub16(fine, centre);
-		sums.q = vi_dot(sums.q, q[k], ones);
-		sums.z = vi_dot(sums.z, fine, ones);
-		sums.qz = vi_dot(sums.qz, q[k], fine);
-		sums.zz = vi_dot(sums.zz, fine, fine);
+		/* Groups without extent get codes of 0. */
+		inverse = vf_where(vm_less(vf_set1(0.0f), scales.s), inverse);
+		vf_store(batch->m + LANES * (size_t)i, scales.m);
+		vf_store(batch->inverse + LANES * (size_t)i, inverse);
+		batch->scales[i] = scales;
 	}
-	sums.q = group_sum(sums.q, quantiser->group);
-	sums.z = group_sum(sums.z, quantiser->group);
-	sums.qz = group_sum(sums.qz, quantiser->group);
-	sums.zz = group_sum(sums.zz, quantiser->group);
-	return sums;
 }
 
-/* Step 5, the gain; q has codes k and k + 4 as pairs. */
-static inline vi gain_pairs(const struct quantiser *quantiser, const struct scales *scales, const vf z[WORDS],
-                            const vi q[4])
+/* Step 5, the gain, of one group register. */
+KVC_INLINE vi gain_pairs(const struct quantiser *quantiser, const struct scales *scales,
+                         const struct gain_sums *sums, unsigned i)
 {
-	struct gain_sums sums = gain_sums(quantiser, z, q);
+	vi sum_q = vi_from_bits(sums->q[i]);
+	vi sum_z = vi_from_bits(sums->z[i]);
+	vi centre = vi_set1((int)(128 * quantiser->levels) * (int)quantiser->group);
 	vf per_256 = vf_set1(1.0f / 256.0f);
-	vf vzz = vf_determinant_unsigned(quantiser->group, sums.zz, sums.z, sums.z);
-	vf num = vf_determinant(quantiser->group, sums.qz, sums.q, sums.z);
+	vf vzz = vf_determinant_unsigned(quantiser->group, vi_from_bits(sums->zz[i]), sum_z, sum_z);
+	vf num = vf_determinant(quantiser->group, vi_from_bits(sums->qz[i]), sum_q, sum_z);
 	vf a = vf_mul(vf_div(vzz, num), per_256);
-	vi shift = vi_set1((int)(128 * quantiser->levels) * (int)quantiser->group);
-	vf sz = vf_from_int(vi_add(sums.z, shift));
-	vf d = vf_mul(vf_sub(vf_mul(sz, per_256), vf_mul(a, vf_from_int(sums.q))),
-	              vf_set1(quantiser->inverse_group));
+	vf mean_z = vf_mul(vf_from_int(vi_add(sum_z, centre)), per_256);
+	vf d = vf_mul(vf_sub(mean_z, vf_mul(a, vf_from_int(sum_q))), vf_set1(quantiser->inverse_group));
 	struct scales better = scales_round(vf_mul(scales->s, a), vf_add(scales->m, vf_mul(scales->s, d)));
 	vm sane = vm_and(vm_less_equal(vf_set1(0.5f), a), vm_less_equal(a, vf_set1(2.0f)));
 
 	return vi_select(vm_and(sane, vm_less(vf_set1(0.0f), num)), better.pairs, scales->pairs);
 }
 
+static inline void batch_gain(const struct quantiser *quantiser, struct batch *batch)
+{
+	struct gain_sums *sums = &batch->sums;
+
+	reduce_groups(SUM, sums->q, quantiser->group);
+	reduce_groups(SUM, sums->z, quantiser->group);
+	reduce_groups(SUM, sums->qz, quantiser->group);
+	reduce_groups(SUM, sums->zz, quantiser->group);
+	for (unsigned i = 0; i < quantiser->group_registers; i++)
+		batch->scales[i].pairs = gain_pairs(quantiser, &batch->scales[i], sums, i);
+}
+
 /* --- codes --- */
 
 /* Codes k and k + 4 as pairs of 16 bits, bits <= 4 -> words of eight codes. */
-static inline vi pack_pairs(const vi q[4], unsigned bits)
+KVC_INLINE vi pack_pairs(const vi q[4], unsigned bits)
 {
 	vi x = vi_or(vi_or(q[0], vi_shl(q[1], bits)), vi_or(vi_shl(q[2], 2 * bits), vi_shl(q[3], 3 * bits)));
 
@@ -292,7 +365,7 @@ static inline vi pack_pairs(const vi q[4], unsigned bits)
 }
 
 /* Words of four codes each -> the bit string. Writes 8 - bits bytes beyond its end. */
-static inline void pack_any(vi low, vi high, unsigned bits, uint8_t *out)
+KVC_INLINE void pack_any(vi low, vi high, unsigned bits, uint8_t *out)
 {
 	uint32_t first[LANES], second[LANES];
 
@@ -305,22 +378,8 @@ static inline void pack_any(vi low, vi high, unsigned bits, uint8_t *out)
 	}
 }
 
-/* Bits > 4. */
-static inline void pack_wide(const struct quantiser *quantiser, const vf z[WORDS], uint8_t *out)
-{
-	unsigned bits = quantiser->bits;
-	vi low = vi_zero();
-	vi high = vi_zero();
-
-	for (unsigned k = 0; k < 4; k++) {
-		low = vi_or(low, vi_shl(code_of(quantiser, z[k]), bits * k));
-		high = vi_or(high, vi_shl(code_of(quantiser, z[k + 4]), bits * k));
-	}
-	pack_any(low, high, bits, out);
-}
-
 /* `out` has room for 8 bytes a lane. */
-static inline void pack_narrow(unsigned bits, const vi q[4], uint8_t *out)
+KVC_INLINE void pack_narrow(const vi q[4], unsigned bits, uint8_t *out)
 {
 	if (bits == 4) {
 		vi_store(out, vi_reorder(pack_pairs(q, 4)));
@@ -333,108 +392,167 @@ static inline void pack_narrow(unsigned bits, const vi q[4], uint8_t *out)
 	}
 }
 
-/* --- one chunk --- */
+/* --- pass 3, per chunk of a batch: codes and their sums --- */
 
-struct encoder {
-	struct tile tile;
-	struct quantiser quantiser;
-	uint8_t *out;
-	vi overflow; /* lanes that met a scale beyond binary16 */
-};
-
-/* All bits of the lanes that `count` elements take. */
-static inline vi lanes_taken(size_t count)
+/* The position z in levels, within [-L, 2L]. */
+KVC_INLINE vf position(const struct quantiser *quantiser, const float *x, vf m, vf inverse)
 {
-	uint32_t taken[LANES];
+	float levels = quantiser->levels;
+	vf z = vf_mul(vf_sub(vf_load(x), m), inverse);
 
-	for (uint32_t w = 0; w < LANES; w++)
-		taken[lane_of(w)] = w < count / WORDS ? ~UINT32_C(0) : 0;
-	return vi_load(taken);
+	return vf_min(vf_max(z, vf_set1(-levels)), vf_set1(2.0f * levels));
 }
 
-static inline void load_centred(const struct tile *tile, size_t first, vf v[WORDS])
+/* Bits <= 4. Limiting a rounded number is rounding a limited one, since the limits are whole. */
+KVC_INLINE void quantise_narrow(const struct quantiser *quantiser, unsigned bits, struct batch *batch,
+                                unsigned c, const float *x, uint8_t *codes)
 {
-	const float *means = tile->means + first / KVC_CHUNK % tile->mean_chunks * KVC_CHUNK;
+	vf m = chunk_lanes(quantiser, batch->m, c);
+	vf inverse = chunk_lanes(quantiser, batch->inverse, c);
+	vf steps = vf_set1(256.0f);
+	vi ones = vi_set1(0x00010001);
+	vi levels = vi_set1((int)quantiser->levels * 0x00010001);
+	vi centre = vi_set1((int)(128 * quantiser->levels) * 0x00010001);
+	vi sum_q = vi_zero(), sum_z = vi_zero(), sum_qz = vi_zero(), sum_zz = vi_zero();
+	vi q[4];
 
-	chunk_load(tile->shape->dtype, tile->source + first * tile->element_bytes, v);
-	if (!tile->layout.centred)
-		return;
-	for (unsigned k = 0; k < WORDS; k++)
-		v[k] = vf_sub(v[k], vf_load(means + LANES * (size_t)k));
-}
+	for (unsigned k = 0; k < 4; k++) {
+		vf a = position(quantiser, x + LANES * (size_t)k, m, inverse);
+		vf b = position(quantiser, x + LANES * (size_t)(k + 4), m, inverse);
+		vi fine = vi_pair(vi_round(vf_mul(a, steps)), vi_round(vf_mul(b, steps)));
 
-/* Steps 5 and 6 of `count` elements; codes go to `codes`, with room for 8 bytes a lane. */
-static inline void quantise(struct encoder *encoder, size_t first, size_t count, vf v[WORDS], uint8_t *codes)
-{
-	const struct quantiser *quantiser = &encoder->quantiser;
-	struct scales scales = group_scales(quantiser, v);
-	vi overflow = scales_overflow(scales.pairs);
-	uint8_t *to = encoder->out + encoder->tile.layout.scales + first / quantiser->group * 4;
-
-	positions(&scales, v);
-	if (quantiser->bits <= 4) {
-		vi q[4];
-
-		for (unsigned k = 0; k < 4; k++)
-			q[k] = vi_pair(code_of(quantiser, v[k]), code_of(quantiser, v[k + 4]));
-		pack_narrow(quantiser->bits, q, codes);
-		if (quantiser->gain) {
-			scales.pairs = gain_pairs(quantiser, &scales, v, q);
-			overflow = vi_or(overflow, scales_overflow(scales.pairs));
-		}
-	} else {
-		pack_wide(quantiser, v, codes);
+		q[k] = vi_pair(vi_round(a), vi_round(b));
+		q[k] = vi_min16(vi_max16(q[k], vi_zero()), levels);
+		fine = vi_sub16(fine, centre);
+		sum_q = vi_dot(sum_q, q[k], ones);
+		sum_z = vi_dot(sum_z, fine, ones);
+		sum_qz = vi_dot(sum_qz, q[k], fine);
+		sum_zz = vi_dot(sum_zz, fine, fine);
 	}
-	if (count < KVC_CHUNK)
-		overflow = vi_and(overflow, lanes_taken(count));
-	encoder->overflow = vi_or(encoder->overflow, overflow);
-	vi_store_scales(to, (unsigned)(count / quantiser->group), encoder->tile.scale_index, scales.pairs);
+	batch->sums.q[c] = vf_from_bits(sum_q);
+	batch->sums.z[c] = vf_from_bits(sum_z);
+	batch->sums.qz[c] = vf_from_bits(sum_qz);
+	batch->sums.zz[c] = vf_from_bits(sum_zz);
+	pack_narrow(q, bits, codes);
 }
 
-/* The chunk at `first`, through a buffer unless its codes can be written in place. */
-static inline void emit_chunk(struct encoder *encoder, size_t first, size_t count, vf v[WORDS])
+KVC_INLINE vi code_of(const struct quantiser *quantiser, const float *x, vf m, vf inverse)
+{
+	vf z = position(quantiser, x, m, inverse);
+
+	return vi_round(vf_min(vf_max(z, vf_set1(0.0f)), vf_set1(quantiser->levels)));
+}
+
+/* Bits > 4, no gain. */
+static inline void quantise_wide(const struct quantiser *quantiser, const struct batch *batch, unsigned c,
+                                 const float *x, uint8_t *codes)
+{
+	unsigned bits = quantiser->bits;
+	vf m = chunk_lanes(quantiser, batch->m, c);
+	vf inverse = chunk_lanes(quantiser, batch->inverse, c);
+	vi low = vi_zero();
+	vi high = vi_zero();
+
+	for (unsigned k = 0; k < 4; k++) {
+		low = vi_or(low, vi_shl(code_of(quantiser, x + LANES * (size_t)k, m, inverse), bits * k));
+		high = vi_or(high,
+		             vi_shl(code_of(quantiser, x + LANES * (size_t)(k + 4), m, inverse), bits * k));
+	}
+	pack_any(low, high, bits, codes);
+}
+
+/* `codes` has room for 8 bytes a lane. */
+static inline void quantise_chunk(const struct quantiser *quantiser, struct batch *batch, unsigned c,
+                                  const float *x, uint8_t *codes)
+{
+	if (quantiser->bits == 4)
+		quantise_narrow(quantiser, 4, batch, c, x, codes);
+	else if (quantiser->bits == 2)
+		quantise_narrow(quantiser, 2, batch, c, x, codes);
+	else if (quantiser->bits == 3)
+		quantise_narrow(quantiser, 3, batch, c, x, codes);
+	else
+		quantise_wide(quantiser, batch, c, x, codes);
+}
+
+/* Codes that fill whole registers are written in place, others through a buffer. */
+static inline void emit_codes(struct encoder *encoder, struct batch *batch, const float *x, size_t first,
+                              size_t count)
 {
 	unsigned bits = encoder->quantiser.bits;
 	uint8_t *codes = encoder->out + encoder->tile.layout.codes + first / 8 * bits;
-	uint8_t buffer[LANES * sizeof(uint64_t)];
 
-	if (encoder->tile.params->rotate) {
-		for (unsigned k = 0; k < WORDS; k++)
-			v[k] = vf_mul(v[k], encoder->tile.rotate_scale);
+	for (unsigned c = 0; c * KVC_CHUNK < count; c++) {
+		size_t left = count - c * KVC_CHUNK;
+		uint8_t buffer[LANES * sizeof(uint64_t)];
+
+		if (left >= KVC_CHUNK && (bits == 2 || bits == 4 || bits == 8)) {
+			quantise_chunk(&encoder->quantiser, batch, c, x, codes);
+		} else {
+			quantise_chunk(&encoder->quantiser, batch, c, x, buffer);
+			memcpy(codes, buffer, (left < KVC_CHUNK ? left : KVC_CHUNK) / 8 * bits);
+		}
+		x += KVC_CHUNK;
+		codes += LANES * (size_t)bits;
 	}
-	if (count == KVC_CHUNK && (bits == 2 || bits == 4 || bits == 8)) {
-		quantise(encoder, first, count, v, codes);
-		return;
-	}
-	quantise(encoder, first, count, v, buffer);
-	memcpy(codes, buffer, count / 8 * bits);
 }
 
-static inline void encode_chunk(struct encoder *encoder, size_t first, size_t count)
-{
-	vf v[WORDS];
+/* --- one batch --- */
 
-	load_centred(&encoder->tile, first, v);
-	if (encoder->tile.params->rotate)
-		chunk_rotate(v, encoder->tile.layout.run);
-	emit_chunk(encoder, first, count, v);
+/* All bits of the lanes of group register i that speak of the first `count` elements of the batch. */
+static inline vi lanes_taken(const struct quantiser *quantiser, unsigned i, size_t count)
+{
+	uint32_t taken[LANES];
+
+	for (uint32_t lane = 0; lane < LANES; lane++) {
+		size_t element = quantiser->group == 16 ? i * KVC_CHUNK + lane_of(lane) * WORDS : lane * 32;
+
+		taken[lane] = element < count ? ~UINT32_C(0) : 0;
+	}
+	return vi_load(taken);
 }
 
-static inline void encode_run(struct encoder *encoder, size_t first)
+static inline void note_overflow(struct encoder *encoder, const struct batch *batch, size_t count)
 {
-	struct tile *tile = &encoder->tile;
-	vf v[WORDS];
+	for (unsigned i = 0; i < encoder->quantiser.group_registers; i++) {
+		vi overflow = scales_overflow(batch->scales[i].pairs);
 
-	for (uint32_t i = 0; i < tile->layout.run; i += KVC_CHUNK) {
-		load_centred(tile, first + i, v);
-		chunk_rotate(v, KVC_CHUNK);
-		chunk_put(tile->run + i, v);
+		if (count < KVC_BATCH)
+			overflow = vi_and(overflow, lanes_taken(&encoder->quantiser, i, count));
+		encoder->overflow = vi_or(encoder->overflow, overflow);
 	}
-	rotate_across_chunks(tile->run, tile->layout.run);
-	for (uint32_t i = 0; i < tile->layout.run; i += KVC_CHUNK) {
-		chunk_get(tile->run + i, v);
-		emit_chunk(encoder, first + i, KVC_CHUNK, v);
+}
+
+static inline void emit_scales(struct encoder *encoder, const struct batch *batch, size_t first, size_t count)
+{
+	uint32_t group = encoder->quantiser.group;
+	size_t per_register = KVC_BATCH / group / encoder->quantiser.group_registers;
+	size_t left = count / group;
+	uint8_t *to = encoder->out + encoder->tile.layout.scales + first / group * 4;
+
+	for (unsigned i = 0; i < encoder->quantiser.group_registers && left > 0; i++) {
+		size_t here = left < per_register ? left : per_register;
+
+		vi_store_lanes(to, (unsigned)here, encoder->tile.scale_index, batch->scales[i].pairs);
+		to += here * 4;
+		left -= here;
 	}
+}
+
+/* Steps 5 and 6. The sources of scales that overflow are the first ones and the corrected ones. */
+static inline void emit_batch(struct encoder *encoder, struct batch *batch, const float *x, size_t first)
+{
+	size_t left = encoder->tile.elements - first;
+	size_t count = left < KVC_BATCH ? left : KVC_BATCH;
+
+	batch_scales(&encoder->quantiser, batch);
+	note_overflow(encoder, batch, count);
+	emit_codes(encoder, batch, x, first, count);
+	if (encoder->quantiser.gain) {
+		batch_gain(&encoder->quantiser, batch);
+		note_overflow(encoder, batch, count);
+	}
+	emit_scales(encoder, batch, first, count);
 }
 
 /* --- one tile --- */
@@ -451,16 +569,17 @@ static inline struct quantiser quantiser_of(const struct kvc_codec_params *param
 	        .group = group,
 	        .bits = params->bits,
 	        .gain = params->gain && params->bits <= 4,
+	        .group_registers = group == 16 ? BATCH : 1,
 	};
 }
 
-/* For each group of a chunk a lane that holds its scale. */
+/* For each group of a group register a lane that holds its scale. */
 static inline vi group_lane_index(uint32_t group)
 {
 	uint32_t index[LANES];
 
 	for (uint32_t i = 0; i < LANES; i++)
-		index[i] = lane_of(i * (group / WORDS) % LANES);
+		index[i] = (group == 16 ? lane_of(2 * i % LANES) : i * (group / 32)) % LANES;
 	return vi_load(index);
 }
 
@@ -474,20 +593,27 @@ static inline void clear_padding(const struct encoder *encoder)
 	memset(encoder->out + codes_end, 0, layout->bytes - codes_end);
 }
 
-static inline void encode_chunks(struct encoder *encoder)
+static inline void encode_batches(struct encoder *encoder)
 {
-	size_t elements = encoder->tile.elements;
-	size_t whole = elements / KVC_CHUNK * KVC_CHUNK;
+	struct tile *tile = &encoder->tile;
+	struct batch batch;
+	uint32_t span;
 
-	if (encoder->tile.run_chunks > 1) {
-		for (size_t i = 0; i < whole; i += encoder->tile.layout.run)
-			encode_run(encoder, i);
+	if (tile->run_chunks == 1) {
+		for (size_t i = 0; i < tile->elements; i += KVC_BATCH) {
+			prepare_batch(tile, &batch, i);
+			emit_batch(encoder, &batch, tile->run, i);
+		}
 		return;
 	}
-	for (size_t i = 0; i < whole; i += KVC_CHUNK)
-		encode_chunk(encoder, i, KVC_CHUNK);
-	if (whole < elements)
-		encode_chunk(encoder, whole, elements - whole);
+	span = tile->layout.run > KVC_BATCH ? tile->layout.run : KVC_BATCH;
+	for (size_t i = 0; i < tile->elements; i += span) {
+		rotate_runs(tile, i, span);
+		for (uint32_t j = 0; j < span; j += KVC_BATCH) {
+			prepare_batch_of_runs(tile, &batch, tile->run + j);
+			emit_batch(encoder, &batch, tile->run + j, i + j);
+		}
+	}
 }
 
 KVC_TILE_FUNCTION static bool encode_tile(const struct kvc_codec_params *params,
@@ -505,7 +631,7 @@ KVC_TILE_FUNCTION static bool encode_tile(const struct kvc_codec_params *params,
 		return false;
 	if (tile->layout.centred && !make_means_of_dtype(tile, out))
 		return false;
-	encode_chunks(&encoder);
+	encode_batches(&encoder);
 	clear_padding(&encoder);
 	return !vi_any(encoder.overflow);
 }

@@ -82,6 +82,14 @@ static inline vf vf_max(vf a, vf b)
 	return (vf){_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)};
 }
 
+/* Four numbers, in every 128-bit part. */
+static inline vf vf_load_part(const float *from)
+{
+	__m256 parts = _mm256_broadcast_ps((const __m128 *)(const void *)from);
+
+	return (vf){parts, parts};
+}
+
 static inline vi vi_set1(int x)
 {
 	return (vi){_mm256_set1_epi32(x), _mm256_set1_epi32(x)};
@@ -200,6 +208,16 @@ static inline vi vi_pair(vi low, vi high)
 static inline vi vi_sub16(vi a, vi b)
 {
 	return (vi){_mm256_sub_epi16(a.lo, b.lo), _mm256_sub_epi16(a.hi, b.hi)};
+}
+
+static inline vi vi_min16(vi a, vi b)
+{
+	return (vi){_mm256_min_epi16(a.lo, b.lo), _mm256_min_epi16(a.hi, b.hi)};
+}
+
+static inline vi vi_max16(vi a, vi b)
+{
+	return (vi){_mm256_max_epi16(a.lo, b.lo), _mm256_max_epi16(a.hi, b.hi)};
 }
 
 /* sum + a.low * b.low + a.high * b.high, signed. */
@@ -389,27 +407,32 @@ static inline vf vf_permute(vf x, vi index)
 	            _mm256_castsi256_ps(half_permute(low, high, index.hi))};
 }
 
-/* All bits of the first `count` <= 8 lanes. */
-static inline __m256i first_lanes(unsigned count)
+/* All bits of those of lanes `first` to `first` + 7 that are below `count`. */
+static inline __m256i lanes_below(unsigned first, unsigned count)
 {
-	return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+	__m256i lane =
+	        _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32((int)first));
+
+	return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)count), lane);
 }
 
 /* `count` <= 8 pairs of binary16; lane i gets half index[i] of them as *s and the next as *m. */
 static inline void vf_load_scales(const uint8_t *from, unsigned count, vi index, vf *s, vf *m)
 {
-	__m256i raw = _mm256_maskload_epi32((const int *)(const void *)from, first_lanes(count));
+	__m256i raw = _mm256_maskload_epi32((const int *)(const void *)from, lanes_below(0, count));
 	vf halves = vf_widen((vh){_mm256_castsi256_si128(raw), _mm256_extracti128_si256(raw, 1)});
 
 	*s = vf_permute(halves, index);
 	*m = vf_permute(halves, vi_or(index, vi_set1(1)));
 }
 
-/* Store lanes index[0] to index[count - 1], count <= 8. */
-static inline void vi_store_scales(uint8_t *to, unsigned count, vi index, vi pairs)
+/* Store lanes index[0] to index[count - 1], count <= 16. */
+static inline void vi_store_lanes(uint8_t *to, unsigned count, vi index, vi x)
 {
-	_mm256_maskstore_epi32((int *)(void *)to, first_lanes(count),
-	                       half_permute(pairs.lo, pairs.hi, index.lo));
+	int *words = (int *)(void *)to;
+
+	_mm256_maskstore_epi32(words, lanes_below(0, count), half_permute(x.lo, x.hi, index.lo));
+	_mm256_maskstore_epi32(words + 8, lanes_below(8, count), half_permute(x.lo, x.hi, index.hi));
 }
 
 /* n * a - b * c of four lanes, exact in binary64 as long as both products are below 2^53, then rounded to

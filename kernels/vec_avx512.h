@@ -68,6 +68,12 @@ static inline vf vf_max(vf a, vf b)
 	return _mm512_max_ps(a, b);
 }
 
+/* Four numbers, in every 128-bit part. */
+static inline vf vf_load_part(const float *from)
+{
+	return _mm512_broadcast_f32x4(_mm_loadu_ps(from));
+}
+
 static inline vi vi_set1(int x)
 {
 	return _mm512_set1_epi32(x);
@@ -177,6 +183,16 @@ static inline vi vi_pair(vi low, vi high)
 static inline vi vi_sub16(vi a, vi b)
 {
 	return _mm512_sub_epi16(a, b);
+}
+
+static inline vi vi_min16(vi a, vi b)
+{
+	return _mm512_min_epi16(a, b);
+}
+
+static inline vi vi_max16(vi a, vi b)
+{
+	return _mm512_max_epi16(a, b);
 }
 
 /* sum + a.low * b.low + a.high * b.high, signed. */
@@ -348,12 +364,12 @@ static inline void vf_load_scales(const uint8_t *from, unsigned count, vi index,
 	*m = _mm512_permutexvar_ps(vi_or(index, vi_set1(1)), halves);
 }
 
-/* Store lanes index[0] to index[count - 1], count <= 8. */
-static inline void vi_store_scales(uint8_t *to, unsigned count, vi index, vi pairs)
+/* Store lanes index[0] to index[count - 1], count <= 16. */
+static inline void vi_store_lanes(uint8_t *to, unsigned count, vi index, vi x)
 {
-	__mmask8 mask = (__mmask8)((1u << count) - 1);
+	__mmask16 mask = (__mmask16)((1u << count) - 1);
 
-	_mm256_mask_storeu_epi32(to, mask, _mm512_castsi512_si256(_mm512_permutexvar_epi32(index, pairs)));
+	_mm512_mask_storeu_epi32(to, mask, _mm512_permutexvar_epi32(index, x));
 }
 
 static inline __m512d wide_int(vi x, int half)
