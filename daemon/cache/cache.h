@@ -11,9 +11,10 @@
 #include <stdint.h>
 
 #include "daemon/base/key.h"
-#include "daemon/engine/engine.h"
+#include "daemon/cache/space.h"
 #include "daemon/loop/loop.h"
 #include "daemon/mem/arena.h"
+#include "daemon/mover/mover.h"
 #include "daemon/stats/stats.h"
 #include "daemon/tier/tier.h"
 #include "kernels/image.h"
@@ -34,6 +35,7 @@ struct kvc_cache_options {
 	struct kvc_secret secret; /* master secret: of the disk tier's directory, or random without one */
 	uint32_t ops_max;         /* unfinished put and get operations of all callers; above: KVC_BUSY */
 	uint32_t moves_max;       /* blocks moving between tiers at a time */
+	uint64_t hash_mask;       /* 0; tests force collisions in the index */
 };
 
 kvc_status kvc_cache_open(const struct kvc_cache_options *options, struct kvc_cache **cache);
@@ -105,18 +107,21 @@ struct kvc_op {
 
 	/* private to the cache */
 	struct kvc_cache *cache;
-	struct kvc_list node;
-	struct kvc_list wait_node;
+	struct kvc_list wait_node; /* of the flight or sync that it waits for */
 	struct kvc_task finished;
-	struct kvc_entry *entry;
+	struct kvc_space_req space;
+	struct kvc_move move;
+	const struct kvc_image_plan *plan;
+	struct kvc_image_plan *own_plan; /* of a block with fewer tokens than a full one */
+	uint32_t entry;
 	uint8_t state;
-	uint8_t cancelled;
-	kvc_status cancel_status;
-	struct kvc_image_plan *plan;
-	void *move;
+	kvc_status cancel_status; /* KVC_OK: not cancelled */
 };
 
 void kvc_op_submit(struct kvc_cache *cache, struct kvc_op *op);
+
+/* Mark the blocks of a chain as used, its first block as the most recently used. */
+void kvc_cache_touch(struct kvc_cache *cache, const struct kvc_storage_key *keys, uint32_t count);
 
 /* End the operation as early as its view can be let go, with `status` (KVC_DEADLINE, KVC_CANCELLED) unless it
  * completes first. `done` still comes. */
