@@ -58,6 +58,11 @@ struct kvc_tier_ops {
 	/* The record at this place is no longer wanted (dropped or found corrupt). */
 	void (*forget)(struct kvc_tier *tier, const struct kvc_record *record);
 
+	/* Report every valid record that rests here, oldest first, then done(context). Requests are refused
+	 * before. The events are copied and stay in force. */
+	void (*recover)(struct kvc_tier *tier, const struct kvc_tier_events *events,
+	                void (*done)(void *context, kvc_status status), void *context);
+
 	/* Stop taking requests, wait for those in flight, write what makes the next start quick; then
 	 * done(context). */
 	void (*close)(struct kvc_tier *tier, void (*done)(void *context), void *context);

@@ -1,0 +1,116 @@
+/* Bodies of frames: the client's structs to protobuf and protobuf to structs. Nothing else of the client
+ * knows protobuf. Pure but for the heap; any thread. Replies are hostile until decoded here. */
+#ifndef KVCC_WIRE_H
+#define KVCC_WIRE_H
+
+#include "client/arena.h"
+#include "kvcellar.h"
+#include "proto/frame.h"
+
+/* A growing buffer that holds one frame: header, body, payload. */
+struct kvcc_buffer {
+	uint8_t *bytes;
+	size_t length;
+	size_t capacity;
+};
+
+/* Room for `bytes` in all; KVC_NO_MEMORY leaves the buffer as it was. */
+kvc_status kvcc_buffer_reserve(struct kvcc_buffer *buffer, size_t bytes);
+
+/* The encoders leave KVC_FRAME_HEADER_BYTES free at the start and set length to header + body.
+ * KVC_LIMIT: the body would be over KVC_FRAME_BODY_MAX. KVC_NO_MEMORY. */
+
+kvc_status kvcc_wire_hello(const char *name, struct kvcc_buffer *out);
+kvc_status kvcc_wire_open(uint32_t id, const struct kvc_namespace_options *options, struct kvcc_buffer *out);
+kvc_status kvcc_wire_attach(uint32_t region, uint64_t bytes, struct kvcc_buffer *out);
+kvc_status kvcc_wire_close(uint32_t id, struct kvcc_buffer *out); /* also of Detach: the same message */
+kvc_status kvcc_wire_empty(struct kvcc_buffer *out);              /* Ping, StatsRequest */
+
+/* A put or get. */
+struct kvcc_wire_blocks {
+	uint16_t verb;
+	uint32_t ns;
+	uint32_t deadline_ms;
+	uint64_t expires_ns;
+	uint32_t region; /* 0: the inline plane */
+	const struct kvc_transfer *transfer;
+	const struct kvc_block *blocks;
+	size_t count;
+};
+kvc_status kvcc_wire_blocks(const struct kvcc_wire_blocks *request, struct kvcc_buffer *out);
+
+/* How many of the blocks fit one frame, at most `count`. */
+size_t kvcc_wire_blocks_fit(const struct kvcc_wire_blocks *request);
+
+kvc_status kvcc_wire_keys(uint32_t ns, uint32_t deadline_ms, const struct kvc_key *keys, size_t count,
+                          struct kvcc_buffer *out);
+size_t kvcc_wire_keys_fit(const struct kvc_key *keys, size_t count);
+
+/* Turn the frame of a put that this file encoded into the body of a drop of those of its keys whose status
+ * is KVC_OK; in place, because it must not fail. Returns how many keys that are. */
+size_t kvcc_wire_put_to_drop(struct kvcc_buffer *frame, const uint32_t *statuses, size_t count);
+
+/* ---- replies ------------------------------------------------------------------------------- */
+
+struct kvcc_limits {
+	uint64_t inline_bytes;
+	uint64_t region_bytes;
+	uint32_t batch;
+	uint32_t inflight;
+	uint32_t deadline_ms_max;
+};
+
+struct kvcc_hello_reply {
+	uint8_t boot_id[KVC_BOOT_ID_BYTES];
+	char version[32];
+	uint32_t protocol;
+	uint32_t planes;
+	struct kvcc_limits limits;
+};
+
+struct kvcc_blocks_reply {
+	const uint32_t *statuses; /* as many as the request had blocks, each a known status */
+	struct kvc_outcome outcome;
+};
+
+struct kvcc_keys_reply {
+	size_t prefix;        /* at most the keys of the request */
+	const uint8_t *tiers; /* lookup: as many as keys, each a known tier */
+};
+
+struct kvcc_open_reply {
+	uint64_t raw_bytes;
+	uint64_t image_bytes;
+};
+
+struct kvcc_stats_reply {
+	struct kvc_stat *stats; /* heap, the receiver's */
+	size_t count;
+};
+
+/* What was asked, so far as the form of the answer depends on it. */
+struct kvcc_expected {
+	uint16_t verb;
+	size_t count; /* blocks or keys */
+};
+
+struct kvcc_reply {
+	kvc_status status;  /* of the request; not KVC_OK: only detail is set */
+	const char *detail; /* in the arena, with detail_bytes */
+	size_t detail_bytes;
+	union {
+		struct kvcc_hello_reply hello;
+		struct kvcc_blocks_reply blocks;
+		struct kvcc_keys_reply keys;
+		struct kvcc_open_reply open;
+		struct kvcc_stats_reply stats;
+	};
+};
+
+/* Decode the body of a reply with frame status `status`. Pointers in *reply live until the arena is reset.
+ * KVC_BAD_MESSAGE: the daemon breaks the protocol, *why (static text) says how. KVC_NO_MEMORY. */
+kvc_status kvcc_reply_decode(const struct kvcc_expected *expected, uint32_t status, const uint8_t *body,
+                             size_t bytes, struct kvcc_arena *arena, struct kvcc_reply *reply,
+                             const char **why);
+
+#endif

@@ -1,0 +1,250 @@
+/* Life of the cache: open, recover, stop, close.
+ *
+ *   COLD --recover--> RECOVERING --all records reported--> READY --stop--> STOPPING --flushed--> STOPPED */
+#include "daemon/cache/cache.h"
+
+#include "daemon/base/alloc.h"
+#include "daemon/base/log.h"
+#include "daemon/cache/internal.h"
+
+/* Stores in flight: enough to fill several large writes, few enough that a stop is quick. */
+#define STORE_BYTES_MAX (64ull << 20)
+#define CLASS_BYTES_MAX (64ull << 20)
+#define DIRTY_SHARE     2 /* half of the arena may wait for the cleaner */
+
+static void counters_open(struct kvc_cache *cache)
+{
+	struct kvc_stats *stats = cache->options.stats;
+
+	cache->count = (struct kvc_cache_counters){
+	        .entries = kvc_stats_cell(stats, "cache.blocks"),
+	        .index_bytes = kvc_stats_cell(stats, "cache.index_bytes"),
+	        .puts = kvc_stats_cell(stats, "cache.puts"),
+	        .puts_present = kvc_stats_cell(stats, "cache.puts_present"),
+	        .gets = kvc_stats_cell(stats, "cache.gets"),
+	        .hits_ram = kvc_stats_cell(stats, "cache.hits_ram"),
+	        .hits_disk = kvc_stats_cell(stats, "cache.hits_disk"),
+	        .misses = kvc_stats_cell(stats, "cache.misses"),
+	        .corrupt = kvc_stats_cell(stats, "cache.corrupt"),
+	        .lookups = kvc_stats_cell(stats, "cache.lookups"),
+	        .lookup_keys = kvc_stats_cell(stats, "cache.lookup_keys"),
+	        .evicted = kvc_stats_cell(stats, "cache.evicted"),
+	        .lost = kvc_stats_cell(stats, "cache.lost"),
+	        .demoted = kvc_stats_cell(stats, "cache.demoted"),
+	        .promoted = kvc_stats_cell(stats, "cache.promoted"),
+	        .recovered = kvc_stats_cell(stats, "cache.recovered"),
+	        .busy = kvc_stats_cell(stats, "cache.busy"),
+	        .pins = kvc_stats_cell(stats, "cache.pins"),
+	};
+}
+
+static kvc_status flights_open(struct kvc_cache *cache)
+{
+	cache->flight_count = cache->options.ops_max + cache->options.moves_max;
+	cache->flights = kvc_calloc(cache->flight_count, sizeof *cache->flights);
+	if (!cache->flights)
+		return KVC_NO_MEMORY;
+	cache->free_flights = KVC_FLIGHT_NONE;
+	for (uint32_t i = cache->flight_count; i-- > 0;) {
+		cache->flights[i].next_free = cache->free_flights;
+		cache->free_flights = i;
+	}
+	return KVC_OK;
+}
+
+static kvc_status mover_open(struct kvc_cache *cache)
+{
+	uint64_t share = kvc_arena_bytes(cache->options.arena) / 4;
+	struct kvc_mover_options options = {
+	        .loop = cache->options.loop,
+	        .stats = cache->options.stats,
+	        .engine = cache->options.engine,
+	        .disk = cache->options.disk,
+	        .slots = cache->options.moves_max,
+	        .class_bytes = share < CLASS_BYTES_MAX ? share : CLASS_BYTES_MAX,
+	};
+
+	return kvc_mover_open(&options, &cache->mover);
+}
+
+static void lists_open(struct kvc_cache *cache)
+{
+	kvc_recency_init(&cache->clean);
+	kvc_recency_init(&cache->dirty);
+	kvc_recency_init(&cache->loose);
+	kvc_list_init(&cache->space_urgent);
+	kvc_list_init(&cache->space_normal);
+	kvc_list_init(&cache->sync.current);
+	kvc_list_init(&cache->sync.next);
+	kvc_list_init(&cache->namespaces);
+	cache->dirty_limit = kvc_arena_bytes(cache->options.arena) / DIRTY_SHARE;
+	cache->stores_max = cache->options.moves_max / 2 ? cache->options.moves_max / 2 : 1;
+}
+
+kvc_status kvc_cache_open(const struct kvc_cache_options *options, struct kvc_cache **out)
+{
+	struct kvc_cache *cache = kvc_calloc(1, sizeof *cache);
+	kvc_status status;
+
+	KVC_PRE(options->ops_max > 0 && options->moves_max > 0);
+	if (!cache)
+		return KVC_NO_MEMORY;
+	cache->options = *options;
+	counters_open(cache);
+	lists_open(cache);
+	status = kvc_index_open(options->hash_mask, &cache->index);
+	if (status != KVC_OK)
+		goto fail_cache;
+	status = flights_open(cache);
+	if (status != KVC_OK)
+		goto fail_index;
+	status = mover_open(cache);
+	if (status != KVC_OK)
+		goto fail_flights;
+	*out = cache;
+	return KVC_OK;
+
+fail_flights:
+	kvc_free(cache->flights);
+fail_index:
+	kvc_index_close(cache->index);
+fail_cache:
+	kvc_free(cache);
+	return status;
+}
+
+/* ---- recovery ---- */
+
+/* A record on disk becomes an entry. Records come oldest first: a later one of the same key replaces the
+ * earlier. */
+static bool record_recovered(void *context, const struct kvc_record *record, uint32_t *cookie)
+{
+	struct kvc_cache *cache = context;
+	struct kvc_entry *entry;
+	uint32_t id = kvc_index_find(cache->index, &record->key);
+
+	if (record->image_bytes > KVC_IMAGE_BYTES_MAX)
+		return false;
+	if (id != KVC_ENTRY_NONE)
+		kvc_entry_drop(cache, id);
+	if (kvc_index_insert(cache->index, &record->key, &id) != KVC_OK)
+		return false;
+	entry = kvc_cache_entry(cache, id);
+	entry->place = record->place;
+	entry->epoch = (uint32_t)record->epoch;
+	entry->image_bytes = (uint32_t)record->image_bytes;
+	entry->tokens = (uint16_t)record->tokens;
+	entry->depth = record->depth > UINT16_MAX ? UINT16_MAX : (uint16_t)record->depth;
+	entry->flags = KVC_ENTRY_VISIBLE | KVC_ENTRY_ON_DISK;
+	if (record->generation > cache->generation)
+		cache->generation = record->generation;
+	kvc_stat_add(cache->count.entries, 1);
+	kvc_stat_add(cache->count.recovered, 1);
+	*cookie = id;
+	return true;
+}
+
+static bool same_place(const struct kvc_place *a, const struct kvc_place *b)
+{
+	return a->segment == b->segment && a->page == b->page;
+}
+
+static void place_reclaimed(void *context, uint32_t cookie, struct kvc_place place)
+{
+	struct kvc_cache *cache = context;
+	const struct kvc_entry *entry = kvc_cache_entry(cache, cookie);
+
+	if (entry->flags & KVC_ENTRY_ON_DISK && same_place(&entry->place, &place))
+		kvc_entry_lose_place(cache, cookie);
+}
+
+static void recover_done(void *context, kvc_status status)
+{
+	struct kvc_cache *cache = context;
+
+	if (status == KVC_OK)
+		cache->state = KVC_CACHE_READY;
+	cache->recovered(cache->callback_context, status);
+}
+
+void kvc_cache_recover(struct kvc_cache *cache, void (*done)(void *context, kvc_status status), void *context)
+{
+	struct kvc_tier_events events = {
+	        .recovered = record_recovered,
+	        .reclaimed = place_reclaimed,
+	        .context = cache,
+	};
+
+	KVC_PRE(cache->state == KVC_CACHE_COLD);
+	cache->state = KVC_CACHE_RECOVERING;
+	cache->recovered = done;
+	cache->callback_context = context;
+	if (cache->options.disk)
+		cache->options.disk->ops->recover(cache->options.disk, &events, recover_done, cache);
+	else
+		recover_done(cache, KVC_OK);
+}
+
+/* ---- stop ---- */
+
+static bool flushed(const struct kvc_cache *cache)
+{
+	return cache->flush_over || !cache->dirty.count || !kvc_cache_disk_writable(cache);
+}
+
+void kvc_cache_check_stopped(struct kvc_cache *cache)
+{
+	if (cache->state != KVC_CACHE_STOPPING || cache->ops || cache->flights_used || cache->sync.running ||
+	    !flushed(cache))
+		return;
+	cache->state = KVC_CACHE_STOPPED;
+	kvc_timer_stop(&cache->flush_timer);
+	if (cache->dirty.count)
+		kvc_warn("stop: %u blocks in RAM were not written to disk", cache->dirty.count);
+	cache->stopped(cache->callback_context);
+}
+
+static void flush_timeout(struct kvc_timer *timer)
+{
+	struct kvc_cache *cache = kvc_container_of(timer, struct kvc_cache, flush_timer);
+
+	cache->flush_over = true;
+	kvc_cache_check_stopped(cache);
+}
+
+/* The stop is complete when nothing runs; `stopped` is called from a later callback, never from inside
+ * kvc_cache_stop. */
+static void stop_run(struct kvc_task *task)
+{
+	struct kvc_cache *cache = kvc_container_of(task, struct kvc_cache, stop_task);
+
+	kvc_cleaner_run(cache);
+	kvc_cache_check_stopped(cache);
+}
+
+void kvc_cache_stop(struct kvc_cache *cache, uint64_t flush_ms, void (*done)(void *context), void *context)
+{
+	KVC_PRE(cache->state < KVC_CACHE_STOPPING);
+	cache->state = KVC_CACHE_STOPPING;
+	cache->stopped = done;
+	cache->callback_context = context;
+	cache->flush_timer.fire = flush_timeout;
+	cache->flush_over =
+	        !flush_ms || kvc_timer_start(cache->options.loop, &cache->flush_timer, flush_ms) != KVC_OK;
+	cache->stop_task.run = stop_run;
+	kvc_loop_defer(cache->options.loop, &cache->stop_task);
+}
+
+/* ---- close ---- */
+
+/* The slabs go with the arena. */
+void kvc_cache_close(struct kvc_cache *cache)
+{
+	KVC_PRE(cache->state == KVC_CACHE_COLD || cache->state == KVC_CACHE_STOPPED);
+	KVC_PRE(kvc_list_empty(&cache->namespaces) && !cache->flights_used && !cache->ops);
+	KVC_PRE(!cache->space_task.queued && !cache->stop_task.queued);
+	kvc_mover_close(cache->mover);
+	kvc_free(cache->flights);
+	kvc_index_close(cache->index);
+	kvc_free(cache);
+}

@@ -1,0 +1,154 @@
+/* The cache: which blocks there are, where they rest, and what happens to them.
+ *
+ * Owns the index and the life of every entry; decides on eviction, demotion and promotion; lets daemon/mover
+ * do the moving. Knows nothing of sockets or protobuf. Loop thread only. Requests on one block (kvc_op) live
+ * in the caller's object; submit never calls back; `done` comes exactly once. */
+#ifndef KVC_CACHE_H
+#define KVC_CACHE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "daemon/base/key.h"
+#include "daemon/cache/space.h"
+#include "daemon/loop/loop.h"
+#include "daemon/mem/arena.h"
+#include "daemon/mover/mover.h"
+#include "daemon/stats/stats.h"
+#include "daemon/tier/tier.h"
+#include "kernels/image.h"
+#include "proto/kvc_status.h"
+
+struct kvc_cache;
+struct kvc_ns;
+struct kvc_lease;
+
+/* ---- life ---------------------------------------------------------------------------------- */
+
+struct kvc_cache_options {
+	struct kvc_loop *loop;
+	struct kvc_stats *stats;
+	struct kvc_arena *arena;
+	struct kvc_engine *engine;
+	struct kvc_tier *disk;    /* NULL: no disk tier */
+	struct kvc_secret secret; /* master secret: of the disk tier's directory, or random without one */
+	uint32_t ops_max;         /* unfinished put and get operations of all callers; above: KVC_BUSY */
+	uint32_t moves_max;       /* blocks moving between tiers at a time */
+	uint64_t hash_mask;       /* 0; tests force collisions in the index */
+};
+
+kvc_status kvc_cache_open(const struct kvc_cache_options *options, struct kvc_cache **cache);
+
+/* Take over what the disk tier holds; then done(context). Operations submitted before are refused with
+ * KVC_BUSY. */
+void kvc_cache_recover(struct kvc_cache *cache, void (*done)(void *context, kvc_status status),
+                       void *context);
+
+/* Graceful end: new operations end with KVC_SHUTDOWN, running ones finish, blocks that rest in RAM only are
+ * written to disk (at most until flush_ms have passed), then done(context). The disk tier is not closed here.
+ */
+void kvc_cache_stop(struct kvc_cache *cache, uint64_t flush_ms, void (*done)(void *context), void *context);
+
+/* After stop, and after all namespaces and leases are closed. */
+void kvc_cache_close(struct kvc_cache *cache);
+
+/* ---- namespaces ---------------------------------------------------------------------------- */
+
+struct kvc_ns_options {
+	const char *tenant;           /* checked by the caller: 1 to 64 of [A-Za-z0-9._-] */
+	const char *model;            /* 1 to 256 bytes */
+	struct kvc_block_shape shape; /* of a full block */
+	struct kvc_block_codec codec;
+	uint32_t shard;
+	uint32_t shards;
+};
+
+/* Opened namespaces with equal options share one object. KVC_SHAPE or KVC_INVALID if shape or codec is out of
+ * bounds, KVC_NO_MEMORY. A block that does not fit the arena: KVC_LIMIT. */
+kvc_status kvc_ns_open(struct kvc_cache *cache, const struct kvc_ns_options *options, struct kvc_ns **ns);
+void kvc_ns_close(struct kvc_ns *ns);
+
+/* Plan of a full block. */
+const struct kvc_image_plan *kvc_ns_plan(const struct kvc_ns *ns);
+
+/* Storage key of a block key of 1 to 64 bytes. */
+void kvc_ns_key(const struct kvc_ns *ns, const void *block_key, size_t bytes, struct kvc_storage_key *key);
+
+/* ---- one block ----------------------------------------------------------------------------- */
+
+enum kvc_op_kind { KVC_OP_PUT = 1, KVC_OP_GET = 2 };
+enum kvc_rest {
+	KVC_REST_NONE = 0,
+	KVC_REST_VRAM = 1,
+	KVC_REST_RAM = 2,
+	KVC_REST_DISK = 3
+}; /* as Tier on the wire */
+
+struct kvc_op {
+	/* set by the caller; all borrowed until done */
+	enum kvc_op_kind kind;
+	struct kvc_ns *ns;
+	struct kvc_storage_key key;
+	struct kvc_storage_key parent; /* of a put */
+	bool has_parent;
+	bool durable;               /* a put: complete when on stable storage */
+	uint32_t tokens;            /* 1 to the namespace's block tokens, checked by the caller */
+	struct kvc_block_view view; /* checked by the caller against its region */
+	void (*done)(struct kvc_op *op);
+
+	/* results. put: KVC_OK also if the block was there before (its bytes are left alone), KVC_NO_SPACE,
+	 * KVC_BUSY, ... get: KVC_OK, KVC_MISS, KVC_CONFLICT (present with other token count), ... ; the view
+	 * is undefined unless KVC_OK. KVC_CORRUPT never leaves the cache: the entry is dropped, counted and a
+	 * miss is answered. */
+	kvc_status status;
+	uint64_t image_bytes;
+	enum kvc_rest from; /* get: the tier that had it */
+
+	/* private to the cache */
+	struct kvc_cache *cache;
+	struct kvc_list wait_node; /* of the flight or sync that it waits for */
+	struct kvc_task finished;
+	struct kvc_space_req space;
+	struct kvc_move move;
+	const struct kvc_image_plan *plan;
+	struct kvc_image_plan *own_plan; /* of a block with fewer tokens than a full one */
+	uint32_t entry;
+	uint8_t state;
+	kvc_status cancel_status; /* KVC_OK: not cancelled */
+};
+
+void kvc_op_submit(struct kvc_cache *cache, struct kvc_op *op);
+
+/* Mark the blocks of a chain as used, its first block as the most recently used. */
+void kvc_cache_touch(struct kvc_cache *cache, const struct kvc_storage_key *keys, uint32_t count);
+
+/* End the operation as early as its view can be let go, with `status` (KVC_DEADLINE, KVC_CANCELLED) unless it
+ * completes first. `done` still comes. */
+void kvc_op_cancel(struct kvc_op *op, kvc_status status);
+
+/* ---- keys ---------------------------------------------------------------------------------- */
+
+/* Where each block rests (enum kvc_rest), and how many leading ones are present. Marks them as used, the
+ * first of the chain as the most recently used. */
+uint32_t kvc_cache_lookup(struct kvc_cache *cache, const struct kvc_storage_key *keys, uint32_t count,
+                          uint8_t *rest);
+
+/* Start bringing the leading present blocks into RAM; returns how many are there or on their way. */
+uint32_t kvc_cache_prefetch(struct kvc_cache *cache, const struct kvc_storage_key *keys, uint32_t count);
+
+/* Forget blocks in every tier; gets that are running still complete. Returns how many there were. */
+uint32_t kvc_cache_drop(struct kvc_cache *cache, const struct kvc_storage_key *keys, uint32_t count);
+
+/* A lease: blocks that one session keeps from being evicted. Closing releases all. Pinned blocks rest where
+ * they are; at most pins_max of them. */
+kvc_status kvc_lease_open(struct kvc_cache *cache, uint32_t pins_max, struct kvc_lease **lease);
+void kvc_lease_close(struct kvc_lease *lease);
+
+/* Pin, or unpin, the leading blocks that are present (that are pinned by this lease). Pinning twice counts
+ * once. */
+kvc_status kvc_lease_pin(struct kvc_lease *lease, const struct kvc_storage_key *keys, uint32_t count,
+                         uint32_t *done);
+uint32_t kvc_lease_unpin(struct kvc_lease *lease, const struct kvc_storage_key *keys, uint32_t count);
+
+#endif

@@ -1,0 +1,165 @@
+/* Lists, references and the end of entries. The states are drawn in internal.h. */
+#include "daemon/cache/internal.h"
+
+uint32_t kvc_cache_find(struct kvc_cache *cache, const struct kvc_storage_key *key)
+{
+	uint32_t id = kvc_index_find(cache->index, key);
+
+	if (id == KVC_ENTRY_NONE || !(kvc_cache_entry(cache, id)->flags & KVC_ENTRY_VISIBLE))
+		return KVC_ENTRY_NONE;
+	return id;
+}
+
+uint8_t *kvc_entry_record(struct kvc_cache *cache, const struct kvc_entry *entry)
+{
+	KVC_PRE(entry->slab != KVC_EXTENT_NONE);
+	return kvc_slab_data(cache->options.arena, entry->slab);
+}
+
+static struct kvc_recency *list_of(struct kvc_cache *cache, const struct kvc_entry *entry)
+{
+	if (entry->flags & KVC_ENTRY_ON_DISK)
+		return &cache->clean;
+	return entry->flags & KVC_ENTRY_LOOSE ? &cache->loose : &cache->dirty;
+}
+
+static uint64_t slab_bytes(struct kvc_cache *cache, const struct kvc_entry *entry)
+{
+	return kvc_slab_bytes(cache->options.arena, entry->slab);
+}
+
+static bool listable(const struct kvc_entry *entry)
+{
+	return entry->slab != KVC_EXTENT_NONE && !entry->pins && !(entry->flags & KVC_ENTRY_DEAD);
+}
+
+void kvc_entry_list(struct kvc_cache *cache, uint32_t id, enum kvc_heat heat)
+{
+	struct kvc_entry *entry = kvc_cache_entry(cache, id);
+
+	if (!listable(entry))
+		return;
+	if (heat == KVC_HOT)
+		kvc_recency_push_hot(list_of(cache, entry), cache->index, id, slab_bytes(cache, entry));
+	else
+		kvc_recency_push_cold(list_of(cache, entry), cache->index, id, slab_bytes(cache, entry));
+}
+
+void kvc_entry_list_child(struct kvc_cache *cache, uint32_t id, uint32_t parent)
+{
+	struct kvc_entry *entry = kvc_cache_entry(cache, id);
+	const struct kvc_entry *anchor = parent == KVC_ENTRY_NONE ? NULL : kvc_cache_entry(cache, parent);
+
+	if (anchor && listable(entry) && anchor->flags & KVC_ENTRY_LISTED &&
+	    list_of(cache, anchor) == list_of(cache, entry))
+		kvc_recency_push_after(list_of(cache, entry), cache->index, id, slab_bytes(cache, entry),
+		                       parent);
+	else
+		kvc_entry_list(cache, id, KVC_HOT);
+}
+
+void kvc_entry_unlist(struct kvc_cache *cache, uint32_t id)
+{
+	struct kvc_entry *entry = kvc_cache_entry(cache, id);
+
+	if (entry->flags & KVC_ENTRY_LISTED)
+		kvc_recency_remove(list_of(cache, entry), cache->index, id, slab_bytes(cache, entry));
+}
+
+void kvc_entry_touch(struct kvc_cache *cache, uint32_t id)
+{
+	if (!(kvc_cache_entry(cache, id)->flags & KVC_ENTRY_LISTED))
+		return;
+	kvc_entry_unlist(cache, id);
+	kvc_entry_list(cache, id, KVC_HOT);
+}
+
+static void slab_give_up(struct kvc_cache *cache, struct kvc_entry *entry)
+{
+	if (entry->slab == KVC_EXTENT_NONE)
+		return;
+	kvc_slab_release(cache->options.arena, entry->slab);
+	entry->slab = KVC_EXTENT_NONE;
+	kvc_space_wake(cache);
+}
+
+void kvc_entry_ref(struct kvc_cache *cache, uint32_t id)
+{
+	kvc_cache_entry(cache, id)->refs++;
+}
+
+static void entry_free(struct kvc_cache *cache, uint32_t id)
+{
+	slab_give_up(cache, kvc_cache_entry(cache, id));
+	kvc_index_free(cache->index, id);
+}
+
+void kvc_entry_unref(struct kvc_cache *cache, uint32_t id)
+{
+	struct kvc_entry *entry = kvc_cache_entry(cache, id);
+
+	KVC_PRE(entry->refs > 0);
+	if (--entry->refs == 0 && entry->flags & KVC_ENTRY_DEAD)
+		entry_free(cache, id);
+	else if (entry->refs == 0)
+		kvc_space_wake(cache); /* it can be evicted now */
+}
+
+static void place_forget(struct kvc_cache *cache, struct kvc_entry *entry)
+{
+	struct kvc_record record = {
+	        .key = entry->key,
+	        .place = entry->place,
+	        .epoch = entry->epoch,
+	        .image_bytes = entry->image_bytes,
+	};
+
+	if (!(entry->flags & KVC_ENTRY_ON_DISK))
+		return;
+	entry->flags &= (uint16_t)~KVC_ENTRY_ON_DISK;
+	cache->options.disk->ops->forget(cache->options.disk, &record);
+}
+
+void kvc_entry_drop(struct kvc_cache *cache, uint32_t id)
+{
+	struct kvc_entry *entry = kvc_cache_entry(cache, id);
+
+	KVC_PRE(!(entry->flags & KVC_ENTRY_DEAD));
+	kvc_entry_unlist(cache, id);
+	place_forget(cache, entry);
+	kvc_index_unlink(cache->index, id);
+	entry->flags = (uint16_t)((entry->flags | KVC_ENTRY_DEAD) & ~KVC_ENTRY_VISIBLE);
+	kvc_stat_add(cache->count.entries, -1);
+	if (entry->refs == 0)
+		entry_free(cache, id);
+}
+
+void kvc_entry_evict(struct kvc_cache *cache, uint32_t id)
+{
+	struct kvc_entry *entry = kvc_cache_entry(cache, id);
+
+	KVC_PRE(entry->refs == 0 && !entry->pins);
+	kvc_stat_add(cache->count.evicted, 1);
+	if (!(entry->flags & KVC_ENTRY_ON_DISK)) {
+		kvc_stat_add(cache->count.lost, 1);
+		kvc_entry_drop(cache, id);
+		return;
+	}
+	kvc_entry_unlist(cache, id);
+	slab_give_up(cache, entry);
+}
+
+void kvc_entry_lose_place(struct kvc_cache *cache, uint32_t id)
+{
+	struct kvc_entry *entry = kvc_cache_entry(cache, id);
+
+	kvc_entry_unlist(cache, id);
+	entry->flags &= (uint16_t)~KVC_ENTRY_ON_DISK;
+	if (entry->slab == KVC_EXTENT_NONE && entry->flight == KVC_FLIGHT_NONE) {
+		kvc_stat_add(cache->count.lost, 1);
+		kvc_entry_drop(cache, id);
+		return;
+	}
+	kvc_entry_list(cache, id, KVC_COLD);
+	kvc_space_wake(cache); /* it is dirty again */
+}

@@ -1,0 +1,319 @@
+/* Loads, stores and syncs: the work that the cache does for entries rather than for one operation. */
+#include "daemon/base/log.h"
+#include "daemon/cache/internal.h"
+
+enum { CLEAN_SCAN = 64 }; /* dirty entries with a flight that the cleaner looks past */
+
+/* ---- flights ---- */
+
+kvc_status kvc_flight_begin(struct kvc_cache *cache, uint32_t id, enum kvc_flight_kind kind,
+                            struct kvc_flight **out)
+{
+	struct kvc_entry *entry = kvc_cache_entry(cache, id);
+	uint32_t number = cache->free_flights;
+	struct kvc_flight *flight;
+
+	KVC_PRE(entry->flight == KVC_FLIGHT_NONE);
+	if (number == KVC_FLIGHT_NONE)
+		return KVC_BUSY;
+	flight = &cache->flights[number];
+	cache->free_flights = flight->next_free;
+	*flight = (struct kvc_flight){.kind = kind, .entry = id, .cache = cache};
+	kvc_list_init(&flight->waiters);
+	entry->flight = number;
+	cache->flights_used++;
+	kvc_entry_ref(cache, id);
+	*out = flight;
+	return KVC_OK;
+}
+
+void kvc_flight_end(struct kvc_flight *flight, struct kvc_list *waiters)
+{
+	struct kvc_cache *cache = flight->cache;
+	uint32_t number = (uint32_t)(flight - cache->flights);
+
+	KVC_PRE(flight->kind != KVC_FLIGHT_IDLE);
+	kvc_list_init(waiters);
+	kvc_list_splice(waiters, &flight->waiters);
+	flight->kind = KVC_FLIGHT_IDLE;
+	kvc_cache_entry(cache, flight->entry)->flight = KVC_FLIGHT_NONE;
+	flight->next_free = cache->free_flights;
+	cache->free_flights = number;
+	cache->flights_used--;
+	kvc_entry_unref(cache, flight->entry);
+}
+
+struct kvc_flight *kvc_entry_flight(struct kvc_cache *cache, const struct kvc_entry *entry)
+{
+	return entry->flight == KVC_FLIGHT_NONE ? NULL : &cache->flights[entry->flight];
+}
+
+static struct kvc_op *waiter_pop(struct kvc_list *waiters)
+{
+	struct kvc_list *node = kvc_list_pop(waiters);
+
+	return node ? kvc_container_of(node, struct kvc_op, wait_node) : NULL;
+}
+
+/* ---- loads ---- */
+
+/* Whether what is on disk is of no use any more: it did not match, or it cannot be read. */
+static bool load_lost(kvc_status status)
+{
+	return status == KVC_CORRUPT || status == KVC_MISS || status == KVC_IO;
+}
+
+static void load_end(struct kvc_flight *flight, kvc_status status)
+{
+	struct kvc_cache *cache = flight->cache;
+	uint32_t id = flight->entry;
+	struct kvc_entry *entry = kvc_cache_entry(cache, id);
+	struct kvc_list waiters;
+	struct kvc_op *op;
+
+	if (status == KVC_CORRUPT)
+		kvc_stat_add(cache->count.corrupt, 1);
+	if (!(entry->flags & KVC_ENTRY_DEAD) && (load_lost(status) || !(entry->flags & KVC_ENTRY_ON_DISK)) &&
+	    entry->slab == KVC_EXTENT_NONE)
+		kvc_entry_drop(cache, id);
+	kvc_entry_ref(cache, id);
+	kvc_flight_end(flight, &waiters);
+	while ((op = waiter_pop(&waiters)))
+		kvc_get_loaded(op, status);
+	kvc_entry_unref(cache, id);
+	kvc_cache_check_stopped(cache);
+}
+
+static void load_done(struct kvc_move *move)
+{
+	struct kvc_flight *flight = kvc_container_of(move, struct kvc_flight, move);
+	struct kvc_cache *cache = flight->cache;
+	struct kvc_entry *entry = kvc_cache_entry(cache, flight->entry);
+	kvc_status status = move->status;
+
+	if (status == KVC_OK && entry->flags & KVC_ENTRY_DEAD)
+		status = KVC_MISS;
+	if (status == KVC_OK) {
+		entry->slab = flight->space.slab;
+		kvc_stat_add(cache->count.promoted, 1);
+		kvc_entry_list(cache, flight->entry, KVC_HOT);
+	} else {
+		kvc_slab_release(cache->options.arena, flight->space.slab);
+		kvc_space_wake(cache);
+	}
+	load_end(flight, status);
+}
+
+static void load_read(struct kvc_flight *flight)
+{
+	struct kvc_cache *cache = flight->cache;
+	const struct kvc_entry *entry = kvc_cache_entry(cache, flight->entry);
+
+	flight->record = (struct kvc_record){
+	        .key = entry->key,
+	        .place = entry->place,
+	        .epoch = entry->epoch,
+	        .image_bytes = entry->image_bytes,
+	        .tokens = entry->tokens,
+	};
+	flight->move = (struct kvc_move){
+	        .kind = KVC_MOVE_LOAD,
+	        .slab = kvc_slab_data(cache->options.arena, flight->space.slab),
+	        .image_bytes = entry->image_bytes,
+	        .record = &flight->record,
+	        .done = load_done,
+	};
+	kvc_move_submit(cache->mover, &flight->move);
+}
+
+static void load_granted(struct kvc_space_req *req, kvc_status status)
+{
+	struct kvc_flight *flight = kvc_container_of(req, struct kvc_flight, space);
+	struct kvc_cache *cache = flight->cache;
+
+	if (status == KVC_OK && kvc_cache_entry(cache, flight->entry)->flags & KVC_ENTRY_ON_DISK) {
+		load_read(flight);
+		return;
+	}
+	if (status == KVC_OK) {
+		kvc_slab_release(cache->options.arena, req->slab);
+		kvc_space_wake(cache);
+		status = KVC_MISS;
+	}
+	load_end(flight, status);
+}
+
+kvc_status kvc_load_begin(struct kvc_cache *cache, uint32_t id, bool urgent, struct kvc_flight **out)
+{
+	const struct kvc_entry *entry = kvc_cache_entry(cache, id);
+	struct kvc_flight *flight;
+	struct kvc_list nobody;
+	kvc_status status;
+
+	KVC_PRE(entry->flags & KVC_ENTRY_ON_DISK && entry->slab == KVC_EXTENT_NONE);
+	status = kvc_flight_begin(cache, id, KVC_FLIGHT_LOAD, &flight);
+	if (status != KVC_OK)
+		return status;
+	flight->space = (struct kvc_space_req){
+	        .bytes = kvc_record_bytes(entry->image_bytes),
+	        .urgent = urgent,
+	        .granted = load_granted,
+	};
+	status = kvc_space_request(cache, &flight->space);
+	if (status == KVC_OK) {
+		load_read(flight);
+	} else if (status != KVC_BUSY) {
+		kvc_flight_end(flight, &nobody);
+		return status;
+	}
+	*out = flight;
+	return KVC_OK;
+}
+
+void kvc_flight_left(struct kvc_flight *flight)
+{
+	if (flight->kind != KVC_FLIGHT_LOAD || !flight->space.queued || !kvc_list_empty(&flight->waiters))
+		return;
+	kvc_space_cancel(flight->cache, &flight->space);
+	load_end(flight, KVC_CANCELLED);
+}
+
+/* ---- stores ---- */
+
+/* The record is on disk: the entry is clean, unless it was dropped meanwhile. */
+static void store_place(struct kvc_flight *flight)
+{
+	struct kvc_cache *cache = flight->cache;
+	struct kvc_entry *entry = kvc_cache_entry(cache, flight->entry);
+
+	if (entry->flags & KVC_ENTRY_DEAD) {
+		cache->options.disk->ops->forget(cache->options.disk, &flight->record);
+		return;
+	}
+	entry->flags = (uint16_t)((entry->flags | KVC_ENTRY_ON_DISK) & ~KVC_ENTRY_LOOSE);
+	entry->place = flight->record.place;
+	entry->epoch = (uint32_t)flight->record.epoch;
+	kvc_stat_add(cache->count.demoted, 1);
+}
+
+static void store_done(struct kvc_move *move)
+{
+	struct kvc_flight *flight = kvc_container_of(move, struct kvc_flight, move);
+	struct kvc_cache *cache = flight->cache;
+	uint32_t id = flight->entry;
+	struct kvc_list waiters;
+	struct kvc_op *op;
+
+	if (move->status == KVC_OK)
+		store_place(flight);
+	else
+		kvc_cache_entry(cache, id)->flags |= KVC_ENTRY_LOOSE;
+	kvc_entry_list(cache, id, flight->demotion ? KVC_COLD : KVC_HOT);
+	cache->stores--;
+	kvc_flight_end(flight, &waiters);
+	while ((op = waiter_pop(&waiters)))
+		kvc_put_stored(op, move->status);
+	kvc_space_wake(cache);
+	kvc_cache_check_stopped(cache);
+}
+
+kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, bool demotion, struct kvc_flight **out)
+{
+	const struct kvc_entry *entry = kvc_cache_entry(cache, id);
+	uint8_t *record = kvc_entry_record(cache, entry);
+	struct kvc_flight *flight;
+	kvc_status status = kvc_flight_begin(cache, id, KVC_FLIGHT_STORE, &flight);
+
+	if (status != KVC_OK)
+		return status;
+	status = kvc_record_parse(record, kvc_slab_bytes(cache->options.arena, entry->slab), &flight->record);
+	KVC_INVARIANT(status == KVC_OK);
+	kvc_entry_unlist(cache, id);
+	cache->stores++;
+	flight->demotion = demotion;
+	flight->move = (struct kvc_move){
+	        .kind = KVC_MOVE_STORE,
+	        .slab = record,
+	        .image_bytes = entry->image_bytes,
+	        .record = &flight->record,
+	        .cookie = id,
+	        .done = store_done,
+	};
+	kvc_move_submit(cache->mover, &flight->move);
+	*out = flight;
+	return KVC_OK;
+}
+
+/* The coldest dirty entry that has no flight. */
+static uint32_t cleaner_pick(struct kvc_cache *cache)
+{
+	uint32_t id = cache->dirty.coldest;
+
+	for (unsigned i = 0; i < CLEAN_SCAN && id != KVC_ENTRY_NONE; i++) {
+		const struct kvc_entry *entry = kvc_cache_entry(cache, id);
+
+		if (entry->flight == KVC_FLIGHT_NONE)
+			return id;
+		id = entry->hotter;
+	}
+	return KVC_ENTRY_NONE;
+}
+
+static bool cleaner_wanted(const struct kvc_cache *cache)
+{
+	if (!cache->dirty.count || cache->stores >= cache->stores_max || !kvc_cache_disk_writable(cache))
+		return false;
+	if (cache->state == KVC_CACHE_STOPPING)
+		return !cache->flush_over;
+	return cache->dirty.bytes > cache->dirty_limit || kvc_space_wanted(cache);
+}
+
+void kvc_cleaner_run(struct kvc_cache *cache)
+{
+	struct kvc_flight *flight;
+
+	while (cleaner_wanted(cache)) {
+		uint32_t id = cleaner_pick(cache);
+
+		if (id == KVC_ENTRY_NONE || kvc_store_begin(cache, id, true, &flight) != KVC_OK)
+			return;
+	}
+}
+
+/* ---- syncs ---- */
+
+static void sync_start(struct kvc_cache *cache);
+
+static void sync_done(struct kvc_move *move)
+{
+	struct kvc_sync *sync = kvc_container_of(move, struct kvc_sync, move);
+	struct kvc_cache *cache = kvc_container_of(sync, struct kvc_cache, sync);
+	struct kvc_list finished;
+	struct kvc_op *op;
+
+	kvc_list_init(&finished);
+	kvc_list_splice(&finished, &sync->current);
+	sync->running = false;
+	if (!kvc_list_empty(&sync->next))
+		sync_start(cache);
+	while ((op = waiter_pop(&finished)))
+		kvc_put_synced(op, move->status);
+	kvc_cache_check_stopped(cache);
+}
+
+static void sync_start(struct kvc_cache *cache)
+{
+	struct kvc_sync *sync = &cache->sync;
+
+	kvc_list_splice(&sync->current, &sync->next);
+	sync->running = true;
+	sync->move = (struct kvc_move){.kind = KVC_MOVE_SYNC, .done = sync_done};
+	kvc_move_submit(cache->mover, &sync->move);
+}
+
+void kvc_sync_join(struct kvc_cache *cache, struct kvc_op *op)
+{
+	kvc_list_push(&cache->sync.next, &op->wait_node);
+	if (!cache->sync.running)
+		sync_start(cache);
+}

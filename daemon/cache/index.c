@@ -1,0 +1,231 @@
+/* Linear hashing over chunked arrays. See index.h.
+ *
+ * With 2^level <= buckets < 2^(level+1): a key's bucket is its low level+1 bits if that bucket exists, else
+ * its low level bits. Growing by one bucket splits bucket (buckets - 2^level). There is at least one bucket
+ * an entry, so chains stay short (mean below 1.5). If memory for a bucket is refused the table just gets
+ * slower. */
+#include "daemon/cache/index.h"
+
+#include <string.h>
+
+#include "daemon/base/alloc.h"
+#include "daemon/base/check.h"
+
+enum { CHUNK_BITS = 12, CHUNK = 1 << CHUNK_BITS };
+
+/* A growing array in pieces that never move. */
+struct chunks {
+	void **pieces;
+	uint32_t count;    /* pieces there are */
+	uint32_t capacity; /* pieces that the directory has room for */
+	size_t item_bytes;
+};
+
+struct kvc_index {
+	struct chunks entries;
+	struct chunks buckets;
+	uint64_t hash_mask;
+	uint32_t entry_high;   /* entries ever used */
+	uint32_t free_entries; /* list through `chain` */
+	uint32_t count;        /* entries in the table */
+	uint32_t bucket_count;
+	uint32_t level;
+};
+
+static kvc_status chunks_grow(struct chunks *chunks)
+{
+	void *piece;
+
+	if (chunks->count == chunks->capacity) {
+		uint32_t capacity = chunks->capacity ? 2 * chunks->capacity : 16;
+		void **pieces = kvc_realloc(chunks->pieces, capacity, sizeof *pieces);
+
+		if (!pieces)
+			return KVC_NO_MEMORY;
+		chunks->pieces = pieces;
+		chunks->capacity = capacity;
+	}
+	piece = kvc_calloc(CHUNK, chunks->item_bytes);
+	if (!piece)
+		return KVC_NO_MEMORY;
+	chunks->pieces[chunks->count++] = piece;
+	return KVC_OK;
+}
+
+static void chunks_free(struct chunks *chunks)
+{
+	for (uint32_t i = 0; i < chunks->count; i++)
+		kvc_free(chunks->pieces[i]);
+	kvc_free(chunks->pieces);
+}
+
+static uint32_t *bucket_head(const struct kvc_index *index, uint32_t bucket)
+{
+	return (uint32_t *)index->buckets.pieces[bucket >> CHUNK_BITS] + (bucket & (CHUNK - 1));
+}
+
+struct kvc_entry *kvc_index_entry(struct kvc_index *index, uint32_t id)
+{
+	KVC_PRE(id < index->entry_high);
+	return (struct kvc_entry *)index->entries.pieces[id >> CHUNK_BITS] + (id & (CHUNK - 1));
+}
+
+static uint32_t bucket_of(const struct kvc_index *index, const struct kvc_storage_key *key)
+{
+	uint64_t hash = key->words[0] & index->hash_mask;
+	uint32_t bucket = (uint32_t)(hash & ((2ull << index->level) - 1));
+
+	return bucket < index->bucket_count ? bucket : (uint32_t)(hash & ((1ull << index->level) - 1));
+}
+
+static kvc_status bucket_add(struct kvc_index *index)
+{
+	uint32_t bucket = index->bucket_count;
+
+	if (bucket == index->buckets.count * (uint32_t)CHUNK && chunks_grow(&index->buckets) != KVC_OK)
+		return KVC_NO_MEMORY;
+	index->bucket_count++;
+	*bucket_head(index, bucket) = KVC_ENTRY_NONE;
+	return KVC_OK;
+}
+
+kvc_status kvc_index_open(uint64_t hash_mask, struct kvc_index **out)
+{
+	struct kvc_index *index = kvc_calloc(1, sizeof *index);
+
+	if (!index)
+		return KVC_NO_MEMORY;
+	index->entries.item_bytes = sizeof(struct kvc_entry);
+	index->buckets.item_bytes = sizeof(uint32_t);
+	index->hash_mask = hash_mask ? hash_mask : UINT64_MAX;
+	index->free_entries = KVC_ENTRY_NONE;
+	if (bucket_add(index) != KVC_OK) {
+		kvc_index_close(index);
+		return KVC_NO_MEMORY;
+	}
+	*out = index;
+	return KVC_OK;
+}
+
+void kvc_index_close(struct kvc_index *index)
+{
+	chunks_free(&index->entries);
+	chunks_free(&index->buckets);
+	kvc_free(index);
+}
+
+uint32_t kvc_index_count(const struct kvc_index *index)
+{
+	return index->count;
+}
+
+uint64_t kvc_index_bytes(const struct kvc_index *index)
+{
+	return sizeof *index + (uint64_t)CHUNK * index->entries.count * sizeof(struct kvc_entry) +
+	       (uint64_t)CHUNK * index->buckets.count * sizeof(uint32_t) +
+	       sizeof(void *) * ((uint64_t)index->entries.capacity + index->buckets.capacity);
+}
+
+uint32_t kvc_index_find(struct kvc_index *index, const struct kvc_storage_key *key)
+{
+	uint32_t id = *bucket_head(index, bucket_of(index, key));
+
+	while (id != KVC_ENTRY_NONE) {
+		const struct kvc_entry *entry = kvc_index_entry(index, id);
+
+		if (kvc_storage_key_equal(&entry->key, key))
+			return id;
+		id = entry->chain;
+	}
+	return KVC_ENTRY_NONE;
+}
+
+void kvc_index_prefetch(struct kvc_index *index, const struct kvc_storage_key *key)
+{
+	__builtin_prefetch(bucket_head(index, bucket_of(index, key)));
+}
+
+/* Add one bucket and share out the entries of the one that it splits. */
+static void bucket_split(struct kvc_index *index)
+{
+	uint32_t from = index->bucket_count - (1u << index->level);
+	uint32_t id = *bucket_head(index, from);
+
+	if (bucket_add(index) != KVC_OK)
+		return;
+	*bucket_head(index, from) = KVC_ENTRY_NONE;
+	if (index->bucket_count == 2u << index->level)
+		index->level++;
+	while (id != KVC_ENTRY_NONE) {
+		struct kvc_entry *entry = kvc_index_entry(index, id);
+		uint32_t *head = bucket_head(index, bucket_of(index, &entry->key));
+		uint32_t next = entry->chain;
+
+		entry->chain = *head;
+		*head = id;
+		id = next;
+	}
+}
+
+static kvc_status entry_take(struct kvc_index *index, uint32_t *id)
+{
+	if (index->free_entries != KVC_ENTRY_NONE) {
+		*id = index->free_entries;
+		index->free_entries = kvc_index_entry(index, *id)->chain;
+		return KVC_OK;
+	}
+	if (index->entry_high == KVC_ENTRY_NONE)
+		return KVC_NO_MEMORY;
+	if (index->entry_high == index->entries.count * (uint32_t)CHUNK &&
+	    chunks_grow(&index->entries) != KVC_OK)
+		return KVC_NO_MEMORY;
+	*id = index->entry_high++;
+	return KVC_OK;
+}
+
+kvc_status kvc_index_insert(struct kvc_index *index, const struct kvc_storage_key *key, uint32_t *id)
+{
+	struct kvc_entry *entry;
+	uint32_t *head;
+
+	if (entry_take(index, id) != KVC_OK)
+		return KVC_NO_MEMORY;
+	if (index->count >= index->bucket_count && index->bucket_count < (1u << 31))
+		bucket_split(index);
+	entry = kvc_index_entry(index, *id);
+	head = bucket_head(index, bucket_of(index, key));
+	*entry = (struct kvc_entry){
+	        .key = *key,
+	        .chain = *head,
+	        .colder = KVC_ENTRY_NONE,
+	        .hotter = KVC_ENTRY_NONE,
+	        .slab = KVC_EXTENT_NONE,
+	        .flight = KVC_FLIGHT_NONE,
+	};
+	*head = *id;
+	index->count++;
+	return KVC_OK;
+}
+
+void kvc_index_unlink(struct kvc_index *index, uint32_t id)
+{
+	struct kvc_entry *entry = kvc_index_entry(index, id);
+	uint32_t *link = bucket_head(index, bucket_of(index, &entry->key));
+
+	while (*link != id) {
+		KVC_INVARIANT(*link != KVC_ENTRY_NONE);
+		link = &kvc_index_entry(index, *link)->chain;
+	}
+	*link = entry->chain;
+	index->count--;
+}
+
+void kvc_index_free(struct kvc_index *index, uint32_t id)
+{
+	struct kvc_entry *entry = kvc_index_entry(index, id);
+
+	memset(entry, 0, sizeof *entry);
+	entry->flags = KVC_ENTRY_DEAD;
+	entry->chain = index->free_entries;
+	index->free_entries = id;
+}

@@ -1,0 +1,75 @@
+/* The index: every block that is known, by storage key. Entries have small numbers (ids) and stable
+ * addresses; a block costs one entry and one bucket head, whatever the number of blocks, and no operation's
+ * time grows with it:
+ *
+ *   entries lie in chunks that never move; buckets split one at a time (linear hashing), so that the table
+ * grows without a pause; the bucket is taken from the storage key itself, which is a keyed hash already. */
+#ifndef KVC_INDEX_H
+#define KVC_INDEX_H
+
+#include <assert.h>
+#include <stdint.h>
+
+#include "daemon/base/key.h"
+#include "daemon/mem/extent.h"
+#include "daemon/tier/record.h"
+#include "proto/kvc_status.h"
+
+#define KVC_ENTRY_NONE  0xFFFFFFFFu
+#define KVC_FLIGHT_NONE 0xFFFFFFFFu
+
+enum kvc_entry_flag {
+	KVC_ENTRY_VISIBLE = 1, /* complete: look-ups and gets may see it */
+	KVC_ENTRY_DEAD = 2,    /* out of the index; freed when nothing refers to it any more */
+	KVC_ENTRY_ON_DISK = 4, /* `place` and `epoch` hold */
+	KVC_ENTRY_LISTED = 8,  /* in one of the lists */
+	KVC_ENTRY_LOOSE = 16,  /* in RAM only, and not to be written to disk */
+};
+
+/* One block. 80 bytes; owned by the index, filled by the cache. */
+struct kvc_entry {
+	struct kvc_storage_key key;
+	uint32_t chain;  /* next entry of the bucket, or of the free list */
+	uint32_t colder; /* neighbours in its list */
+	uint32_t hotter;
+	uint32_t slab; /* in the arena, KVC_EXTENT_NONE: not in RAM */
+	struct kvc_place place;
+	uint32_t epoch; /* of the disk segment, its low 32 bits */
+	uint32_t image_bytes;
+	uint32_t flight; /* what is happening to it, KVC_FLIGHT_NONE: nothing */
+	uint32_t refs;   /* operations, moves and leases that use it: it may not be freed, nor its slab */
+	uint16_t pins;   /* leases that keep it */
+	uint16_t flags;
+	uint16_t tokens;
+	uint16_t depth; /* blocks before it in its sequence, capped */
+};
+
+static_assert(sizeof(struct kvc_entry) <= 80, "the index must stay small");
+
+struct kvc_index;
+
+/* hash_mask: 0 for all bits; tests give few bits to force collisions. */
+kvc_status kvc_index_open(uint64_t hash_mask, struct kvc_index **index);
+void kvc_index_close(struct kvc_index *index);
+
+uint32_t kvc_index_count(const struct kvc_index *index);
+
+/* Bytes of memory that the index has taken. */
+uint64_t kvc_index_bytes(const struct kvc_index *index);
+
+struct kvc_entry *kvc_index_entry(struct kvc_index *index, uint32_t id);
+
+/* The entry with that key, or KVC_ENTRY_NONE. */
+uint32_t kvc_index_find(struct kvc_index *index, const struct kvc_storage_key *key);
+
+/* Touch the memory that kvc_index_find will need: call it some keys ahead. */
+void kvc_index_prefetch(struct kvc_index *index, const struct kvc_storage_key *key);
+
+/* A new entry with that key, which must not be there. KVC_NO_MEMORY. */
+kvc_status kvc_index_insert(struct kvc_index *index, const struct kvc_storage_key *key, uint32_t *id);
+
+/* Take out of the table; the entry itself stays until kvc_index_free. */
+void kvc_index_unlink(struct kvc_index *index, uint32_t id);
+void kvc_index_free(struct kvc_index *index, uint32_t id);
+
+#endif

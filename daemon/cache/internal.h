@@ -1,0 +1,210 @@
+/* What the files of daemon/cache share. Nothing outside includes this.
+ *
+ * An entry's life:
+ *
+ *   put of a new key --> FILL (invisible) --encoded--> in RAM, dirty --STORE--> in RAM and on disk, clean
+ *                          |                             |   ^                   |            ^
+ *                          failed: gone       evicted if |   | reclaimed     evicted        LOAD
+ *                                         there is no    |   +-----------------+ |            |
+ *                                         disk: gone <---+                       v            |
+ *   recovery ----------------------------------------------------------------> on disk only --+
+ *
+ * At most one flight (FILL, LOAD or STORE) runs for an entry at a time; operations that need its result wait
+ * in its list. Lists: clean (in RAM and on disk), dirty (in RAM, to be written), loose (in RAM only and never
+ * written: there is no disk, or the write failed). An entry in RAM is in the list that its flags name, unless
+ * it is pinned or has a STORE flight. */
+#ifndef KVC_CACHE_INTERNAL_H
+#define KVC_CACHE_INTERNAL_H
+
+#include "daemon/base/check.h"
+#include "daemon/cache/cache.h"
+#include "daemon/cache/index.h"
+#include "daemon/cache/recency.h"
+#include "daemon/cache/space.h"
+
+enum kvc_flight_kind { KVC_FLIGHT_IDLE, KVC_FLIGHT_FILL, KVC_FLIGHT_LOAD, KVC_FLIGHT_STORE };
+
+/* What is happening to one entry. */
+struct kvc_flight {
+	enum kvc_flight_kind kind;
+	uint32_t entry;
+	uint32_t next_free;
+	bool demotion; /* a store that nobody waits for: the entry is cold */
+	struct kvc_list waiters;
+	struct kvc_space_req space; /* of a load */
+	struct kvc_move move;       /* of a load or store */
+	struct kvc_record record;
+	struct kvc_cache *cache;
+};
+
+/* Group commit: one sync runs, later callers wait for the next. */
+struct kvc_sync {
+	struct kvc_move move;
+	bool running;
+	struct kvc_list current; /* operations that the running sync covers */
+	struct kvc_list next;
+};
+
+enum kvc_cache_state {
+	KVC_CACHE_COLD,
+	KVC_CACHE_RECOVERING,
+	KVC_CACHE_READY,
+	KVC_CACHE_STOPPING,
+	KVC_CACHE_STOPPED
+};
+
+struct kvc_cache_counters {
+	kvc_stat_cell *entries;
+	kvc_stat_cell *index_bytes;
+	kvc_stat_cell *puts;
+	kvc_stat_cell *puts_present;
+	kvc_stat_cell *gets;
+	kvc_stat_cell *hits_ram;
+	kvc_stat_cell *hits_disk;
+	kvc_stat_cell *misses;
+	kvc_stat_cell *corrupt;
+	kvc_stat_cell *lookups;
+	kvc_stat_cell *lookup_keys;
+	kvc_stat_cell *evicted;
+	kvc_stat_cell *lost;
+	kvc_stat_cell *demoted;
+	kvc_stat_cell *promoted;
+	kvc_stat_cell *recovered;
+	kvc_stat_cell *busy;
+	kvc_stat_cell *pins;
+};
+
+struct kvc_cache {
+	struct kvc_cache_options options;
+	enum kvc_cache_state state;
+	struct kvc_index *index;
+	struct kvc_mover *mover;
+	struct kvc_recency clean;
+	struct kvc_recency dirty;
+	struct kvc_recency loose;
+	uint64_t dirty_limit; /* bytes in the dirty list above which the cleaner writes */
+	uint64_t generation;  /* of the newest block */
+	uint32_t ops;         /* unfinished */
+	uint32_t stores;      /* flights of that kind */
+	uint32_t stores_max;
+	struct kvc_flight *flights;
+	uint32_t flight_count;
+	uint32_t flights_used;
+	uint32_t free_flights; /* list through next_free */
+	struct kvc_list space_urgent;
+	struct kvc_list space_normal;
+	struct kvc_task space_task;
+	struct kvc_task stop_task;
+	struct kvc_sync sync;
+	struct kvc_list namespaces;
+	struct kvc_cache_counters count;
+	struct kvc_timer flush_timer;
+	bool flush_over;
+	void (*recovered)(void *context, kvc_status status);
+	void (*stopped)(void *context);
+	void *callback_context;
+};
+
+/* A namespace that is open, shared by all who opened it. */
+struct kvc_ns {
+	struct kvc_cache *cache;
+	struct kvc_list node;
+	uint32_t refs;
+	struct kvc_secret
+	        secret; /* stands for all of the options: two namespaces with the same are the same */
+	uint8_t tenant_id[16];
+	struct kvc_image_plan plan;
+};
+
+/* ---- entry.c: lists, references, the end of an entry ---- */
+
+static inline struct kvc_entry *kvc_cache_entry(struct kvc_cache *cache, uint32_t id)
+{
+	return kvc_index_entry(cache->index, id);
+}
+
+/* The entry of a key if it is complete, else KVC_ENTRY_NONE. */
+uint32_t kvc_cache_find(struct kvc_cache *cache, const struct kvc_storage_key *key);
+
+uint8_t *kvc_entry_record(struct kvc_cache *cache, const struct kvc_entry *entry);
+
+/* List an entry that is in RAM and not pinned; else nothing. */
+enum kvc_heat { KVC_COLD, KVC_HOT };
+void kvc_entry_list(struct kvc_cache *cache, uint32_t id, enum kvc_heat heat);
+void kvc_entry_unlist(struct kvc_cache *cache, uint32_t id);
+void kvc_entry_touch(struct kvc_cache *cache, uint32_t id);
+
+/* List a new block just colder than its parent, if that is in the same list, so that a chain loses its
+ * deepest block first; else as the hottest. */
+void kvc_entry_list_child(struct kvc_cache *cache, uint32_t id, uint32_t parent);
+
+void kvc_entry_ref(struct kvc_cache *cache, uint32_t id);
+void kvc_entry_unref(struct kvc_cache *cache, uint32_t id);
+
+/* Give up the RAM of an entry that nothing refers to. What is not on disk is gone then. */
+void kvc_entry_evict(struct kvc_cache *cache, uint32_t id);
+
+/* Forget an entry in every tier; its memory goes with the last reference. */
+void kvc_entry_drop(struct kvc_cache *cache, uint32_t id);
+
+/* The disk has given up the entry's place. */
+void kvc_entry_lose_place(struct kvc_cache *cache, uint32_t id);
+
+static inline bool kvc_cache_disk_writable(const struct kvc_cache *cache)
+{
+	return cache->options.disk && cache->options.disk->writable;
+}
+
+/* ---- flight.c ---- */
+
+/* A flight for an entry that has none; holds a reference. KVC_BUSY: too many. */
+kvc_status kvc_flight_begin(struct kvc_cache *cache, uint32_t id, enum kvc_flight_kind kind,
+                            struct kvc_flight **flight);
+/* Ends it; the waiters are moved to `waiters`. */
+void kvc_flight_end(struct kvc_flight *flight, struct kvc_list *waiters);
+struct kvc_flight *kvc_entry_flight(struct kvc_cache *cache, const struct kvc_entry *entry);
+
+/* Begin loading an entry that rests on disk only. */
+kvc_status kvc_load_begin(struct kvc_cache *cache, uint32_t id, bool urgent, struct kvc_flight **flight);
+
+/* Begin storing a dirty or loose entry. */
+kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, bool demotion, struct kvc_flight **flight);
+
+/* The last waiter has left: a load that has not begun to read ends. */
+void kvc_flight_left(struct kvc_flight *flight);
+
+/* Write cold dirty blocks while there are too many, or someone waits for room, or the cache stops. */
+void kvc_cleaner_run(struct kvc_cache *cache);
+
+/* The operation waits for a sync that begins from now on. */
+void kvc_sync_join(struct kvc_cache *cache, struct kvc_op *op);
+
+/* ---- op.c, put.c, get.c ---- */
+
+enum kvc_op_state {
+	KVC_OP_IDLE,
+	KVC_OP_SPACE, /* put: waits for a slab */
+	KVC_OP_ENCODE,
+	KVC_OP_FILL, /* put: waits for another put of the same key */
+	KVC_OP_LOAD, /* get: waits for a load */
+	KVC_OP_DECODE,
+	KVC_OP_STORE, /* put: waits for a store */
+	KVC_OP_SYNC,
+	KVC_OP_STATES,
+};
+
+void kvc_op_move(struct kvc_op *op, enum kvc_op_state state);
+void kvc_op_finish(struct kvc_op *op, kvc_status status);
+void kvc_op_wait(struct kvc_op *op, struct kvc_flight *flight, enum kvc_op_state state);
+
+void kvc_put_start(struct kvc_op *op);
+void kvc_put_abandon(struct kvc_op *op, kvc_status status);
+void kvc_put_stored(struct kvc_op *op, kvc_status status);
+void kvc_put_synced(struct kvc_op *op, kvc_status status);
+void kvc_get_start(struct kvc_op *op);
+void kvc_get_loaded(struct kvc_op *op, kvc_status status);
+
+/* An operation, flight or sync has ended: is the stop complete? */
+void kvc_cache_check_stopped(struct kvc_cache *cache);
+
+#endif

@@ -1,0 +1,146 @@
+/* Namespaces: an identity (a secret) and a plan. Two that differ in anything derive different secrets, hence
+ * different storage keys for the same block key, and never meet in the index. */
+#include "daemon/base/alloc.h"
+#include "daemon/base/checked.h"
+#include "daemon/cache/internal.h"
+
+enum { DESCRIPTION_BYTES = 2048 };
+
+/* A namespace's options as bytes: fixed order, fixed widths, strings with their length. */
+struct description {
+	uint8_t bytes[DESCRIPTION_BYTES];
+	size_t used;
+};
+
+static void put_bytes(struct description *d, const void *data, size_t bytes)
+{
+	KVC_INVARIANT(d->used + bytes <= sizeof d->bytes);
+	memcpy(d->bytes + d->used, data, bytes);
+	d->used += bytes;
+}
+
+static void put_u32(struct description *d, uint32_t value)
+{
+	uint8_t little[4] = {(uint8_t)value, (uint8_t)(value >> 8), (uint8_t)(value >> 16),
+	                     (uint8_t)(value >> 24)};
+
+	put_bytes(d, little, sizeof little);
+}
+
+static void put_string(struct description *d, const char *text)
+{
+	put_u32(d, (uint32_t)strlen(text));
+	put_bytes(d, text, strlen(text));
+}
+
+static void put_params(struct description *d, const struct kvc_codec_params *params)
+{
+	uint32_t clip;
+
+	memcpy(&clip, &params->clip, sizeof clip);
+	put_u32(d, params->bits);
+	if (params->bits == KVC_BITS_RAW)
+		return;
+	put_u32(d, params->group);
+	put_u32(d, (uint32_t)params->centre | (uint32_t)params->rotate << 1 | (uint32_t)params->gain << 2);
+	put_u32(d, clip);
+}
+
+static void put_codec(struct description *d, const struct kvc_block_codec *codec)
+{
+	put_params(d, &codec->key);
+	put_params(d, &codec->value);
+	put_u32(d, codec->override_count);
+	for (uint32_t i = 0; i < codec->override_count; i++) {
+		put_u32(d, codec->overrides[i].layer);
+		put_params(d, &codec->overrides[i].key);
+		put_params(d, &codec->overrides[i].value);
+	}
+}
+
+static void describe(const struct kvc_ns_options *options, struct description *d)
+{
+	const struct kvc_block_shape *shape = &options->shape;
+
+	d->used = 0;
+	put_string(d, options->model);
+	put_u32(d, shape->layers);
+	put_u32(d, shape->heads);
+	put_u32(d, shape->key_dim);
+	put_u32(d, shape->value_dim);
+	put_u32(d, shape->dtype);
+	put_u32(d, shape->tokens);
+	put_u32(d, options->shard);
+	put_u32(d, options->shards);
+	put_codec(d, &options->codec);
+}
+
+static void identify(struct kvc_cache *cache, const struct kvc_ns_options *options, struct kvc_ns *ns)
+{
+	struct kvc_secret tenant, tenant_id;
+	struct description d;
+
+	kvc_secret_derive(&cache->options.secret, "tenant", options->tenant, strlen(options->tenant),
+	                  &tenant);
+	kvc_secret_derive(&cache->options.secret, "tenant id", options->tenant, strlen(options->tenant),
+	                  &tenant_id);
+	memcpy(ns->tenant_id, tenant_id.bytes, sizeof ns->tenant_id);
+	describe(options, &d);
+	kvc_secret_derive(&tenant, "namespace", d.bytes, d.used, &ns->secret);
+}
+
+static struct kvc_ns *ns_find(struct kvc_cache *cache, const struct kvc_secret *secret)
+{
+	kvc_list_each (node, &cache->namespaces) {
+		struct kvc_ns *ns = kvc_container_of(node, struct kvc_ns, node);
+
+		if (!memcmp(ns->secret.bytes, secret->bytes, sizeof secret->bytes))
+			return ns;
+	}
+	return NULL;
+}
+
+kvc_status kvc_ns_open(struct kvc_cache *cache, const struct kvc_ns_options *options, struct kvc_ns **out)
+{
+	struct kvc_ns candidate = {.cache = cache, .refs = 1};
+	struct kvc_ns *ns;
+	kvc_status status = kvc_image_plan_init(&candidate.plan, &options->shape, &options->codec);
+
+	if (status != KVC_OK)
+		return status;
+	if (kvc_record_bytes(candidate.plan.raw_image_bytes) > kvc_arena_bytes(cache->options.arena))
+		return KVC_LIMIT;
+	identify(cache, options, &candidate);
+	ns = ns_find(cache, &candidate.secret);
+	if (ns) {
+		ns->refs++;
+		*out = ns;
+		return KVC_OK;
+	}
+	ns = kvc_calloc(1, sizeof *ns);
+	if (!ns)
+		return KVC_NO_MEMORY;
+	*ns = candidate;
+	kvc_list_push(&cache->namespaces, &ns->node);
+	*out = ns;
+	return KVC_OK;
+}
+
+void kvc_ns_close(struct kvc_ns *ns)
+{
+	KVC_PRE(ns->refs > 0);
+	if (--ns->refs)
+		return;
+	kvc_list_remove(&ns->node);
+	kvc_free(ns);
+}
+
+const struct kvc_image_plan *kvc_ns_plan(const struct kvc_ns *ns)
+{
+	return &ns->plan;
+}
+
+void kvc_ns_key(const struct kvc_ns *ns, const void *block_key, size_t bytes, struct kvc_storage_key *key)
+{
+	kvc_storage_key_derive(&ns->secret, block_key, bytes, key);
+}

@@ -1,0 +1,75 @@
+/* Inside daemon/conf: the table of options and what works on one row of it. */
+#ifndef KVC_CONF_TABLE_H
+#define KVC_CONF_TABLE_H
+
+#include "daemon/conf/conf.h"
+
+enum kvc_option_type {
+	KVC_OPTION_SIZE,   /* bytes, with suffix K, M, G or T (powers of 1024) */
+	KVC_OPTION_COUNT,  /* a decimal number */
+	KVC_OPTION_MS,     /* milliseconds, a decimal number */
+	KVC_OPTION_MODE,   /* permission bits, octal */
+	KVC_OPTION_TEXT,   /* a path or name */
+	KVC_OPTION_CHOICE, /* one of a few names */
+	KVC_OPTION_BOOL,   /* yes or no */
+	KVC_OPTION_IDS,    /* numbers separated by commas or blanks */
+};
+
+struct kvc_option {
+	const char *section;
+	const char *name; /* in the file; with "--" in front, on the command line */
+	enum kvc_option_type type;
+	bool automatic; /* `auto` is allowed */
+	bool live;      /* a running daemon takes a change */
+	size_t offset;  /* of the value in struct kvc_conf */
+	uint64_t min;   /* numbers */
+	uint64_t max;
+	const char *initial;        /* as it stands in the file */
+	const char *const *choices; /* NULL-terminated */
+	const char *help;
+};
+
+extern const struct kvc_option kvc_options[];
+extern const unsigned kvc_option_count;
+
+static inline void *kvc_option_value(const struct kvc_option *option, struct kvc_conf *conf)
+{
+	return (char *)conf + option->offset;
+}
+
+static inline const void *kvc_option_value_const(const struct kvc_option *option, const struct kvc_conf *conf)
+{
+	return (const char *)conf + option->offset;
+}
+
+/* Bytes of the value in struct kvc_conf. */
+size_t kvc_option_value_bytes(const struct kvc_option *option);
+
+/* By name, NULL if there is none. */
+const struct kvc_option *kvc_option_find(const char *name);
+
+/* The option whose name is the fewest edits away, NULL if none is near. */
+const char *kvc_option_nearest(const char *name);
+const char *kvc_section_nearest(const char *name);
+bool kvc_section_known(const char *name);
+
+/* Parse text into the option's value. KVC_INVALID: `expected` (of `bytes`) says what would be right. */
+kvc_status kvc_option_parse(const struct kvc_option *option, const char *text, struct kvc_conf *conf,
+                            char *expected, size_t bytes);
+
+/* Write the value as kvc_option_parse reads it. */
+void kvc_option_format(const struct kvc_option *option, const struct kvc_conf *conf, char *text,
+                       size_t bytes);
+
+/* What a value must be: "a size from 1M to 4T, or auto". */
+void kvc_option_expect(const struct kvc_option *option, char *text, size_t bytes);
+
+/* Where values were set: one bit an option, to find duplicates. */
+struct kvc_option_seen {
+	bool of[64];
+};
+
+/* Read a file into *conf. KVC_IO or KVC_INVALID with `error` (KVC_CONF_ERROR_BYTES). */
+kvc_status kvc_conf_read_file(const char *path, struct kvc_conf *conf, char *error);
+
+#endif

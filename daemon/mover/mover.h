@@ -1,0 +1,88 @@
+/* The mover: one move = one block going between a client's memory, the RAM arena and a tier.
+ *
+ *   ENCODE  client's view -> slab     (engine)
+ *   DECODE  slab -> client's view     (engine)
+ *   STORE   slab -> tier              (tier)
+ *   LOAD    tier -> slab              (tier)
+ *   SYNC    everything stored before is on stable storage
+ *
+ * Moves live in the caller's objects and queue by class: what a client waits for goes before what can wait
+ * (loads and decodes, then encodes and syncs, then stores). A fixed number of slots, and a bound on the bytes
+ * of each class, limit what runs at a time; nothing is allocated after open. Loop thread only. Submit never
+ * calls back; `done` comes exactly once.
+ *
+ * The mover moves and counts. It knows nothing of entries, eviction or sessions. */
+#ifndef KVC_MOVER_H
+#define KVC_MOVER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/base/list.h"
+#include "daemon/engine/engine.h"
+#include "daemon/stats/stats.h"
+#include "daemon/tier/tier.h"
+#include "kernels/image.h"
+#include "proto/kvc_status.h"
+
+struct kvc_mover;
+
+enum kvc_move_kind {
+	KVC_MOVE_DECODE,
+	KVC_MOVE_LOAD,
+	KVC_MOVE_ENCODE,
+	KVC_MOVE_SYNC,
+	KVC_MOVE_STORE,
+	KVC_MOVE_KINDS,
+};
+
+enum kvc_move_state { KVC_MOVE_IDLE, KVC_MOVE_QUEUED, KVC_MOVE_RUNNING };
+
+struct kvc_move {
+	/* set by the caller */
+	enum kvc_move_kind kind;
+	const struct kvc_image_plan *plan; /* encode, decode */
+	const struct kvc_block_view *view; /* encode, decode */
+	uint8_t *slab;                     /* all but sync: start of the record */
+	uint64_t image_bytes;              /* encode: capacity of the image. else: its length */
+	struct kvc_record *record;         /* store: out place and epoch; load: what is expected */
+	uint32_t cookie;                   /* store */
+	void (*done)(struct kvc_move *move);
+
+	/* results: status as of the engine or the tier */
+	kvc_status status;
+	uint64_t length; /* encode: of the image, or what is needed */
+
+	/* private */
+	struct kvc_list node;
+	enum kvc_move_state state;
+	struct kvc_move_slot *slot;
+	struct kvc_mover *mover;
+	struct kvc_task cancelled;
+};
+
+struct kvc_mover_options {
+	struct kvc_loop *loop;
+	struct kvc_stats *stats;
+	struct kvc_engine *engine;
+	struct kvc_tier *disk; /* NULL: no LOAD, STORE, SYNC */
+	uint32_t slots;        /* moves that run at a time */
+	uint64_t
+	        class_bytes; /* image bytes of each kind that run at a time; one move is always let through */
+};
+
+kvc_status kvc_mover_open(const struct kvc_mover_options *options, struct kvc_mover **mover);
+
+/* All moves must be done. */
+void kvc_mover_close(struct kvc_mover *mover);
+
+void kvc_move_submit(struct kvc_mover *mover, struct kvc_move *move);
+
+/* Ask for an early end: a queued move ends with KVC_CANCELLED, a running engine job as soon as it can, a
+ * running tier request as it would have. `done` still comes, and not from inside this call. */
+void kvc_move_cancel(struct kvc_move *move);
+
+/* Moves of a kind that are queued or running. */
+uint32_t kvc_mover_pending(const struct kvc_mover *mover, enum kvc_move_kind kind);
+
+#endif
