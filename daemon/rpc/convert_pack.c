@@ -24,17 +24,20 @@ static ProtobufCBinaryData bytes_of(const uint8_t *data, size_t bytes)
 
 size_t kvc_pack_failure(const struct kvc_problem *problem, uint8_t *out)
 {
-	Kvcellar__Failure failure = KVCELLAR__FAILURE__INIT;
+	Kvcellar__Failure failure;
 
+	kvcellar__failure__init(&failure);
 	failure.detail = text_of(problem->detail);
 	return pack(&failure.base, out, KVC_PACK_FAILURE_MAX);
 }
 
 size_t kvc_pack_hello(const struct kvc_hello_reply *reply, uint8_t *out)
 {
-	Kvcellar__HelloReply hello = KVCELLAR__HELLO_REPLY__INIT;
-	Kvcellar__Limits limits = KVCELLAR__LIMITS__INIT;
+	Kvcellar__HelloReply hello;
+	Kvcellar__Limits limits;
 
+	kvcellar__hello_reply__init(&hello);
+	kvcellar__limits__init(&limits);
 	hello.protocol = KVC_PROTOCOL_VERSION;
 	hello.boot_id = bytes_of(reply->boot_id, KVC_BOOT_ID_BYTES);
 	hello.version = text_of(reply->version);
@@ -55,8 +58,9 @@ size_t kvc_pack_hello(const struct kvc_hello_reply *reply, uint8_t *out)
 
 size_t kvc_pack_open(uint64_t raw_bytes, uint64_t image_bytes, uint8_t *out)
 {
-	Kvcellar__OpenReply reply = KVCELLAR__OPEN_REPLY__INIT;
+	Kvcellar__OpenReply reply;
 
+	kvcellar__open_reply__init(&reply);
 	reply.raw_bytes = raw_bytes;
 	reply.image_bytes = image_bytes;
 	return pack(&reply.base, out, KVC_PACK_OPEN_MAX);
@@ -64,8 +68,9 @@ size_t kvc_pack_open(uint64_t raw_bytes, uint64_t image_bytes, uint8_t *out)
 
 size_t kvc_pack_blocks(const struct kvc_blocks_reply *reply, uint8_t *out)
 {
-	Kvcellar__BlocksReply blocks = KVCELLAR__BLOCKS_REPLY__INIT;
+	Kvcellar__BlocksReply blocks;
 
+	kvcellar__blocks_reply__init(&blocks);
 	blocks.n_statuses = reply->count;
 	blocks.statuses = (uint32_t *)(uintptr_t)reply->statuses;
 	blocks.stored_bytes = reply->stored_bytes;
@@ -77,8 +82,9 @@ size_t kvc_pack_blocks(const struct kvc_blocks_reply *reply, uint8_t *out)
 
 size_t kvc_pack_keys(const struct kvc_keys_reply *reply, uint8_t *out)
 {
-	Kvcellar__KeysReply keys = KVCELLAR__KEYS_REPLY__INIT;
+	Kvcellar__KeysReply keys;
 
+	kvcellar__keys_reply__init(&keys);
 	keys.prefix = reply->prefix;
 	keys.tiers = bytes_of(reply->tiers, reply->count);
 	return pack(&keys.base, out, kvc_pack_keys_max(reply->count));
@@ -98,7 +104,7 @@ static bool stats_fill(struct kvc_convert *convert, struct kvc_stats *stats, Kvc
 		int64_t value;
 
 		kvc_stats_read(stats, i, &name, &value);
-		cells[i] = (Kvcellar__Stat)KVCELLAR__STAT__INIT;
+		kvcellar__stat__init(&cells[i]);
 		cells[i].name = text_of(name);
 		cells[i].value = (double)value;
 		pointers[i] = &cells[i];
@@ -110,8 +116,9 @@ static bool stats_fill(struct kvc_convert *convert, struct kvc_stats *stats, Kvc
 
 size_t kvc_pack_stats(struct kvc_convert *convert, const struct kvc_stats_reply *reply, uint8_t *out)
 {
-	Kvcellar__StatsReply stats = KVCELLAR__STATS_REPLY__INIT;
+	Kvcellar__StatsReply stats;
 
+	kvcellar__stats_reply__init(&stats);
 	convert->used = 0;
 	stats.version = text_of(reply->version);
 	stats.uptime_ms = reply->uptime_ms;
