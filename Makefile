@@ -102,10 +102,12 @@ CLIENT_PC := $(LIB)/pkgconfig/kvcellar.pc
 
 UNIT_BIN := $(patsubst tests/unit/%.c,$(BIN)/tests/unit/%,$(wildcard tests/unit/test_*.c))
 INTEGRATION_BIN := $(patsubst tests/integration/%.c,$(BIN)/tests/integration/%,$(wildcard tests/integration/test_*.c))
+SIM_BIN := $(patsubst tests/sim/%.c,$(BIN)/tests/sim/%,$(wildcard tests/sim/test_*.c))
+SIM_OBJ := $(call objs,$(filter-out tests/sim/test_%,$(wildcard tests/sim/*.c)))
 FAULT_BIN := $(patsubst tests/fault/%.c,$(BIN)/tests/fault/%,$(wildcard tests/fault/test_*.c))
 BENCH_BIN := $(patsubst tests/bench/%.c,$(BIN)/tests/bench/%,$(wildcard tests/bench/bench_*.c))
 FUZZ_BIN := $(patsubst tests/fuzz/%.c,$(BIN)/tests/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
-TEST_BIN := $(UNIT_BIN) $(INTEGRATION_BIN) $(FAULT_BIN)
+TEST_BIN := $(UNIT_BIN) $(SIM_BIN) $(INTEGRATION_BIN) $(FAULT_BIN)
 
 # --- goals ------------------------------------------------------------------------------------
 
@@ -210,8 +212,6 @@ $(CLIENT_PC): client/kvcellar.pc.in Makefile
 	@mkdir -p $(@D)
 	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' $< > $@
 
-LINK = $(call say,LD,$@)@mkdir -p $(@D)
-
 $(BIN)/kvcellard: $(MAIN_OBJ) $(DAEMON_A) $(KERNEL_A)
 	$(call say,LD,$@)
 	@mkdir -p $(@D)
@@ -231,7 +231,11 @@ $(B)/libkvcsupport.a: $(TEST_SUPPORT_OBJ)
 $(TEST_BIN) $(BENCH_BIN): $(BIN)/tests/%: $(OBJ)/tests/%.o $(B)/libkvcsupport.a $(DAEMON_A) $(CLIENT_A) $(KERNEL_A)
 	$(call say,LD,$@)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(LDFLAGS_ALL) $< $(ALL_A) $(DAEMON_LIBS) $(CLIENT_LIBS) $(CLI_LIBS) $(TEST_LIBS) -lm -o $@
+	$(Q)$(CC) $(LDFLAGS_ALL) $< $(TEST_OBJ) $(ALL_A) $(DAEMON_LIBS) $(CLIENT_LIBS) $(CLI_LIBS) $(TEST_LIBS) -lm -o $@
+
+# Simulation: the objects of tests/sim stand in for the loop's, so they come before the archives.
+$(SIM_BIN): $(SIM_OBJ)
+$(SIM_BIN): TEST_OBJ := $(SIM_OBJ)
 
 # With FUZZ=1 (clang) a fuzz target is a libFuzzer program, else it replays corpus files.
 $(FUZZ_BIN): $(BIN)/tests/%: $(OBJ)/tests/%.o $(if $(FUZZ),,$(OBJ)/tests/fuzz/replay.o) $(B)/libkvcsupport.a $(DAEMON_A) $(CLIENT_A) $(KERNEL_A)

@@ -1,0 +1,80 @@
+/* A world for the cache: the loop, the engine and the disk tier simulated in one thread, on one seed.
+ *
+ * sim_loop.c implements daemon/loop/loop.h over a simulated clock: nothing happens unless sim_step is called,
+ * and what happens next is drawn from the seed. The engine runs the real codec; the tier keeps real records
+ * in memory and fails, loses, delays and damages them as told. A failure is replayed by its seed. */
+#ifndef KVC_SIM_H
+#define KVC_SIM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/engine/engine.h"
+#include "daemon/loop/loop.h"
+#include "daemon/tier/tier.h"
+
+/* xorshift64; the state is never 0. */
+struct sim_random {
+	uint64_t state;
+};
+
+uint64_t sim_next(struct sim_random *random);
+
+/* true once in `n`; never if n is 0 */
+bool sim_one_in(struct sim_random *random, uint32_t n);
+
+/* A seed from KVC_TEST_SEED, else `fallback`. */
+uint64_t sim_seed(uint64_t fallback);
+
+/* ---- loop ---- */
+
+/* Something that will happen: an engine job ends, a disk request ends. Run in random order. */
+struct sim_event {
+	struct kvc_list node;
+	void (*run)(struct sim_event *event);
+};
+
+kvc_status sim_loop_open(struct sim_random *random, struct kvc_loop **loop);
+void sim_event_add(struct kvc_loop *loop, struct sim_event *event);
+
+/* Run everything that is deferred, then one event, or else the next timer. False if there was nothing to do.
+ */
+bool sim_step(struct kvc_loop *loop);
+
+/* ---- engine ---- */
+
+kvc_status sim_engine_open(struct kvc_loop *loop, struct kvc_engine **engine);
+
+/* ---- tier ---- */
+
+struct sim_tier_faults {
+	uint32_t store_error; /* one in n requests; 0: never */
+	uint32_t load_error;
+	uint32_t sync_error;
+	uint32_t flip; /* a loaded record has one bit flipped */
+	uint32_t hang; /* a request never ends until sim_tier_release */
+};
+
+struct sim_tier {
+	struct kvc_tier tier;
+	struct sim_tier_faults faults;
+	uint32_t stores;
+	uint32_t loads;
+	uint32_t syncs;
+	uint32_t flips;
+	uint32_t errors;
+};
+
+/* A tier with room for `records` records; full, it gives up the oldest. */
+kvc_status sim_tier_open(struct kvc_loop *loop, struct sim_random *random, uint32_t records,
+                         struct sim_tier **tier);
+
+/* Let requests that hang go on. */
+void sim_tier_release(struct sim_tier *tier);
+
+/* As after a crash: forgets what was not synced if `lose`; the next recover reports the rest. */
+void sim_tier_crash(struct sim_tier *tier, bool lose);
+
+void sim_tier_free(struct sim_tier *tier);
+
+#endif

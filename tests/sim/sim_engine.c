@@ -1,0 +1,96 @@
+/* An engine that runs each job with the real codec, whole, at a random later step. */
+#include <stdlib.h>
+
+#include "daemon/base/alloc.h"
+#include "daemon/base/check.h"
+#include "daemon/base/checked.h"
+#include "tests/sim/sim.h"
+
+enum { SCRATCH_ALIGN = 64 };
+
+struct sim_engine {
+	struct kvc_engine engine;
+	struct kvc_loop *loop;
+};
+
+struct job_event {
+	struct sim_event event;
+	struct kvc_engine_job *job;
+};
+
+static kvc_status encode(struct kvc_engine_job *job, void *scratch)
+{
+	const struct kvc_codec *codec = kvc_codec_get(KVC_SIMD_SCALAR);
+
+	kvc_image_encode_tiles(job->plan, codec, &job->view, job->image, 0, job->plan->tiles, scratch);
+	return kvc_image_seal(job->plan, &job->view, job->image, job->image_bytes, &job->length);
+}
+
+static kvc_status decode(struct kvc_engine_job *job, void *scratch)
+{
+	const struct kvc_codec *codec = kvc_codec_get(KVC_SIMD_SCALAR);
+	struct kvc_image image;
+	kvc_status status = kvc_image_open(job->image, job->image_bytes, 0, &image);
+
+	if (status != KVC_OK)
+		return status;
+	return kvc_image_decode_tiles(&image, codec, &job->view, 0, image.plan.tiles, 0, scratch);
+}
+
+static void job_run(struct sim_event *event)
+{
+	struct job_event *holder = kvc_container_of(event, struct job_event, event);
+	struct kvc_engine_job *job = holder->job;
+	size_t bytes = kvc_round_up(kvc_image_scratch_bytes(job->plan), SCRATCH_ALIGN);
+	void *scratch = aligned_alloc(SCRATCH_ALIGN, bytes);
+
+	free(holder);
+	KVC_INVARIANT(scratch);
+	if (job->cancelled)
+		job->status = KVC_CANCELLED;
+	else
+		job->status = job->op == KVC_ENGINE_ENCODE ? encode(job, scratch) : decode(job, scratch);
+	free(scratch);
+	job->done(job);
+}
+
+static void engine_submit(struct kvc_engine *base, struct kvc_engine_job *job)
+{
+	struct sim_engine *engine = kvc_container_of(base, struct sim_engine, engine);
+	struct job_event *holder = calloc(1, sizeof *holder);
+
+	KVC_INVARIANT(holder);
+	job->cancelled = 0;
+	holder->job = job;
+	holder->event.run = job_run;
+	sim_event_add(engine->loop, &holder->event);
+}
+
+static void engine_cancel(struct kvc_engine *engine, struct kvc_engine_job *job)
+{
+	(void)engine;
+	job->cancelled = 1;
+}
+
+static void engine_close(struct kvc_engine *engine)
+{
+	kvc_free(kvc_container_of(engine, struct sim_engine, engine));
+}
+
+kvc_status sim_engine_open(struct kvc_loop *loop, struct kvc_engine **out)
+{
+	static const struct kvc_engine_ops ops = {
+	        .name = "sim",
+	        .submit = engine_submit,
+	        .cancel = engine_cancel,
+	        .close = engine_close,
+	};
+	struct sim_engine *engine = kvc_calloc(1, sizeof *engine);
+
+	if (!engine)
+		return KVC_NO_MEMORY;
+	engine->engine.ops = &ops;
+	engine->loop = loop;
+	*out = &engine->engine;
+	return KVC_OK;
+}

@@ -1,0 +1,864 @@
+/* The cache and the mover in the simulated world of sim.h: each behaviour by itself, then random histories
+ * against a model that knows only which contents were ever put under a key. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "daemon/base/alloc.h"
+#include "daemon/cache/cache.h"
+#include "tests/sim/sim.h"
+
+enum {
+	TOKENS = 16,
+	DIM = 16,
+	ELEMENTS = TOKENS * DIM,
+	BYTES = 2 * ELEMENTS,
+	ARENA = 1 << 20,
+	STEPS_MAX = 2000000
+};
+
+/* One simulated daemon. */
+struct world {
+	struct sim_random random;
+	struct kvc_loop *loop;
+	struct kvc_stats *stats;
+	struct kvc_arena *arena;
+	struct kvc_engine *engine;
+	struct sim_tier *disk;
+	struct kvc_cache *cache;
+	struct kvc_ns *ns;
+	struct kvc_secret secret;
+	bool stopped;
+};
+
+/* One operation with the memory that it works on. */
+struct job {
+	struct kvc_op op;
+	struct world *world;
+	uint16_t key[ELEMENTS];
+	uint16_t value[ELEMENTS];
+	bool done;
+	uint32_t number; /* of the block key */
+	uint32_t content;
+};
+
+static struct kvc_ns_options ns_options(const char *tenant)
+{
+	struct kvc_ns_options options = {
+	        .tenant = tenant,
+	        .model = "sim",
+	        .shape = {.layers = 1,
+	                  .heads = 1,
+	                  .key_dim = DIM,
+	                  .value_dim = DIM,
+	                  .tokens = TOKENS,
+	                  .dtype = KVC_DTYPE_BF16},
+	        .shards = 1,
+	};
+
+	assert_int_equal(kvc_preset_get("quality", &options.codec), KVC_OK);
+	return options;
+}
+
+static void recovered(void *context, kvc_status status)
+{
+	(void)context;
+	assert_int_equal(status, KVC_OK);
+}
+
+static void cache_begin(struct world *w)
+{
+	struct kvc_ns_options ns = ns_options("a");
+	struct kvc_cache_options options = {
+	        .loop = w->loop,
+	        .stats = w->stats,
+	        .arena = w->arena,
+	        .engine = w->engine,
+	        .disk = w->disk ? &w->disk->tier : NULL,
+	        .secret = w->secret,
+	        .ops_max = 64,
+	        .moves_max = 16,
+	        .hash_mask = 0xF, /* many collisions */
+	};
+
+	assert_int_equal(kvc_cache_open(&options, &w->cache), KVC_OK);
+	kvc_cache_recover(w->cache, recovered, w);
+	assert_int_equal(kvc_ns_open(w->cache, &ns, &w->ns), KVC_OK);
+}
+
+/* disk_records 0: no disk */
+static void world_open(struct world *w, uint64_t seed, uint32_t disk_records)
+{
+	*w = (struct world){.random.state = seed ? seed : 1, .secret.bytes = {7}};
+	assert_int_equal(sim_loop_open(&w->random, &w->loop), KVC_OK);
+	assert_int_equal(kvc_stats_open(&w->stats), KVC_OK);
+	assert_int_equal(kvc_arena_open(ARENA, w->stats, &w->arena), KVC_OK);
+	assert_int_equal(sim_engine_open(w->loop, &w->engine), KVC_OK);
+	if (disk_records)
+		assert_int_equal(sim_tier_open(w->loop, &w->random, disk_records, &w->disk), KVC_OK);
+	cache_begin(w);
+}
+
+static void stop_done(void *context)
+{
+	((struct world *)context)->stopped = true;
+}
+
+static void settle(struct world *w)
+{
+	for (unsigned i = 0; sim_step(w->loop); i++)
+		assert_true(i < STEPS_MAX);
+}
+
+static void cache_end(struct world *w, uint64_t flush_ms)
+{
+	w->stopped = false;
+	kvc_cache_stop(w->cache, flush_ms, stop_done, w);
+	settle(w);
+	assert_true(w->stopped);
+	kvc_ns_close(w->ns);
+	settle(w);
+	kvc_cache_close(w->cache);
+}
+
+static void world_close(struct world *w)
+{
+	cache_end(w, 1000);
+	kvc_engine_close(w->engine);
+	kvc_arena_close(w->arena);
+	if (w->disk)
+		sim_tier_free(w->disk);
+	kvc_loop_close(w->loop);
+	kvc_stats_close(w->stats);
+	assert_int_equal(kvc_alloc_live(), 0);
+}
+
+static int64_t stat(struct world *w, const char *name)
+{
+	return kvc_stat_get(kvc_stats_cell(w->stats, name));
+}
+
+/* ---- jobs ---- */
+
+/* The elements of a content: small distinct bf16 numbers. */
+static void content_fill(uint32_t content, uint16_t *key, uint16_t *value)
+{
+	struct sim_random random = {.state = 0x1234567ull + content * 0x9E3779B97F4A7C15ull};
+
+	for (unsigned i = 0; i < ELEMENTS; i++) {
+		key[i] = (uint16_t)(0x3F00 | (sim_next(&random) & 0x80FF));
+		value[i] = (uint16_t)(0x3E00 | (sim_next(&random) & 0x81FF));
+	}
+}
+
+static struct kvc_storage_key storage_key(struct world *w, uint32_t number)
+{
+	struct kvc_storage_key key;
+
+	kvc_ns_key(w->ns, &number, sizeof number, &key);
+	return key;
+}
+
+static void job_done(struct kvc_op *op)
+{
+	struct job *job = kvc_container_of(op, struct job, op);
+
+	assert_false(job->done);
+	job->done = true;
+}
+
+static void job_init(struct world *w, struct job *job, enum kvc_op_kind kind, uint32_t number)
+{
+	*job = (struct job){.world = w, .number = number};
+	job->op = (struct kvc_op){.kind = kind, .ns = w->ns, .tokens = TOKENS, .done = job_done};
+	job->op.key = storage_key(w, number);
+	job->op.view.key = job->key;
+	job->op.view.value = job->value;
+	kvc_block_layout_default(&kvc_ns_plan(w->ns)->shape, KVC_KIND_KEY, &job->op.view.key_layout);
+	kvc_block_layout_default(&kvc_ns_plan(w->ns)->shape, KVC_KIND_VALUE, &job->op.view.value_layout);
+}
+
+static void put_submit(struct world *w, struct job *job, uint32_t number, uint32_t content, bool durable)
+{
+	job_init(w, job, KVC_OP_PUT, number);
+	job->content = content;
+	job->op.durable = durable;
+	content_fill(content, job->key, job->value);
+	kvc_op_submit(w->cache, &job->op);
+	assert_false(job->done);
+}
+
+static void get_submit(struct world *w, struct job *job, uint32_t number)
+{
+	job_init(w, job, KVC_OP_GET, number);
+	memset(job->key, 0xEE, sizeof job->key);
+	memset(job->value, 0xEE, sizeof job->value);
+	kvc_op_submit(w->cache, &job->op);
+	assert_false(job->done);
+}
+
+static kvc_status finish(struct world *w, struct job *job)
+{
+	for (unsigned i = 0; !job->done; i++) {
+		assert_true(sim_step(w->loop));
+		assert_true(i < STEPS_MAX);
+	}
+	return job->op.status;
+}
+
+static kvc_status put(struct world *w, uint32_t number, uint32_t content)
+{
+	struct job job;
+
+	put_submit(w, &job, number, content, false);
+	return finish(w, &job);
+}
+
+/* What a get must restore for a content: through the codec, without the cache. */
+static bool restored_is(struct world *w, const struct job *job, uint32_t content)
+{
+	const struct kvc_image_plan *plan = kvc_ns_plan(w->ns);
+	uint16_t key[ELEMENTS], value[ELEMENTS];
+	struct kvc_block_view view = job->op.view;
+	uint8_t *image = aligned_alloc(64, 65536), *scratch = aligned_alloc(64, 65536);
+	const struct kvc_codec *codec = kvc_codec_get(KVC_SIMD_SCALAR);
+	struct kvc_image opened;
+	uint64_t length;
+	bool same;
+
+	content_fill(content, key, value);
+	view.key = key;
+	view.value = value;
+	assert_true(kvc_image_scratch_bytes(plan) <= 65536 && plan->raw_image_bytes <= 65536);
+	kvc_image_encode_tiles(plan, codec, &view, image, 0, plan->tiles, scratch);
+	assert_int_equal(kvc_image_seal(plan, &view, image, 65536, &length), KVC_OK);
+	assert_int_equal(kvc_image_open(image, length, 0, &opened), KVC_OK);
+	assert_int_equal(kvc_image_decode_tiles(&opened, codec, &view, 0, plan->tiles, 0, scratch), KVC_OK);
+	same = !memcmp(key, job->key, BYTES) && !memcmp(value, job->value, BYTES);
+	free(image);
+	free(scratch);
+	return same;
+}
+
+static kvc_status get(struct world *w, uint32_t number, uint32_t content)
+{
+	struct job job;
+	kvc_status status;
+
+	get_submit(w, &job, number);
+	status = finish(w, &job);
+	if (status == KVC_OK)
+		assert_true(restored_is(w, &job, content));
+	return status;
+}
+
+/* ---- single behaviours ---- */
+
+static void put_then_get(void **state)
+{
+	struct world w;
+
+	(void)state;
+	world_open(&w, 1, 0);
+	assert_int_equal(get(&w, 1, 0), KVC_MISS);
+	assert_int_equal(put(&w, 1, 11), KVC_OK);
+	assert_int_equal(get(&w, 1, 11), KVC_OK);
+	assert_int_equal(get(&w, 2, 0), KVC_MISS);
+	assert_int_equal(stat(&w, "cache.hits_ram"), 1);
+	assert_int_equal(stat(&w, "cache.misses"), 2);
+	world_close(&w);
+}
+
+static void first_writer_wins(void **state)
+{
+	struct world w;
+	struct job jobs[8];
+
+	(void)state;
+	world_open(&w, 2, 0);
+	for (uint32_t i = 0; i < 8; i++)
+		put_submit(&w, &jobs[i], 1, i, false);
+	for (uint32_t i = 0; i < 8; i++)
+		assert_int_equal(finish(&w, &jobs[i]), KVC_OK);
+	assert_int_equal(get(&w, 1, 0), KVC_OK);
+	assert_int_equal(put(&w, 1, 5), KVC_OK);
+	assert_int_equal(get(&w, 1, 0), KVC_OK);
+	assert_int_equal(stat(&w, "cache.blocks"), 1);
+	assert_int_equal(stat(&w, "move.encode"), 1);
+	world_close(&w);
+}
+
+static void second_writer_after_a_cancelled_first(void **state)
+{
+	struct world w;
+	struct job first, second;
+
+	(void)state;
+	world_open(&w, 3, 0);
+	put_submit(&w, &first, 1, 1, false);
+	put_submit(&w, &second, 1, 2, false);
+	kvc_op_cancel(&first.op, KVC_DEADLINE);
+	assert_int_equal(finish(&w, &first), KVC_DEADLINE);
+	assert_int_equal(finish(&w, &second), KVC_OK);
+	assert_int_equal(get(&w, 1, 2), KVC_OK);
+	world_close(&w);
+}
+
+static void half_a_put_is_a_miss(void **state)
+{
+	struct world w;
+	struct job writer;
+	uint8_t rest;
+
+	(void)state;
+	world_open(&w, 4, 0);
+	put_submit(&w, &writer, 1, 1, false);
+	struct kvc_storage_key key = storage_key(&w, 1);
+	assert_int_equal(kvc_cache_lookup(w.cache, &key, 1, &rest), 0);
+	assert_int_equal(rest, KVC_REST_NONE);
+	assert_int_equal(kvc_cache_drop(w.cache, &key, 1), 0);
+	struct job reader;
+	get_submit(&w, &reader, 1);
+	assert_int_equal(finish(&w, &reader), KVC_MISS);
+	assert_int_equal(finish(&w, &writer), KVC_OK);
+	assert_int_equal(kvc_cache_lookup(w.cache, &key, 1, &rest), 1);
+	assert_int_equal(rest, KVC_REST_RAM);
+	world_close(&w);
+}
+
+static void other_token_count_is_a_conflict(void **state)
+{
+	struct world w;
+	struct job job;
+
+	(void)state;
+	world_open(&w, 5, 0);
+	job_init(&w, &job, KVC_OP_PUT, 1);
+	job.op.tokens = 3;
+	content_fill(1, job.key, job.value);
+	kvc_op_submit(w.cache, &job.op);
+	assert_int_equal(finish(&w, &job), KVC_OK);
+	assert_int_equal(put(&w, 1, 1), KVC_CONFLICT);
+	assert_int_equal(get(&w, 1, 1), KVC_CONFLICT);
+	world_close(&w);
+}
+
+/* Many more blocks than the arena holds: without a disk the coldest are lost, with one none is. */
+static void overflow(uint32_t disk_records, bool all_there)
+{
+	enum { BLOCKS = 600 };
+	struct world w;
+	uint32_t present = 0;
+
+	world_open(&w, 6, disk_records);
+	for (uint32_t i = 0; i < BLOCKS; i++)
+		assert_int_equal(put(&w, i, i), KVC_OK);
+	for (uint32_t i = 0; i < BLOCKS; i++)
+		present += get(&w, i, i) == KVC_OK;
+	print_message("%u of %u blocks present, %ld evicted, %ld lost\n", present, BLOCKS,
+	              (long)stat(&w, "cache.evicted"), (long)stat(&w, "cache.lost"));
+	assert_true(stat(&w, "cache.evicted") > 0);
+	if (all_there)
+		assert_int_equal(present, BLOCKS);
+	else
+		assert_true(present > 0 && present < BLOCKS);
+	world_close(&w);
+}
+
+static void overflow_without_disk_loses_the_cold(void **state)
+{
+	(void)state;
+	overflow(0, false);
+}
+
+static void overflow_to_disk_loses_nothing(void **state)
+{
+	(void)state;
+	overflow(1000, true);
+}
+
+static void full_disk_gives_up_the_oldest(void **state)
+{
+	(void)state;
+	overflow(200, false);
+}
+
+static void chain_loses_its_deepest_first(void **state)
+{
+	enum { BLOCKS = 400 };
+	struct world w;
+	struct job job;
+	bool gone = false;
+
+	(void)state;
+	world_open(&w, 7, 0);
+	for (uint32_t i = 0; i < BLOCKS; i++) {
+		job_init(&w, &job, KVC_OP_PUT, i);
+		content_fill(i, job.key, job.value);
+		job.op.has_parent = i > 0;
+		job.op.parent = storage_key(&w, i ? i - 1 : 0);
+		kvc_op_submit(w.cache, &job.op);
+		assert_int_equal(finish(&w, &job), KVC_OK);
+	}
+	assert_true(stat(&w, "cache.lost") > 0);
+	for (uint32_t i = 0; i < BLOCKS; i++) {
+		bool here = get(&w, i, i) == KVC_OK;
+
+		assert_false(gone && here); /* no hole: what is left is a prefix */
+		gone = !here;
+	}
+	world_close(&w);
+}
+
+static void durable_put_is_synced(void **state)
+{
+	struct world w;
+	struct job jobs[4];
+
+	(void)state;
+	world_open(&w, 8, 100);
+	for (uint32_t i = 0; i < 4; i++)
+		put_submit(&w, &jobs[i], i, i, true);
+	for (uint32_t i = 0; i < 4; i++)
+		assert_int_equal(finish(&w, &jobs[i]), KVC_OK);
+	assert_int_equal(w.disk->stores, 4);
+	assert_true(w.disk->syncs >= 1);
+	world_close(&w);
+}
+
+static void durable_put_without_disk_says_so(void **state)
+{
+	struct world w;
+	struct job job;
+
+	(void)state;
+	world_open(&w, 9, 0);
+	put_submit(&w, &job, 1, 1, true);
+	assert_int_equal(finish(&w, &job), KVC_UNSUPPORTED);
+	world_close(&w);
+}
+
+static void failed_write_keeps_the_block_in_ram(void **state)
+{
+	struct world w;
+	struct job job;
+
+	(void)state;
+	world_open(&w, 10, 100);
+	w.disk->faults.store_error = 1;
+	put_submit(&w, &job, 1, 1, true);
+	assert_int_equal(finish(&w, &job), KVC_IO);
+	assert_int_equal(get(&w, 1, 1), KVC_OK);
+	w.disk->faults.store_error = 0;
+	world_close(&w);
+}
+
+static void failed_sync_is_no_success(void **state)
+{
+	struct world w;
+	struct job job;
+
+	(void)state;
+	world_open(&w, 11, 100);
+	w.disk->faults.sync_error = 1;
+	put_submit(&w, &job, 1, 1, true);
+	assert_int_equal(finish(&w, &job), KVC_IO);
+	w.disk->faults.sync_error = 0;
+	world_close(&w);
+}
+
+/* Put enough blocks that block 0 rests on disk only. */
+static void push_out(struct world *w)
+{
+	struct kvc_storage_key key = storage_key(w, 0);
+	uint8_t rest = KVC_REST_NONE;
+
+	assert_int_equal(put(w, 0, 0), KVC_OK);
+	for (uint32_t i = 1000; i < 1400; i++)
+		assert_int_equal(put(w, i, i), KVC_OK);
+	assert_int_equal(kvc_cache_lookup(w->cache, &key, 1, &rest), 1);
+	assert_int_equal(rest, KVC_REST_DISK);
+}
+
+static void damaged_record_is_a_miss(void **state)
+{
+	struct world w;
+
+	(void)state;
+	world_open(&w, 12, 1000);
+	push_out(&w);
+	w.disk->faults.flip = 1;
+	assert_int_equal(get(&w, 0, 0), KVC_MISS);
+	w.disk->faults.flip = 0;
+	assert_int_equal(w.disk->flips, 1);
+	assert_int_equal(stat(&w, "cache.corrupt"), 1);
+	assert_int_equal(get(&w, 0, 0), KVC_MISS);
+	world_close(&w);
+}
+
+static void damaged_slab_is_a_miss(void **state)
+{
+	struct world w;
+	struct job job;
+
+	(void)state;
+	world_open(&w, 13, 0);
+	assert_int_equal(put(&w, 1, 1), KVC_OK);
+	get_submit(&w, &job, 1);
+	job.op.move.slab[KVC_RECORD_HEADER_BYTES + 600] ^= 1; /* before the engine reads it */
+	assert_int_equal(finish(&w, &job), KVC_MISS);
+	assert_int_equal(stat(&w, "cache.corrupt"), 1);
+	assert_int_equal(stat(&w, "cache.blocks"), 0);
+	world_close(&w);
+}
+
+static void read_error_is_a_miss(void **state)
+{
+	struct world w;
+
+	(void)state;
+	world_open(&w, 14, 1000);
+	push_out(&w);
+	w.disk->faults.load_error = 1;
+	assert_int_equal(get(&w, 0, 0), KVC_MISS);
+	w.disk->faults.load_error = 0;
+	world_close(&w);
+}
+
+static void hung_disk_ends_by_the_deadline(void **state)
+{
+	struct world w;
+	struct job reader, writer;
+
+	(void)state;
+	world_open(&w, 15, 1000);
+	push_out(&w);
+	w.disk->faults.hang = 1;
+	get_submit(&w, &reader, 0);
+	put_submit(&w, &writer, 1, 1, true);
+	settle(&w);
+	assert_false(reader.done || writer.done);
+	kvc_op_cancel(&reader.op, KVC_DEADLINE);
+	kvc_op_cancel(&writer.op, KVC_DEADLINE);
+	assert_int_equal(finish(&w, &reader), KVC_DEADLINE);
+	assert_int_equal(finish(&w, &writer), KVC_DEADLINE);
+	w.disk->faults.hang = 0;
+	sim_tier_release(w.disk);
+	settle(&w);
+	assert_int_equal(get(&w, 0, 0), KVC_OK);
+	world_close(&w);
+}
+
+static void concurrent_gets_share_one_load(void **state)
+{
+	struct world w;
+	struct job jobs[5];
+	uint32_t loads;
+
+	(void)state;
+	world_open(&w, 16, 1000);
+	push_out(&w);
+	loads = w.disk->loads;
+	for (unsigned i = 0; i < 5; i++)
+		get_submit(&w, &jobs[i], 0);
+	for (unsigned i = 0; i < 5; i++) {
+		assert_int_equal(finish(&w, &jobs[i]), KVC_OK);
+		assert_int_equal(jobs[i].op.from, KVC_REST_DISK);
+		assert_true(restored_is(&w, &jobs[i], 0));
+	}
+	assert_int_equal(w.disk->loads, loads + 1);
+	world_close(&w);
+}
+
+static void drop_during_get_and_load(void **state)
+{
+	struct world w;
+	struct job reader;
+	struct kvc_storage_key key;
+
+	(void)state;
+	world_open(&w, 17, 1000);
+	assert_int_equal(put(&w, 1, 1), KVC_OK);
+	key = storage_key(&w, 1);
+	get_submit(&w, &reader, 1);
+	assert_int_equal(kvc_cache_drop(w.cache, &key, 1), 1);
+	assert_int_equal(finish(&w, &reader), KVC_OK);
+	assert_true(restored_is(&w, &reader, 1));
+	assert_int_equal(get(&w, 1, 1), KVC_MISS);
+	push_out(&w);
+	key = storage_key(&w, 0);
+	get_submit(&w, &reader, 0);
+	assert_int_equal(kvc_cache_drop(w.cache, &key, 1), 1);
+	assert_int_equal(finish(&w, &reader), KVC_MISS);
+	world_close(&w);
+}
+
+static void pinned_blocks_stay(void **state)
+{
+	struct world w;
+	struct kvc_lease *lease;
+	struct kvc_storage_key keys[3];
+	uint32_t done;
+
+	(void)state;
+	world_open(&w, 18, 0);
+	for (uint32_t i = 0; i < 3; i++) {
+		keys[i] = storage_key(&w, i);
+		assert_int_equal(put(&w, i, i), KVC_OK);
+	}
+	keys[2] = storage_key(&w, 99);
+	assert_int_equal(kvc_lease_open(w.cache, 2, &lease), KVC_OK);
+	assert_int_equal(kvc_lease_pin(lease, keys, 3, &done), KVC_OK);
+	assert_int_equal(done, 2);
+	assert_int_equal(kvc_lease_pin(lease, keys, 2, &done), KVC_OK); /* twice counts once */
+	assert_int_equal(stat(&w, "cache.pins"), 2);
+	for (uint32_t i = 1000; i < 1400; i++)
+		assert_int_equal(put(&w, i, i), KVC_OK);
+	assert_int_equal(get(&w, 0, 0), KVC_OK);
+	assert_int_equal(get(&w, 1, 1), KVC_OK);
+	assert_int_equal(get(&w, 2, 2), KVC_MISS);
+	keys[2] = storage_key(&w, 1399);
+	assert_int_equal(kvc_lease_pin(lease, keys, 3, &done), KVC_LIMIT);
+	assert_int_equal(kvc_lease_unpin(lease, keys, 1), 1);
+	assert_int_equal(kvc_lease_unpin(lease, keys, 1), 0);
+	kvc_lease_close(lease);
+	assert_int_equal(stat(&w, "cache.pins"), 0);
+	for (uint32_t i = 2000; i < 2400; i++)
+		assert_int_equal(put(&w, i, i), KVC_OK);
+	assert_int_equal(get(&w, 0, 0), KVC_MISS);
+	world_close(&w);
+}
+
+static void all_pinned_is_no_space(void **state)
+{
+	struct world w;
+	struct kvc_lease *lease;
+	uint32_t done, i = 0;
+
+	(void)state;
+	world_open(&w, 19, 0);
+	assert_int_equal(kvc_lease_open(w.cache, 1000, &lease), KVC_OK);
+	while (put(&w, i, i) == KVC_OK) {
+		struct kvc_storage_key key = storage_key(&w, i++);
+
+		assert_int_equal(kvc_lease_pin(lease, &key, 1, &done), KVC_OK);
+	}
+	assert_true(i > 100);
+	assert_int_equal(put(&w, i, i), KVC_NO_SPACE);
+	kvc_lease_close(lease);
+	assert_int_equal(put(&w, i, i), KVC_OK);
+	world_close(&w);
+}
+
+static void stop_flushes_and_recovery_finds(void **state)
+{
+	struct world w;
+
+	(void)state;
+	world_open(&w, 20, 1000);
+	for (uint32_t i = 0; i < 50; i++)
+		assert_int_equal(put(&w, i, i), KVC_OK);
+	cache_end(&w, 1000);
+	kvc_arena_close(w.arena);
+	assert_int_equal(kvc_arena_open(ARENA, w.stats, &w.arena), KVC_OK);
+	sim_tier_crash(w.disk, true);
+	cache_begin(&w);
+	for (uint32_t i = 0; i < 50; i++)
+		assert_int_equal(get(&w, i, i), KVC_OK);
+	world_close(&w);
+}
+
+static void operations_over_the_limit_are_busy(void **state)
+{
+	enum { MANY = 80 };
+	struct world w;
+	struct job *jobs = test_calloc(MANY, sizeof *jobs);
+	unsigned busy = 0;
+
+	(void)state;
+	world_open(&w, 21, 0);
+	for (uint32_t i = 0; i < MANY; i++)
+		put_submit(&w, &jobs[i], i, i, false);
+	for (uint32_t i = 0; i < MANY; i++)
+		busy += finish(&w, &jobs[i]) == KVC_BUSY;
+	assert_int_equal(busy, MANY - 64);
+	assert_int_equal(stat(&w, "cache.busy"), busy);
+	test_free(jobs);
+	world_close(&w);
+}
+
+static void tenants_do_not_meet(void **state)
+{
+	struct kvc_ns_options options = ns_options("b");
+	struct kvc_ns *own, *other, *again;
+	struct world w;
+
+	(void)state;
+	world_open(&w, 22, 0);
+	own = w.ns;
+	assert_int_equal(put(&w, 1, 1), KVC_OK);
+	assert_int_equal(kvc_ns_open(w.cache, &options, &other), KVC_OK);
+	assert_int_equal(kvc_ns_open(w.cache, &options, &again), KVC_OK);
+	assert_ptr_equal(other, again);
+	w.ns = other;
+	assert_int_equal(get(&w, 1, 1), KVC_MISS);
+	w.ns = own;
+	kvc_ns_close(other);
+	kvc_ns_close(again);
+	world_close(&w);
+}
+
+/* ---- random histories ---- */
+
+enum { NUMBERS = 300, CONTENTS = 4, JOBS = 24 };
+
+/* What the model knows of a block key: the contents that a put was ever begun with since it was last surely
+ * empty. */
+struct history {
+	uint8_t put[NUMBERS];
+};
+
+static void history_get(struct world *w, const struct history *history, const struct job *job)
+{
+	uint8_t contents = history->put[job->number];
+
+	for (uint32_t content = 0; content < CONTENTS; content++)
+		if (contents >> content & 1 && restored_is(w, job, job->number * CONTENTS + content))
+			return;
+	fail_msg("block %u was restored as something that was never put", job->number);
+}
+
+static void history_submit(struct world *w, struct history *history, struct job *job)
+{
+	uint32_t number = (uint32_t)(sim_next(&w->random) % NUMBERS);
+	uint32_t content = (uint32_t)(sim_next(&w->random) % CONTENTS);
+
+	if (sim_one_in(&w->random, 2)) {
+		history->put[number] |= (uint8_t)(1u << content);
+		put_submit(w, job, number, number * CONTENTS + content, sim_one_in(&w->random, 4));
+	} else {
+		get_submit(w, job, number);
+	}
+}
+
+static void history_other(struct world *w, struct kvc_lease *lease)
+{
+	struct kvc_storage_key key = storage_key(w, (uint32_t)(sim_next(&w->random) % NUMBERS));
+	uint32_t done;
+	uint8_t rest;
+
+	switch (sim_next(&w->random) % 6) {
+	case 0:
+		kvc_cache_drop(w->cache, &key, 1);
+		break;
+	case 1:
+		assert_int_equal(kvc_lease_pin(lease, &key, 1, &done), KVC_OK);
+		break;
+	case 2:
+	case 3:
+		kvc_lease_unpin(lease, &key, 1);
+		break;
+	case 4:
+		kvc_cache_prefetch(w->cache, &key, 1);
+		break;
+	default:
+		kvc_cache_lookup(w->cache, &key, 1, &rest);
+		break;
+	}
+}
+
+static void history_step(struct world *w, struct history *history, struct job *job, bool *busy)
+{
+	if (!*busy) {
+		history_submit(w, history, job);
+		*busy = true;
+	} else if (job->done) {
+		if (job->op.kind == KVC_OP_GET && job->op.status == KVC_OK)
+			history_get(w, history, job);
+		*busy = false;
+	} else if (sim_one_in(&w->random, 30)) {
+		kvc_op_cancel(&job->op, KVC_DEADLINE);
+	}
+}
+
+static void history_run(uint64_t seed, uint32_t steps)
+{
+	struct job *jobs = test_calloc(JOBS, sizeof *jobs);
+	struct history history = {{0}};
+	bool busy[JOBS] = {false};
+	struct kvc_lease *lease;
+	struct world w;
+
+	world_open(&w, seed * 0x9E3779B97F4A7C15ull, seed % 4 ? 150 : 0);
+	if (w.disk)
+		w.disk->faults = (struct sim_tier_faults){
+		        .store_error = 50, .load_error = 50, .sync_error = 50, .flip = 20};
+	assert_int_equal(kvc_lease_open(w.cache, 100, &lease), KVC_OK);
+	for (uint32_t i = 0; i < steps; i++) {
+		uint32_t j = (uint32_t)(sim_next(&w.random) % JOBS);
+
+		history_step(&w, &history, &jobs[j], &busy[j]);
+		if (sim_one_in(&w.random, 5))
+			history_other(&w, lease);
+		sim_step(w.loop);
+	}
+	settle(&w);
+	for (uint32_t j = 0; j < JOBS; j++)
+		assert_true(!busy[j] || jobs[j].done);
+	kvc_lease_close(lease);
+	settle(&w);
+	world_close(&w);
+	test_free(jobs);
+}
+
+static void random_histories(void **state)
+{
+	const char *count = getenv("KVC_TEST_SEEDS");
+	uint64_t seeds = count ? strtoull(count, NULL, 0) : 40;
+	uint64_t first = sim_seed(1);
+
+	(void)state;
+	for (uint64_t seed = first; seed < first + seeds; seed++) {
+		print_message("\rseed %llu", (unsigned long long)seed);
+		history_run(seed, 3000);
+	}
+	print_message("\n");
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        cmocka_unit_test(put_then_get),
+	        cmocka_unit_test(first_writer_wins),
+	        cmocka_unit_test(second_writer_after_a_cancelled_first),
+	        cmocka_unit_test(half_a_put_is_a_miss),
+	        cmocka_unit_test(other_token_count_is_a_conflict),
+	        cmocka_unit_test(overflow_without_disk_loses_the_cold),
+	        cmocka_unit_test(overflow_to_disk_loses_nothing),
+	        cmocka_unit_test(full_disk_gives_up_the_oldest),
+	        cmocka_unit_test(chain_loses_its_deepest_first),
+	        cmocka_unit_test(durable_put_is_synced),
+	        cmocka_unit_test(durable_put_without_disk_says_so),
+	        cmocka_unit_test(failed_write_keeps_the_block_in_ram),
+	        cmocka_unit_test(failed_sync_is_no_success),
+	        cmocka_unit_test(damaged_record_is_a_miss),
+	        cmocka_unit_test(damaged_slab_is_a_miss),
+	        cmocka_unit_test(read_error_is_a_miss),
+	        cmocka_unit_test(hung_disk_ends_by_the_deadline),
+	        cmocka_unit_test(concurrent_gets_share_one_load),
+	        cmocka_unit_test(drop_during_get_and_load),
+	        cmocka_unit_test(pinned_blocks_stay),
+	        cmocka_unit_test(all_pinned_is_no_space),
+	        cmocka_unit_test(stop_flushes_and_recovery_finds),
+	        cmocka_unit_test(operations_over_the_limit_are_busy),
+	        cmocka_unit_test(tenants_do_not_meet),
+	        cmocka_unit_test(random_histories),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
