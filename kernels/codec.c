@@ -4,6 +4,7 @@
 
 #include "kernels/codec_internal.h"
 
+#include <cpuid.h>
 #include <string.h>
 
 static bool is_power_of_two(uint32_t value)
@@ -93,14 +94,13 @@ size_t kvc_tile_bytes(const struct kvc_codec_params *params, const struct kvc_ti
 	return layout.bytes;
 }
 
-/* One float an element, padded to whole chunks, and room for means: at most lcm(dim, chunk) <= 8 dim of them,
- * beside dim plain ones and one run of rotation. */
+/* One float an element, padded to whole batches; means, of which the SIMD versions keep lcm(dim, chunk) <= 8
+ * dim; and one run of rotation or one batch. */
 size_t kvc_tile_scratch_bytes(const struct kvc_tile_shape *shape)
 {
-	size_t elements = kvc_round_up_to((size_t)shape->tokens * shape->dim, KVC_CHUNK);
-	size_t means = kvc_round_up_to((size_t)shape->dim, KVC_CHUNK) + 8 * (size_t)shape->dim;
+	size_t elements = kvc_round_up_to((size_t)shape->tokens * shape->dim, KVC_BATCH);
 
-	return sizeof(float) * (elements + means + KVC_DIM_MAX);
+	return sizeof(float) * (elements + 8 * (size_t)shape->dim + KVC_DIM_MAX);
 }
 
 void kvc_tile_raw_store(const struct kvc_tile_shape *shape, const struct kvc_rows *source, uint8_t *out)
@@ -121,7 +121,37 @@ void kvc_tile_raw_load(const struct kvc_tile_shape *shape, const uint8_t *raw, c
 		memcpy(kvc_row(dest, t), raw + t * row_bytes, row_bytes);
 }
 
+/* __builtin_cpu_supports() also asks whether the operating system saves the registers. Not every compiler
+ * knows F16C there, hence CPUID; AVX2 implies what the system must do for it. */
+static bool cpu_has_avx2(void)
+{
+	unsigned a, b, c, d;
+
+	return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+	       __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
+static bool cpu_has_avx512(void)
+{
+	return cpu_has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+	       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+	       __builtin_cpu_supports("avx512vnni");
+}
+
 const struct kvc_codec *kvc_codec_get(enum kvc_simd simd)
 {
-	return simd == KVC_SIMD_AUTO || simd == KVC_SIMD_SCALAR ? &kvc_codec_scalar : NULL;
+	__builtin_cpu_init();
+	if (simd == KVC_SIMD_AUTO)
+		simd = cpu_has_avx512() ? KVC_SIMD_AVX512 : cpu_has_avx2() ? KVC_SIMD_AVX2 : KVC_SIMD_SCALAR;
+	switch (simd) {
+	case KVC_SIMD_SCALAR:
+		return &kvc_codec_scalar;
+	case KVC_SIMD_AVX2:
+		return cpu_has_avx2() ? &kvc_codec_avx2 : NULL;
+	case KVC_SIMD_AVX512:
+		return cpu_has_avx512() ? &kvc_codec_avx512 : NULL;
+	case KVC_SIMD_AUTO:
+		break;
+	}
+	return NULL;
 }

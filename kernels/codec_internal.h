@@ -6,9 +6,9 @@
 
 #include <assert.h>
 
-/* Elements that the SIMD implementations handle at once; tiles in scratch memory are padded to it. A multiple
- * of every group. */
+/* Elements that the SIMD implementations handle at once, and elements to which they pad a tile in scratch. */
 #define KVC_CHUNK 128u
+#define KVC_BATCH 512u
 
 /* A source element whose magnitude has bits of 2^20 or above makes its tile raw: sums cannot overflow then.
  */

@@ -29,6 +29,9 @@ void kvc_loop_close(struct kvc_loop *loop);
 void kvc_loop_run(struct kvc_loop *loop);
 void kvc_loop_stop(struct kvc_loop *loop);
 
+/* One turn: waits for something to happen, and runs what it is for. For tests and start-up. */
+void kvc_loop_turn(struct kvc_loop *loop);
+
 /* Milliseconds of CLOCK_MONOTONIC, read once a turn of the loop. */
 uint64_t kvc_loop_now_ms(const struct kvc_loop *loop);
 
