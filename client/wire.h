@@ -46,8 +46,8 @@ kvc_status kvcc_wire_keys(uint32_t ns, uint32_t deadline_ms, const struct kvc_ke
                           struct kvcc_buffer *out);
 size_t kvcc_wire_keys_fit(const struct kvc_key *keys, size_t count);
 
-/* Turn the frame of a put that this file encoded into the body of a drop of those of its keys whose status
- * is KVC_OK; in place, because it must not fail. Returns how many keys that are. */
+/* Turn the frame of a put that was encoded here into that of a drop of those of its keys whose status is
+ * KVC_OK, of all if statuses is NULL; in place, because it must not fail. Returns how many keys that are. */
 size_t kvcc_wire_put_to_drop(struct kvcc_buffer *frame, const uint32_t *statuses, size_t count);
 
 /* ---- replies ------------------------------------------------------------------------------- */

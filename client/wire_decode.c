@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "client/alloc.h"
-#include "client/error.h"
+#include "client/fail.h"
 #include "client/wire.h"
 #include "proto/kvcellar.pb-c.h"
 

@@ -402,7 +402,10 @@ size_t kvcc_wire_put_to_drop(struct kvcc_buffer *frame, const uint32_t *statuses
 			memmove(body, field, (size_t)(put.at - field));
 			body += put.at - field;
 		}
-		if (tag != PUT_BLOCKS || i >= count || statuses[i++] != KVC_OK)
+		if (tag != PUT_BLOCKS || i >= count)
+			continue;
+		i++;
+		if (statuses && statuses[i - 1] != KVC_OK)
 			continue;
 		if (walk_field(&block, &key) != BLOCK_KEY)
 			continue;

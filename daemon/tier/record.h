@@ -3,8 +3,8 @@
  *   header (512 bytes, little-endian, checksummed), image (kernels/image.h), zeros up to a multiple of 4096
  *
  * The header carries its own address, so that a well-formed record in the wrong place is not taken for the
- * right one. It binds the image by a hash of the image's header, whose checksums in turn cover every tile.
- * Pure functions. */
+ * right one. It binds the image by the checksum in the image's header, which in turn covers every tile. Pure
+ * functions. */
 #ifndef KVC_RECORD_H
 #define KVC_RECORD_H
 
@@ -49,13 +49,13 @@ void kvc_record_seal(const struct kvc_record *record, uint8_t *bytes);
 kvc_status kvc_record_parse(const uint8_t header[KVC_RECORD_HEADER_BYTES], uint64_t available,
                             struct kvc_record *record);
 
-/* Whether the image that stands behind a sound header is the one that was sealed with it. Looks at the first
- * KVC_RECORD_ALIGN bytes of the record. */
+/* Whether the image that stands behind a sound header is the one that was sealed with it, as far as the
+ * image's own header tells. Looks at the first KVC_RECORD_ALIGN bytes of the record. */
 bool kvc_record_binds(const uint8_t *bytes);
 
-/* Whether a record that was read is the one expected: key, device, place, epoch, image length, generation
- * (expected 0: not known), and that it binds its image. KVC_OK or KVC_CORRUPT. The tiles are checked when
- * they are decoded. */
+/* Whether a record that was read is the one expected: key, device, place, low half of the epoch, sizes, and
+ * the image's own checksum as noted in the record. A segment's epoch is used once, so place and epoch name
+ * one record for good. KVC_OK or KVC_CORRUPT. The tiles are checked when they are decoded. */
 kvc_status kvc_record_match(const uint8_t *bytes, uint64_t length, const struct kvc_record *expected);
 
 #endif

@@ -1,6 +1,6 @@
 /* What went wrong, for people: the text behind kvc_last_error. */
-#ifndef KVCC_ERROR_H
-#define KVCC_ERROR_H
+#ifndef KVCC_FAIL_H
+#define KVCC_FAIL_H
 
 #include <stddef.h>
 

@@ -1,5 +1,5 @@
 /* The thread's last error text, and broken invariants. */
-#include "client/error.h"
+#include "client/fail.h"
 
 #include <stdarg.h>
 #include <stdio.h>

@@ -1,0 +1,273 @@
+/* The system calls on the socket, made without the lock under the two roles of internal.h.
+ *
+ * Sending gathers up to BATCH frames into one sendmsg. A descriptor travels with the first byte of its
+ * frame and at most one goes with a call, so that the daemon can tell to which frame it belongs. */
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+
+#include "client/internal.h"
+
+#define BATCH 32
+
+/* ---- sending ------------------------------------------------------------------------------- */
+
+struct gather {
+	struct iovec parts[BATCH];
+	size_t count;
+	int fd; /* to pass, -1: none */
+};
+
+static struct kvcc_request *request_of(struct kvcc_node *node)
+{
+	return KVCC_ENTRY(node, struct kvcc_request, node);
+}
+
+static void gather_output(struct kvcc_conn *conn, struct gather *gather)
+{
+	gather->count = 0;
+	gather->fd = -1;
+	for (struct kvcc_node *node = conn->output.next; node != &conn->output; node = node->next) {
+		struct kvcc_request *request = request_of(node);
+		bool passes = request->verb == KVC_VERB_ATTACH && request->sent == 0;
+
+		if (gather->count == BATCH || (passes && gather->count > 0))
+			break;
+		if (passes)
+			gather->fd = request->region->fd;
+		if (request->state == KVCC_REQUEST_QUEUED)
+			kvcc_request_move(request, KVCC_REQUEST_SENDING);
+		gather->parts[gather->count++] = (struct iovec){
+		        .iov_base = request->frame.bytes + request->sent,
+		        .iov_len = request->frame.length - request->sent,
+		};
+	}
+}
+
+static ssize_t send_gathered(int socket_fd, struct gather *gather)
+{
+	union {
+		char bytes[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control;
+	struct msghdr message = {.msg_iov = gather->parts, .msg_iovlen = gather->count};
+	struct cmsghdr *header;
+
+	if (gather->fd >= 0) {
+		memset(&control, 0, sizeof(control));
+		message.msg_control = control.bytes;
+		message.msg_controllen = sizeof(control.bytes);
+		header = CMSG_FIRSTHDR(&message);
+		header->cmsg_level = SOL_SOCKET;
+		header->cmsg_type = SCM_RIGHTS;
+		header->cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(header), &gather->fd, sizeof(int));
+	}
+	return sendmsg(socket_fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+/* What the socket took becomes SENT; what it did not touch is QUEUED again. */
+static void account_sent(struct kvcc_conn *conn, size_t bytes)
+{
+	while (!kvcc_list_empty(&conn->output)) {
+		struct kvcc_request *request = request_of(conn->output.next);
+		size_t left = request->frame.length - request->sent;
+
+		if (request->state != KVCC_REQUEST_SENDING || bytes < left)
+			break;
+		bytes -= left;
+		request->sent += left;
+		conn->output_bytes -= request->frame.length;
+		kvcc_list_remove(&request->node);
+		kvcc_request_move(request, KVCC_REQUEST_SENT);
+	}
+	for (struct kvcc_node *node = conn->output.next; node != &conn->output; node = node->next) {
+		struct kvcc_request *request = request_of(node);
+
+		if (request->state != KVCC_REQUEST_SENDING)
+			break;
+		request->sent += bytes;
+		bytes = 0;
+		if (request->sent == 0)
+			kvcc_request_move(request, KVCC_REQUEST_QUEUED);
+	}
+}
+
+static void lost_by(struct kvc_client *client, const char *call, int error)
+{
+	char text[KVCC_DETAIL_BYTES];
+
+	(void)snprintf(text, sizeof(text),
+	               "the daemon at %s is gone (%s: %s): it stopped or crashed, the next call reconnects",
+	               client->address.sun_path, call, strerror(error));
+	kvcc_conn_lost(client, KVC_DISCONNECTED, text);
+}
+
+static void send_some(struct kvc_client *client, struct kvcc_conn *conn)
+{
+	struct gather gather;
+	ssize_t sent;
+	int error;
+
+	gather_output(conn, &gather);
+	conn->sending = true;
+	conn->users++;
+	(void)pthread_mutex_unlock(&client->lock);
+	sent = send_gathered(conn->fd, &gather);
+	error = errno;
+	(void)pthread_mutex_lock(&client->lock);
+	conn->users--;
+	conn->sending = false;
+	account_sent(conn, sent > 0 ? (size_t)sent : 0);
+	(void)pthread_cond_broadcast(&client->sent);
+	if (conn->state == KVCC_CONN_CLOSED)
+		kvcc_conn_release(conn);
+	else if (sent < 0 && (error == EAGAIN || error == ENOBUFS)) {
+		conn->blocked = true;
+		kvcc_kick(client); /* so that it polls for POLLOUT */
+	} else if (sent < 0 && error != EINTR)
+		lost_by(client, "send", error);
+}
+
+void kvcc_flush(struct kvc_client *client)
+{
+	struct kvcc_conn *conn;
+
+	while ((conn = client->conn) && conn->state != KVCC_CONN_CLOSED && !conn->sending && !conn->blocked &&
+	       !kvcc_list_empty(&conn->output))
+		send_some(client, conn);
+}
+
+/* ---- receiving ----------------------------------------------------------------------------- */
+
+struct reception {
+	uint8_t *space;
+	size_t bytes;
+	bool wait;    /* poll first */
+	short events; /* to poll for */
+	uint64_t until_ns;
+	struct pollfd polled[2]; /* socket, wake */
+	ssize_t got;             /* of recv; 0: end of stream; -1 with error */
+	int error;
+};
+
+static void poll_socket(struct kvc_client *client, const struct kvcc_conn *conn, struct reception *reception)
+{
+	uint64_t now = kvcc_now_ns();
+	uint64_t left = reception->until_ns > now ? reception->until_ns - now : 0;
+	struct timespec timeout = {.tv_sec = (time_t)(left / 1000000000ull),
+	                           .tv_nsec = (long)(left % 1000000000ull)};
+
+	reception->polled[0] = (struct pollfd){.fd = conn->fd, .events = reception->events};
+	reception->polled[1] = (struct pollfd){.fd = client->wake_fd, .events = POLLIN};
+	if (ppoll(reception->polled, 2, reception->until_ns == KVCC_NEVER ? NULL : &timeout, NULL) <= 0) {
+		reception->polled[0].revents = 0;
+		reception->polled[1].revents = 0;
+	}
+}
+
+static void receive_unlocked(struct kvc_client *client, const struct kvcc_conn *conn,
+                             struct reception *reception)
+{
+	eventfd_t ignored;
+
+	if (reception->wait) {
+		poll_socket(client, conn, reception);
+		if (reception->polled[1].revents)
+			(void)eventfd_read(client->wake_fd, &ignored);
+		if (!(reception->polled[0].revents & ~POLLOUT)) {
+			reception->got = -1;
+			reception->error = EAGAIN;
+			return;
+		}
+	}
+	reception->got = recv(conn->fd, reception->space, reception->bytes, MSG_DONTWAIT);
+	reception->error = errno;
+}
+
+/* A reply can overtake the return of the sendmsg that sent its request: wait for that, it does not block. */
+static bool settled(struct kvc_client *client, struct kvcc_conn *conn)
+{
+	while (conn->sending && conn->state != KVCC_CONN_CLOSED) {
+		const struct kvcc_request *request = kvcc_request_find(client, conn->stream.frame.request_id);
+
+		if (!request || request->state != KVCC_REQUEST_SENDING)
+			break;
+		(void)pthread_cond_wait(&client->sent, &client->lock);
+	}
+	return conn->state != KVCC_CONN_CLOSED;
+}
+
+static void process(struct kvc_client *client, struct kvcc_conn *conn)
+{
+	const uint8_t *bytes;
+	const char *why;
+	size_t length;
+
+	while (conn->state != KVCC_CONN_CLOSED) {
+		switch (kvcc_stream_next(&conn->stream, &bytes, &length, &why)) {
+		case KVCC_STREAM_MORE:
+			return;
+		case KVCC_STREAM_FRAME:
+			if (settled(client, conn))
+				kvcc_reply_frame(client, conn, bytes, length);
+			break;
+		case KVCC_STREAM_CHUNK:
+			kvcc_reply_chunk(client, conn, bytes, length);
+			break;
+		case KVCC_STREAM_BAD:
+			kvcc_conn_broken(client, why);
+			return;
+		}
+	}
+}
+
+static void received(struct kvc_client *client, struct kvcc_conn *conn, const struct reception *reception)
+{
+	char text[KVCC_DETAIL_BYTES];
+
+	if (conn->state == KVCC_CONN_CLOSED)
+		return;
+	if (reception->wait && (reception->polled[0].revents & POLLOUT))
+		conn->blocked = false;
+	if (reception->got > 0) {
+		kvcc_stream_received(&conn->stream, (size_t)reception->got);
+		process(client, conn);
+	} else if (reception->got == 0) {
+		(void)snprintf(
+		        text, sizeof(text),
+		        "the daemon at %s closed the connection: it stopped, crashed or gave this client "
+		        "up; the next call reconnects",
+		        client->address.sun_path);
+		kvcc_conn_lost(client, KVC_DISCONNECTED, text);
+	} else if (reception->error != EAGAIN && reception->error != EINTR) {
+		lost_by(client, "receive", reception->error);
+	}
+}
+
+void kvcc_receive(struct kvc_client *client, struct kvcc_waiter *waiter, uint64_t until_ns)
+{
+	struct kvcc_conn *conn = client->conn;
+	struct reception reception = {.wait = waiter != NULL, .until_ns = until_ns};
+
+	KVCC_INVARIANT(!conn->reading);
+	conn->reading = true;
+	conn->users++;
+	client->poller = waiter;
+	reception.events = conn->blocked ? POLLIN | POLLOUT : POLLIN;
+	reception.space = kvcc_stream_space(&conn->stream, &reception.bytes);
+	(void)pthread_mutex_unlock(&client->lock);
+	receive_unlocked(client, conn, &reception);
+	(void)pthread_mutex_lock(&client->lock);
+	if (client->poller == waiter)
+		client->poller = NULL;
+	received(client, conn, &reception);
+	conn->reading = false;
+	conn->users--;
+	if (conn->state == KVCC_CONN_CLOSED)
+		kvcc_conn_release(conn);
+	kvcc_flush(client);
+}

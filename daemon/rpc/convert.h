@@ -1,0 +1,168 @@
+/* Protobuf to core and back: convert*.c are the only files of the daemon that know the generated messages.
+ *
+ * Unpacking takes its memory from one bounded buffer that the next message reuses: what a parse function
+ * returns is valid until the next one. Every field is checked here, except against things that only the
+ * session knows (ids, counts of open objects, memory). Loop thread.
+ *
+ * Parse functions return KVC_BAD_MESSAGE (not a message of that type, or larger unpacked than the buffer),
+ * KVC_INVALID, KVC_SHAPE, KVC_LIMIT or KVC_UNSUPPORTED with the reason in *problem. Fields that are not known
+ * are ignored; of a field given twice the last one counts. */
+#ifndef KVC_RPC_CONVERT_H
+#define KVC_RPC_CONVERT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "daemon/cache/cache.h"
+#include "daemon/rpc/layout.h"
+#include "daemon/rpc/problem.h"
+#include "daemon/rpc/rpc.h"
+
+struct kvc_convert;
+
+kvc_status kvc_convert_open(struct kvc_convert **convert);
+void kvc_convert_close(struct kvc_convert *convert);
+
+/* Body of a frame. */
+struct kvc_body {
+	const uint8_t *data;
+	size_t bytes;
+};
+
+/* As Plane and Ack on the wire. */
+enum kvc_plane { KVC_PLANE_INLINE = 1, KVC_PLANE_SHM = 2, KVC_PLANE_CUDA = 3 };
+
+/* ---- requests ------------------------------------------------------------------------------ */
+
+struct kvc_hello_request {
+	uint32_t protocol_min;
+	uint32_t protocol_max;
+	const char *client; /* printable ASCII, may be empty */
+};
+
+struct kvc_open_request {
+	uint32_t id;
+	struct kvc_ns_options options;
+};
+
+struct kvc_attach_request {
+	uint32_t id;
+	uint64_t bytes;
+};
+
+struct kvc_bytes {
+	const uint8_t *data;
+	size_t bytes;
+};
+
+struct kvc_keys_request {
+	uint32_t ns;
+	uint32_t count;
+	const void *keys; /* read with kvc_keys_at */
+};
+
+/* When a request ends at the latest. */
+struct kvc_deadline {
+	uint32_t ms;         /* from arrival; never 0 */
+	uint64_t expires_ns; /* of CLOCK_MONOTONIC; 0: none */
+};
+
+struct kvc_blocks_request {
+	uint32_t ns;
+	struct kvc_deadline deadline;
+	enum kvc_plane plane;
+	uint32_t region; /* shm */
+	bool durable;    /* put */
+	struct kvc_wire_layout key_layout;
+	struct kvc_wire_layout value_layout;
+	uint32_t count;
+	const void *blocks; /* read with kvc_blocks_at */
+};
+
+struct kvc_wire_block {
+	struct kvc_bytes key;
+	struct kvc_bytes parent; /* no bytes: none */
+	uint32_t tokens;
+	uint64_t key_offset;
+	uint64_t value_offset;
+};
+
+kvc_status kvc_parse_hello(struct kvc_convert *convert, struct kvc_body body,
+                           struct kvc_hello_request *request, struct kvc_problem *problem);
+kvc_status kvc_parse_open(struct kvc_convert *convert, struct kvc_body body, struct kvc_open_request *request,
+                          struct kvc_problem *problem);
+kvc_status kvc_parse_close(struct kvc_convert *convert, struct kvc_body body, uint32_t *id,
+                           struct kvc_problem *problem);
+kvc_status kvc_parse_attach(struct kvc_convert *convert, struct kvc_body body,
+                            struct kvc_attach_request *request, struct kvc_problem *problem);
+kvc_status kvc_parse_detach(struct kvc_convert *convert, struct kvc_body body, uint32_t *id,
+                            struct kvc_problem *problem);
+kvc_status kvc_parse_keys(struct kvc_convert *convert, struct kvc_body body,
+                          const struct kvc_rpc_limits *limits, struct kvc_keys_request *request,
+                          struct kvc_problem *problem);
+kvc_status kvc_parse_put(struct kvc_convert *convert, struct kvc_body body,
+                         const struct kvc_rpc_limits *limits, struct kvc_blocks_request *request,
+                         struct kvc_problem *problem);
+kvc_status kvc_parse_get(struct kvc_convert *convert, struct kvc_body body,
+                         const struct kvc_rpc_limits *limits, struct kvc_blocks_request *request,
+                         struct kvc_problem *problem);
+
+/* Ping and stats: any well-formed message. */
+kvc_status kvc_parse_empty(struct kvc_convert *convert, struct kvc_body body, struct kvc_problem *problem);
+
+struct kvc_bytes kvc_keys_at(const struct kvc_keys_request *request, uint32_t i);
+struct kvc_wire_block kvc_blocks_at(const struct kvc_blocks_request *request, uint32_t i);
+
+/* ---- replies ------------------------------------------------------------------------------- */
+
+struct kvc_hello_reply {
+	const uint8_t *boot_id;
+	const char *version;
+	const struct kvc_rpc_limits *limits;
+};
+
+struct kvc_blocks_reply {
+	uint32_t count;
+	const uint32_t *statuses;
+	uint64_t stored_bytes;
+	uint32_t ram;
+	uint32_t disk;
+	uint32_t vram;
+};
+
+struct kvc_keys_reply {
+	uint32_t prefix;
+	uint32_t count; /* of tiers: 0 for all but look-ups */
+	const uint8_t *tiers;
+};
+
+struct kvc_stats_reply {
+	const char *version;
+	uint64_t uptime_ms;
+	struct kvc_stats *stats;
+};
+
+/* Room that the reply needs at most, and the encoding itself, which returns its length. */
+enum { KVC_PACK_HELLO_MAX = 512, KVC_PACK_FAILURE_MAX = KVC_PROBLEM_BYTES + 8, KVC_PACK_OPEN_MAX = 32 };
+
+static inline size_t kvc_pack_blocks_max(uint32_t count)
+{
+	return 64 + (size_t)count * 2;
+}
+
+static inline size_t kvc_pack_keys_max(uint32_t count)
+{
+	return 32 + (size_t)count;
+}
+
+size_t kvc_pack_failure(const struct kvc_problem *problem, uint8_t *out);
+size_t kvc_pack_hello(const struct kvc_hello_reply *reply, uint8_t *out);
+size_t kvc_pack_open(uint64_t raw_bytes, uint64_t image_bytes, uint8_t *out);
+size_t kvc_pack_blocks(const struct kvc_blocks_reply *reply, uint8_t *out);
+size_t kvc_pack_keys(const struct kvc_keys_reply *reply, uint8_t *out);
+
+/* At most KVC_FRAME_BODY_MAX; 0 if there is no memory. */
+size_t kvc_pack_stats(struct kvc_convert *convert, const struct kvc_stats_reply *reply, uint8_t *out);
+
+#endif

@@ -1,0 +1,210 @@
+/* Requests on blocks and keys. */
+#include <string.h>
+
+#include "daemon/rpc/convert_private.h"
+#include "proto/frame.h"
+
+/* ---- what they share ----------------------------------------------------------------------- */
+
+static kvc_status key_check(const char *field, size_t i, size_t bytes, struct kvc_problem *problem)
+{
+	if (bytes > 0 && bytes <= KVC_KEY_BYTES_MAX)
+		return KVC_OK;
+	return kvc_problem_set(problem, KVC_INVALID, "%s[%zu]: %zu bytes, expected 1 to %u", field, i, bytes,
+	                       KVC_KEY_BYTES_MAX);
+}
+
+static kvc_status count_check(const char *field, size_t count, const struct kvc_rpc_limits *limits,
+                              struct kvc_problem *problem)
+{
+	if (count == 0)
+		return kvc_problem_set(problem, KVC_INVALID, "%s: empty, expected at least one", field);
+	if (count > limits->batch)
+		return kvc_problem_set(problem, KVC_LIMIT, "%s: %zu, expected at most %u (limits.batch)",
+		                       field, count, limits->batch);
+	return KVC_OK;
+}
+
+static kvc_status ns_check(uint32_t ns, struct kvc_problem *problem)
+{
+	return ns ? KVC_OK
+	          : kvc_problem_set(problem, KVC_INVALID, "namespace: not set, expected an opened id");
+}
+
+static kvc_status deadline_parse(uint32_t ms, const struct kvc_rpc_limits *limits, uint32_t *out,
+                                 struct kvc_problem *problem)
+{
+	if (ms > limits->deadline_ms_max)
+		return kvc_problem_set(problem, KVC_LIMIT,
+		                       "deadline_ms: %u, expected at most %u (limits.deadline_ms_max)", ms,
+		                       limits->deadline_ms_max);
+	*out = ms ? ms : limits->deadline_ms_default;
+	return KVC_OK;
+}
+
+/* ---- keys ---------------------------------------------------------------------------------- */
+
+kvc_status kvc_parse_keys(struct kvc_convert *convert, struct kvc_body body,
+                          const struct kvc_rpc_limits *limits, struct kvc_keys_request *request,
+                          struct kvc_problem *problem)
+{
+	const Kvcellar__Keys *keys = kvc_convert_unpack(convert, &kvcellar__keys__descriptor, body, problem);
+	uint32_t deadline_ms;
+	kvc_status status;
+
+	if (!keys)
+		return KVC_BAD_MESSAGE;
+	status = ns_check(keys->namespace_, problem);
+	if (status == KVC_OK)
+		status = deadline_parse(keys->deadline_ms, limits, &deadline_ms, problem);
+	if (status == KVC_OK)
+		status = count_check("keys", keys->n_keys, limits, problem);
+	for (size_t i = 0; status == KVC_OK && i < keys->n_keys; i++)
+		status = key_check("keys", i, keys->keys[i].len, problem);
+	if (status != KVC_OK)
+		return status;
+	*request = (struct kvc_keys_request){keys->namespace_, (uint32_t)keys->n_keys, keys->keys};
+	return KVC_OK;
+}
+
+struct kvc_bytes kvc_keys_at(const struct kvc_keys_request *request, uint32_t i)
+{
+	const ProtobufCBinaryData *keys = request->keys;
+
+	return (struct kvc_bytes){keys[i].data, keys[i].len};
+}
+
+/* ---- blocks -------------------------------------------------------------------------------- */
+
+/* What Put and Get have in common. */
+struct blocks_fields {
+	uint32_t ns;
+	uint32_t deadline_ms;
+	uint64_t expires_ns;
+	Kvcellar__Plane plane;
+	uint32_t region;
+	const Kvcellar__Layout *key_layout;
+	const Kvcellar__Layout *value_layout;
+	size_t count;
+	Kvcellar__Block **blocks;
+};
+
+static struct kvc_wire_layout layout_of(const Kvcellar__Layout *layout)
+{
+	if (!layout)
+		return (struct kvc_wire_layout){0};
+	return (struct kvc_wire_layout){layout->layer_stride, layout->token_stride, layout->head_stride};
+}
+
+static kvc_status plane_check(const struct blocks_fields *fields, struct kvc_problem *problem)
+{
+	switch (fields->plane) {
+	case KVCELLAR__PLANE__PLANE_INLINE:
+		if (fields->key_layout || fields->value_layout || fields->region)
+			return kvc_problem_set(
+			        problem, KVC_INVALID,
+			        "plane: inline blocks are contiguous, expected no region and no "
+			        "layouts");
+		return KVC_OK;
+	case KVCELLAR__PLANE__PLANE_SHM:
+		return fields->region ? KVC_OK
+		                      : kvc_problem_set(problem, KVC_INVALID,
+		                                        "region: not set, expected an attached id");
+	case KVCELLAR__PLANE__PLANE_CUDA:
+		return kvc_problem_set(problem, KVC_UNSUPPORTED, "plane: this daemon has no CUDA plane");
+	default:
+		return kvc_problem_set(problem, KVC_INVALID, "plane: %d, expected 1 (inline) or 2 (shm)",
+		                       (int)fields->plane);
+	}
+}
+
+static kvc_status block_check(const Kvcellar__Block *block, size_t i, struct kvc_problem *problem)
+{
+	kvc_status status = key_check("blocks.key", i, block->key.len, problem);
+
+	if (status == KVC_OK && block->parent.len)
+		status = key_check("blocks.parent", i, block->parent.len, problem);
+	if (status == KVC_OK && block->tokens == 0)
+		status = kvc_problem_set(problem, KVC_SHAPE, "blocks.tokens[%zu]: not set", i);
+	return status;
+}
+
+static kvc_status blocks_parse(const struct blocks_fields *fields, const struct kvc_rpc_limits *limits,
+                               struct kvc_blocks_request *request, struct kvc_problem *problem)
+{
+	struct kvc_deadline deadline = {.expires_ns = fields->expires_ns};
+	kvc_status status = ns_check(fields->ns, problem);
+
+	if (status == KVC_OK)
+		status = deadline_parse(fields->deadline_ms, limits, &deadline.ms, problem);
+	if (status == KVC_OK)
+		status = plane_check(fields, problem);
+	if (status == KVC_OK)
+		status = count_check("blocks", fields->count, limits, problem);
+	for (size_t i = 0; status == KVC_OK && i < fields->count; i++)
+		status = block_check(fields->blocks[i], i, problem);
+	if (status != KVC_OK)
+		return status;
+	*request = (struct kvc_blocks_request){
+	        .ns = fields->ns,
+	        .deadline = deadline,
+	        .plane = (enum kvc_plane)fields->plane,
+	        .region = fields->region,
+	        .key_layout = layout_of(fields->key_layout),
+	        .value_layout = layout_of(fields->value_layout),
+	        .count = (uint32_t)fields->count,
+	        .blocks = fields->blocks,
+	};
+	return KVC_OK;
+}
+
+kvc_status kvc_parse_put(struct kvc_convert *convert, struct kvc_body body,
+                         const struct kvc_rpc_limits *limits, struct kvc_blocks_request *request,
+                         struct kvc_problem *problem)
+{
+	const Kvcellar__Put *put = kvc_convert_unpack(convert, &kvcellar__put__descriptor, body, problem);
+	struct blocks_fields fields;
+	kvc_status status;
+
+	if (!put)
+		return KVC_BAD_MESSAGE;
+	if (put->ack != KVCELLAR__ACK__ACK_RAM && put->ack != KVCELLAR__ACK__ACK_DISK)
+		return kvc_problem_set(problem, KVC_INVALID, "ack: %d, expected 1 (RAM) or 2 (disk)",
+		                       (int)put->ack);
+	fields = (struct blocks_fields){put->namespace_,   put->deadline_ms, put->expires_ns,
+	                                put->plane,        put->region,      put->key_layout,
+	                                put->value_layout, put->n_blocks,    put->blocks};
+	status = blocks_parse(&fields, limits, request, problem);
+	if (status == KVC_OK)
+		request->durable = put->ack == KVCELLAR__ACK__ACK_DISK;
+	return status;
+}
+
+kvc_status kvc_parse_get(struct kvc_convert *convert, struct kvc_body body,
+                         const struct kvc_rpc_limits *limits, struct kvc_blocks_request *request,
+                         struct kvc_problem *problem)
+{
+	const Kvcellar__Get *get = kvc_convert_unpack(convert, &kvcellar__get__descriptor, body, problem);
+	struct blocks_fields fields;
+
+	if (!get)
+		return KVC_BAD_MESSAGE;
+	fields = (struct blocks_fields){get->namespace_,   get->deadline_ms, get->expires_ns,
+	                                get->plane,        get->region,      get->key_layout,
+	                                get->value_layout, get->n_blocks,    get->blocks};
+	return blocks_parse(&fields, limits, request, problem);
+}
+
+struct kvc_wire_block kvc_blocks_at(const struct kvc_blocks_request *request, uint32_t i)
+{
+	Kvcellar__Block *const *blocks = request->blocks;
+	const Kvcellar__Block *block = blocks[i];
+
+	return (struct kvc_wire_block){
+	        .key = {block->key.data, block->key.len},
+	        .parent = {block->parent.data, block->parent.len},
+	        .tokens = block->tokens,
+	        .key_offset = block->key_offset,
+	        .value_offset = block->value_offset,
+	};
+}

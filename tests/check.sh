@@ -1,0 +1,65 @@
+#!/bin/bash
+# Runs all tests of one built variant: check.sh OUT VARIANT (make check calls it).
+#
+#   OUT      where the variant was built: build, or build/VARIANT
+#   VARIANT  gcc, clang, gcc-address, ...; a name with a sanitizer in it gives tests more time
+#
+# Test programs by folder: unit, integration, fault (C); integration scripts (shell, Python); each fuzz target
+# over its corpus. KVC_TEST_FULL=1 asks for the full form of those that have a quick one. The last line is
+# `VARIANT: N passed, N failed, N skipped`; tests/runner.py says what counts as what.
+set -eu
+cd "$(dirname "$0")/.."
+
+if [ $# -ne 2 ]; then
+	echo "usage: $0 OUT VARIANT" >&2
+	exit 2
+fi
+out=$1
+variant=$2
+export KVC_BIN=$out/bin KVC_LIB=$out/lib KVC_VARIANT=$variant
+logs=${KVC_TEST_LOGS:-build/test-logs}
+
+timeout_s=180
+prefix=
+case $variant in
+*address* | *thread*)
+	timeout_s=540
+	# The sanitizers' shadow memory and kernels with much address randomisation do not go together.
+	if setarch -R true 2>/dev/null; then
+		prefix="setarch -R"
+	fi
+	;;
+esac
+[ -n "${KVC_TEST_FULL:-}" ] && timeout_s=540
+
+programs=()
+add() {
+	local file
+	for file in "$@"; do
+		[ -f "$file" ] && programs+=("$file")
+	done
+}
+# Only what has a source: a program of a test that is gone may still lie there.
+built() {
+	local source name
+	for source in tests/"$1"/"$2"_*.c; do
+		name=$(basename "$source" .c)
+		[ -f "$source" ] && echo "$out/bin/tests/$1/$name"
+	done
+}
+
+for folder in unit integration fault; do
+	mapfile -t binaries < <(built $folder test)
+	[ ${#binaries[@]} -gt 0 ] && programs+=("${binaries[@]}")
+done
+add tests/integration/*.sh tests/integration/test_*.py
+while read -r target; do
+	programs+=("tests/fuzz/replay.sh $target")
+done < <(built fuzz fuzz)
+
+if [ ${#programs[@]} -eq 0 ]; then
+	echo "$variant: no test programs"
+	exit 1
+fi
+exec python3 tests/runner.py --name "$variant" --logs "$logs" --timeout "$timeout_s" --prefix "$prefix" \
+	${KVC_TEST_JOBS:+--jobs "$KVC_TEST_JOBS"} "${programs[@]}"

@@ -1,0 +1,295 @@
+#!/usr/bin/env python3
+"""Runs test programs and counts what they report.
+
+    runner.py --name VARIANT --logs DIR [--jobs N] PROGRAM...
+
+A program reports each of its test cases in TAP on its standard output (cmocka does with
+CMOCKA_MESSAGE_OUTPUT=TAP); one that prints no TAP at all is one case, by its exit status (77: skipped, the last
+line says why). PROGRAM may have arguments, separated by blanks. Besides a case that fails, these are failures of
+their own, by name: a crash, a hang (its process group is killed), a plan that was not kept, a sanitizer's report
+in the program or in any process that it started, a process or a temporary file that it left behind.
+
+Each program gets a temporary directory of its own as TMPDIR, with a short name, on a disk where there is one.
+Writes DIR/NAME/PROGRAM.log and DIR/NAME.counts (`passed failed skipped`), DIR/NAME.skips; exits 1 on any failure.
+"""
+
+import argparse
+import concurrent.futures
+import ctypes
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+PR_SET_CHILD_SUBREAPER = 36
+SKIP_STATUS = 77
+KILL_GRACE_S = 5
+LEAVE_GRACE_S = 2
+
+
+class Result:
+    def __init__(self, program):
+        self.program = program
+        self.passed = 0
+        self.failures = []
+        self.skips = []
+        self.seconds = 0.0
+        self.output = ""
+
+    def line(self):
+        return (f"{self.passed} passed, {len(self.failures)} failed, {len(self.skips)} skipped"
+                f"  ({self.seconds:.1f} s)")
+
+
+def parse_tap(output, status, result):
+    planned = reported = 0
+    for line in output.splitlines():
+        plan = re.match(r"1\.\.(\d+)(?:\s*# SKIP\s*(.*))?\s*$", line)
+        case = re.match(r"(not )?ok\b\s*(\d+)?\s*(?:- )?(.*)$", line)
+        if plan:
+            planned += int(plan.group(1))
+            if plan.group(2):
+                result.skips.append(plan.group(2))
+        elif case:
+            reported += 1
+            count_case(case.group(1) is None, case.group(3).strip() or f"case {reported}", result)
+    if planned == 0 and reported == 0 and not result.skips:
+        count_whole(output, status, result)
+    elif reported != planned:
+        result.failures.append(f"{planned} cases planned, {reported} reported")
+    elif status not in (0, SKIP_STATUS) and not result.failures:
+        result.failures.append(f"all cases passed, but {describe(status)}")
+
+
+def count_case(passed, name, result):
+    skip = re.match(r"(.*?)\s*# SKIP\s*(.*)$", name, re.I)
+    if skip:  # cmocka puts the name where TAP has the reason
+        result.skips.append(" ".join(part for part in skip.groups() if part))
+    elif passed:
+        result.passed += 1
+    else:
+        result.failures.append(name)
+
+
+def count_whole(output, status, result):
+    lines = output.strip().splitlines()
+    if status == 0:
+        result.passed += 1
+    elif status == SKIP_STATUS:
+        result.skips.append(lines[-1] if lines else "no reason given")
+    else:
+        result.failures.append(describe(status))
+
+
+def describe(status):
+    if status < 0:
+        return f"ended by {signal.Signals(-status).name}"
+    return f"exit status {status}"
+
+
+def children_of(pid):
+    """Live processes whose parent is `pid`."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            with open(f"/proc/{entry}/stat", encoding="utf-8", errors="replace") as file:
+                fields = file.read().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found.append(int(entry))
+    return found
+
+
+def environment_of(pid):
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def command_of(pid):
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return "?"
+
+
+class Runner:
+    def __init__(self, options):
+        self.options = options
+        self.logs = pathlib.Path(options.logs) / options.name
+        shutil.rmtree(self.logs, ignore_errors=True)
+        self.logs.mkdir(parents=True)
+        self.lock = threading.Lock()
+        self.interrupted = threading.Event()
+        self.groups = set()
+        # What a test leaves behind becomes our child, so that it can be seen and ended.
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+    def environment(self, folder):
+        reports = f"log_path={folder}/sanitizer:print_stacktrace=1"
+        return os.environ | {
+            "TMPDIR": str(folder), "CMOCKA_MESSAGE_OUTPUT": "TAP", "KVC_TEST_HOME": str(folder),
+            "XDG_RUNTIME_DIR": str(folder),
+            "ASAN_OPTIONS": f"{reports}:detect_leaks=1:detect_stack_use_after_return=1",
+            "UBSAN_OPTIONS": reports,
+            "TSAN_OPTIONS": f"{reports}:second_deadlock_stack=1",
+        }
+
+    def run(self, program):
+        result = Result(program)
+        start = time.monotonic()
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="kvc-", dir=self.options.tmp))
+        try:
+            status, result.output = self.execute(program, folder, result)
+            if status is not None:
+                parse_tap(result.output, status, result)
+            self.find_leftovers(folder, result)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        result.seconds = time.monotonic() - start
+        return result
+
+    def execute(self, program, folder, result):
+        command = [*self.options.prefix.split(), *program.split()]
+        log = self.log_path(program)
+        with open(log, "wb") as sink:
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT,
+                                     env=self.environment(folder), start_new_session=True)
+            with self.lock:
+                self.groups.add(child.pid)
+            status = self.wait(child, result)
+            with self.lock:
+                self.groups.discard(child.pid)
+        return status, log.read_text(encoding="utf-8", errors="replace")
+
+    def wait(self, child, result):
+        try:
+            return child.wait(self.options.timeout)
+        except subprocess.TimeoutExpired:
+            result.failures.append(f"hung: no end within {self.options.timeout} s")
+        # SIGABRT first: sanitizers and handlers can still say where it stood.
+        for number in (signal.SIGABRT, signal.SIGKILL):
+            try:
+                os.killpg(child.pid, number)
+            except ProcessLookupError:
+                pass
+            try:
+                child.wait(KILL_GRACE_S)
+                break
+            except subprocess.TimeoutExpired:
+                continue
+        return None
+
+    def find_leftovers(self, folder, result):
+        """Sanitizer reports, processes and files that belong to this program's temporary directory."""
+        for pid in self.left_processes(folder):
+            result.failures.append(f"left process {pid} behind: {command_of(pid)}")
+            os.kill(pid, signal.SIGKILL)
+        for path in sorted(folder.iterdir()):
+            if path.name.startswith("sanitizer."):
+                result.failures.append(f"sanitizer report ({path.name})")
+                result.output += "\n" + path.read_text(encoding="utf-8", errors="replace")
+            else:
+                result.failures.append(f"left a temporary file behind: {path.name}")
+
+    def left_processes(self, folder):
+        """Those that are still there when what was just ending has had its time."""
+        mark = f"TMPDIR={folder}".encode()
+        end = time.monotonic() + LEAVE_GRACE_S
+        while True:
+            left = [pid for pid in children_of(os.getpid()) if mark in environment_of(pid).split(b"\0")]
+            if not left or time.monotonic() > end:
+                return left
+            time.sleep(0.02)
+
+    def log_path(self, program):
+        name = re.sub(r"^build/([^/]+/)?(bin/)?", "", program.split()[0])
+        return self.logs / (name.replace("/", "-") + ".log")
+
+    def report(self, result):
+        name = result.program.split()[0]
+        short = re.sub(r"^.*tests/", "", name)
+        with self.lock:
+            print(f"{self.options.name:12}  {short:36} {result.line()}", flush=True)
+            for skip in result.skips:
+                print(f"{'':14}skipped: {short}: {skip}", flush=True)
+            if not result.failures:
+                return
+            print(f"---- {name}: whole output ----\n{result.output.rstrip()}\n---- end of {name} ----")
+            for failure in result.failures:
+                print(f"{'':14}FAILED: {short}: {failure}", flush=True)
+
+    def run_and_report(self, program):
+        if self.interrupted.is_set():
+            return None
+        result = self.run(program)
+        if not self.interrupted.is_set():
+            self.report(result)
+        return result
+
+    def interrupt(self, number, _):
+        self.interrupted.set()
+        with self.lock:
+            for group in self.groups:
+                try:
+                    os.killpg(group, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+        raise SystemExit(128 + number)
+
+    def run_all(self):
+        """Fault tests load the machine and measure the time of answers: one at a time, after the others."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.interrupt)
+        alone = [program for program in self.options.programs if "/fault/" in program]
+        together = [program for program in self.options.programs if program not in alone]
+        with concurrent.futures.ThreadPoolExecutor(self.options.jobs) as pool:
+            results = list(pool.map(self.run_and_report, together))
+        return results + [self.run_and_report(program) for program in alone]
+
+
+def arguments():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--logs", required=True)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--timeout", type=float, default=120)
+    parser.add_argument("--prefix", default="")
+    parser.add_argument("--tmp", default=os.environ.get("KVC_TEST_TMP") or
+                        ("/var/tmp" if os.access("/var/tmp", os.W_OK) else None))
+    parser.add_argument("programs", nargs="+")
+    return parser.parse_args()
+
+
+def summarise(options, results):
+    logs = pathlib.Path(options.logs)
+    passed, failed, skipped = (sum(numbers) for numbers in zip(*(
+        (result.passed, len(result.failures), len(result.skips)) for result in results)))
+    (logs / f"{options.name}.counts").write_text(f"{passed} {failed} {skipped}\n")
+    for what in ("skips", "failures"):
+        lines = [f"{options.name}: {result.program.split()[0]}: {item}\n"
+                 for result in results for item in getattr(result, what)]
+        (logs / f"{options.name}.{what}").write_text("".join(lines))
+    print(f"{options.name}: {passed} passed, {failed} failed, {skipped} skipped", flush=True)
+    return 1 if failed or passed == 0 else 0
+
+
+def main():
+    options = arguments()
+    return summarise(options, Runner(options).run_all())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
