@@ -23,6 +23,8 @@
 
 #define KVC_IMAGE_ALIGN        64u /* alignment that an image in memory must have */
 #define KVC_IMAGE_HEADER_BYTES 256u
+#define KVC_IMAGE_SUM_OFFSET   240u /* of the checksum that covers all of the image, in its header */
+#define KVC_IMAGE_SUM_BYTES    16u
 #define KVC_LAYERS_MAX         512u
 #define KVC_HEADS_MAX          256u
 #define KVC_TILES_MAX          65536u

@@ -61,7 +61,7 @@ static_assert(offsetof(struct kvc_image_header, layers) == 40, "on disk");
 static_assert(offsetof(struct kvc_image_header, dtype) == 60, "on disk");
 static_assert(offsetof(struct kvc_image_header, key) == 64, "on disk");
 static_assert(offsetof(struct kvc_image_header, reserved) == 80, "on disk");
-static_assert(offsetof(struct kvc_image_header, checksum) == 240, "on disk");
+static_assert(offsetof(struct kvc_image_header, checksum) == KVC_IMAGE_SUM_OFFSET, "on disk");
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the packed structs are little-endian");
 
 #define KVC_IMAGE_META_FIXED_MAX \

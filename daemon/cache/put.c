@@ -113,7 +113,6 @@ static void put_commit(struct kvc_op *op)
 {
 	struct kvc_cache *cache = op->cache;
 	struct kvc_entry *entry = kvc_cache_entry(cache, op->entry);
-	uint32_t parent = op->has_parent ? kvc_cache_find(cache, &op->parent) : KVC_ENTRY_NONE;
 	struct kvc_list waiters;
 
 	/* A slab that cannot shrink for want of a node only wastes its tail. */
@@ -124,7 +123,10 @@ static void put_commit(struct kvc_op *op)
 	entry->flags |= KVC_ENTRY_VISIBLE;
 	if (!cache->options.disk)
 		entry->flags |= KVC_ENTRY_LOOSE;
-	kvc_entry_list_child(cache, op->entry, parent);
+	if (op->has_parent)
+		kvc_entry_list_child(cache, op->entry, &op->parent);
+	else
+		kvc_entry_list(cache, op->entry, KVC_HOT);
 	kvc_flight_end(kvc_entry_flight(cache, entry), &waiters);
 	put_settle(op, op->entry);
 	waiters_again(&waiters);

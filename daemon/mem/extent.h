@@ -18,7 +18,8 @@ struct kvc_extents;
 kvc_status kvc_extents_open(uint32_t pages, struct kvc_extents **extents);
 void kvc_extents_close(struct kvc_extents *extents);
 
-/* Reserve `pages` > 0 in one run. KVC_NO_SPACE: no run is that long. KVC_NO_MEMORY: no node for it. */
+/* Reserve `pages` > 0 in one run. KVC_NO_SPACE: no run is that long (of free runs that are less than 1/8
+ * longer, only the first 32 are looked at). KVC_NO_MEMORY: no node for it. */
 kvc_status kvc_extent_reserve(struct kvc_extents *extents, uint32_t pages, uint32_t *handle);
 
 /* Give back all but the first `pages` > 0 of a run. KVC_NO_MEMORY: nothing was done. */

@@ -48,9 +48,9 @@ void kvc_record_seal(const struct kvc_record *record, uint8_t *bytes);
 kvc_status kvc_record_parse(const uint8_t header[KVC_RECORD_HEADER_BYTES], uint64_t available,
                             struct kvc_record *record);
 
-/* Whether a record that was read is the one expected: key, device, place, epoch, generation, image length,
- * and the image's own header checksum as noted in the record. KVC_OK or KVC_CORRUPT. The tiles are checked
- * when they are decoded. */
+/* Whether a record that was read is the one expected: key, device, place, low half of the epoch, sizes, and
+ * the image's own checksum as noted in the record. A segment's epoch is used once, so place and epoch name
+ * one record for good. KVC_OK or KVC_CORRUPT. The tiles are checked when they are decoded. */
 kvc_status kvc_record_match(const uint8_t *bytes, uint64_t length, const struct kvc_record *expected);
 
 #endif

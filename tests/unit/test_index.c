@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -35,8 +36,10 @@ static struct kvc_storage_key key_of(uint64_t number)
 {
 	struct kvc_storage_key key = {0};
 
-	key.words[0] = number * 0x9E3779B97F4A7C15ull;
-	key.words[3] = number;
+	uint64_t hash = number * 0x9E3779B97F4A7C15ull;
+
+	memcpy(key.bytes, &hash, sizeof hash);
+	memcpy(key.bytes + 24, &number, sizeof number);
 	return key;
 }
 

@@ -1,0 +1,142 @@
+/* The record header: encoding, checks. See record.h. */
+#include "daemon/tier/record.h"
+
+#include <assert.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "daemon/base/check.h"
+#include "daemon/base/checked.h"
+#include "kernels/image.h"
+
+#define RECORD_MAGIC   "KVCREC\r\n"
+#define RECORD_VERSION 1u
+
+struct header {
+	uint8_t magic[8];
+	uint16_t version;
+	uint16_t header_bytes;
+	uint32_t tokens;
+	uint32_t depth;
+	uint32_t segment;
+	uint32_t page;
+	uint32_t reserved0; /* 0 */
+	uint64_t epoch;
+	uint64_t generation;
+	uint64_t image_bytes;
+	uint8_t device[16];
+	uint8_t tenant[16];
+	uint8_t key[KVC_STORAGE_KEY_BYTES];
+	uint8_t parent[KVC_STORAGE_KEY_BYTES];
+	uint8_t image_sum[KVC_IMAGE_SUM_BYTES]; /* as in the image's own header: binds the image */
+	uint8_t reserved[328];                  /* 0 */
+	uint8_t checksum[16];                   /* XXH3-128 of all before */
+} __attribute__((packed));
+
+static_assert(sizeof(struct header) == KVC_RECORD_HEADER_BYTES, "on disk");
+static_assert(offsetof(struct header, epoch) == 32, "on disk");
+static_assert(offsetof(struct header, key) == 88, "on disk");
+static_assert(offsetof(struct header, image_sum) == 152, "on disk");
+static_assert(offsetof(struct header, checksum) == 496, "on disk");
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the packed struct is little-endian");
+
+uint64_t kvc_record_bytes(uint64_t image_bytes)
+{
+	return kvc_round_up(KVC_RECORD_HEADER_BYTES + image_bytes, KVC_RECORD_ALIGN);
+}
+
+static void header_checksum(const void *header, uint8_t checksum[16])
+{
+	XXH128_hash_t hash = XXH3_128bits(header, offsetof(struct header, checksum));
+
+	memcpy(checksum, &hash.low64, 8);
+	memcpy(checksum + 8, &hash.high64, 8);
+}
+
+void kvc_record_seal(const struct kvc_record *record, uint8_t *bytes)
+{
+	uint64_t end = KVC_RECORD_HEADER_BYTES + record->image_bytes;
+	struct header header = {
+	        .magic = RECORD_MAGIC,
+	        .version = RECORD_VERSION,
+	        .header_bytes = KVC_RECORD_HEADER_BYTES,
+	        .tokens = record->tokens,
+	        .depth = record->depth,
+	        .segment = record->place.segment,
+	        .page = record->place.page,
+	        .epoch = record->epoch,
+	        .generation = record->generation,
+	        .image_bytes = record->image_bytes,
+	};
+
+	KVC_PRE(record->image_bytes >= KVC_IMAGE_HEADER_BYTES);
+	memcpy(header.device, record->device, sizeof header.device);
+	memcpy(header.tenant, record->tenant, sizeof header.tenant);
+	memcpy(header.key, record->key.bytes, sizeof header.key);
+	memcpy(header.parent, record->parent.bytes, sizeof header.parent);
+	memcpy(header.image_sum, bytes + KVC_RECORD_HEADER_BYTES + KVC_IMAGE_SUM_OFFSET,
+	       sizeof header.image_sum);
+	header_checksum(&header, header.checksum);
+	memcpy(bytes, &header, sizeof header);
+	memset(bytes + end, 0, kvc_record_bytes(record->image_bytes) - end);
+}
+
+/* Sizes that a record can have, whatever its checksum says. */
+static bool sizes_hold(const struct header *header, uint64_t available)
+{
+	return header->header_bytes == KVC_RECORD_HEADER_BYTES &&
+	       header->image_bytes >= KVC_IMAGE_HEADER_BYTES && header->image_bytes <= KVC_IMAGE_BYTES_MAX &&
+	       kvc_record_bytes(header->image_bytes) <= available && header->tokens >= 1 &&
+	       header->tokens <= KVC_TOKENS_MAX;
+}
+
+kvc_status kvc_record_parse(const uint8_t bytes[KVC_RECORD_HEADER_BYTES], uint64_t available,
+                            struct kvc_record *record)
+{
+	struct header header;
+	uint8_t checksum[16];
+
+	memcpy(&header, bytes, sizeof header);
+	if (memcmp(header.magic, RECORD_MAGIC, sizeof header.magic) != 0)
+		return KVC_MISS;
+	header_checksum(&header, checksum);
+	if (memcmp(checksum, header.checksum, sizeof checksum) != 0 || header.version != RECORD_VERSION ||
+	    !sizes_hold(&header, available))
+		return KVC_CORRUPT;
+	*record = (struct kvc_record){
+	        .place = {.segment = header.segment, .page = header.page},
+	        .epoch = header.epoch,
+	        .generation = header.generation,
+	        .image_bytes = header.image_bytes,
+	        .tokens = header.tokens,
+	        .depth = header.depth,
+	};
+	memcpy(record->key.bytes, header.key, sizeof header.key);
+	memcpy(record->parent.bytes, header.parent, sizeof header.parent);
+	memcpy(record->tenant, header.tenant, sizeof header.tenant);
+	memcpy(record->device, header.device, sizeof header.device);
+	return KVC_OK;
+}
+
+/* Same block at the same place in the same life of the segment. The index keeps the low half of an epoch
+ * only; a segment would have to be written 2^32 times for that to matter. */
+static bool same_record(const struct kvc_record *a, const struct kvc_record *b)
+{
+	return kvc_storage_key_equal(&a->key, &b->key) && !memcmp(a->device, b->device, sizeof a->device) &&
+	       a->place.segment == b->place.segment && a->place.page == b->place.page &&
+	       (uint32_t)a->epoch == (uint32_t)b->epoch && a->image_bytes == b->image_bytes &&
+	       a->tokens == b->tokens;
+}
+
+kvc_status kvc_record_match(const uint8_t *bytes, uint64_t length, const struct kvc_record *expected)
+{
+	const uint8_t *image_sum = bytes + KVC_RECORD_HEADER_BYTES + KVC_IMAGE_SUM_OFFSET;
+	struct kvc_record found;
+
+	if (length < KVC_RECORD_HEADER_BYTES + KVC_IMAGE_HEADER_BYTES ||
+	    kvc_record_parse(bytes, length, &found) != KVC_OK || !same_record(&found, expected))
+		return KVC_CORRUPT;
+	if (memcmp(image_sum, bytes + offsetof(struct header, image_sum), KVC_IMAGE_SUM_BYTES) != 0)
+		return KVC_CORRUPT;
+	return KVC_OK;
+}
