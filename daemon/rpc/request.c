@@ -431,7 +431,7 @@ static void blocks_begin(struct kvc_session *session, const struct kvc_frame *fr
 	struct kvc_problem problem;
 	struct building building = {
 	        .session = session, .frame = frame, .message = message, .problem = &problem};
-	struct kvc_request *request;
+	struct kvc_request *request = NULL;
 	kvc_status status = request_build(&building, &request);
 
 	if (status != KVC_OK) {
