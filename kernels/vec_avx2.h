@@ -1,4 +1,4 @@
-/* Sixteen 32-bit lanes in two AVX2 registers: the vocabulary of codec_simd.h, as in vec_avx512.h.
+/* Sixteen 32-bit lanes in two AVX2 registers: the vocabulary of the SIMD codec, as in vec_avx512.h.
  *
  * Needs AVX2, F16C and FMA. */
 #ifndef KVC_VEC_AVX2_H
@@ -389,37 +389,30 @@ static inline vf vf_from_code(vi x, unsigned bits)
 }
 
 /* Lane index[i] of the sixteen. */
-static inline __m256i half_permute(__m256i low, __m256i high, __m256i index)
-{
-	__m256i in_high = _mm256_slli_epi32(index, 28); /* bit 3 to the sign */
-	__m256 a = _mm256_castsi256_ps(_mm256_permutevar8x32_epi32(low, index));
-	__m256 b = _mm256_castsi256_ps(_mm256_permutevar8x32_epi32(high, index));
-
-	return _mm256_castps_si256(_mm256_blendv_ps(a, b, _mm256_castsi256_ps(in_high)));
-}
-
 static inline vf vf_permute(vf x, vi index)
 {
-	__m256i low = _mm256_castps_si256(x.lo);
-	__m256i high = _mm256_castps_si256(x.hi);
+	__m256 in_high0 = _mm256_castsi256_ps(_mm256_slli_epi32(index.lo, 28)); /* bit 3 to the sign */
+	__m256 in_high1 = _mm256_castsi256_ps(_mm256_slli_epi32(index.hi, 28));
 
-	return (vf){_mm256_castsi256_ps(half_permute(low, high, index.lo)),
-	            _mm256_castsi256_ps(half_permute(low, high, index.hi))};
+	return (vf){_mm256_blendv_ps(_mm256_permutevar8x32_ps(x.lo, index.lo),
+	                             _mm256_permutevar8x32_ps(x.hi, index.lo), in_high0),
+	            _mm256_blendv_ps(_mm256_permutevar8x32_ps(x.lo, index.hi),
+	                             _mm256_permutevar8x32_ps(x.hi, index.hi), in_high1)};
 }
 
-/* All bits of those of lanes `first` to `first` + 7 that are below `count`. */
-static inline __m256i lanes_below(unsigned first, unsigned count)
+/* All bits of the lanes below `count`. */
+static inline vi lanes_below(unsigned count)
 {
-	__m256i lane =
-	        _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32((int)first));
+	__m256i bound = _mm256_set1_epi32((int)count);
 
-	return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)count), lane);
+	return (vi){_mm256_cmpgt_epi32(bound, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)),
+	            _mm256_cmpgt_epi32(bound, _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15))};
 }
 
 /* `count` <= 8 pairs of binary16; lane i gets half index[i] of them as *s and the next as *m. */
 static inline void vf_load_scales(const uint8_t *from, unsigned count, vi index, vf *s, vf *m)
 {
-	__m256i raw = _mm256_maskload_epi32((const int *)(const void *)from, lanes_below(0, count));
+	__m256i raw = _mm256_maskload_epi32((const int *)(const void *)from, lanes_below(count).lo);
 	vf halves = vf_widen((vh){_mm256_castsi256_si128(raw), _mm256_extracti128_si256(raw, 1)});
 
 	*s = vf_permute(halves, index);
@@ -430,36 +423,47 @@ static inline void vf_load_scales(const uint8_t *from, unsigned count, vi index,
 static inline void vi_store_lanes(uint8_t *to, unsigned count, vi index, vi x)
 {
 	int *words = (int *)(void *)to;
+	vi mask = lanes_below(count);
+	vi picked = vi_from_bits(vf_permute(vf_from_bits(x), index));
 
-	_mm256_maskstore_epi32(words, lanes_below(0, count), half_permute(x.lo, x.hi, index.lo));
-	_mm256_maskstore_epi32(words + 8, lanes_below(8, count), half_permute(x.lo, x.hi, index.hi));
+	_mm256_maskstore_epi32(words, mask.lo, picked.lo);
+	_mm256_maskstore_epi32(words + 8, mask.hi, picked.hi);
 }
 
-/* n * a - b * c of four lanes, exact in binary64 as long as both products are below 2^53, then rounded to
- * binary32. */
-static inline __m128 quarter_determinant(__m256d n, __m256d a, __m128i b, __m128i c)
+/* Four of sixteen integers in binary64. */
+typedef struct {
+	__m256d x;
+} vd;
+
+static inline vd vd_quarter(vi x, unsigned quarter)
 {
-	__m256d product = _mm256_mul_pd(_mm256_cvtepi32_pd(b), _mm256_cvtepi32_pd(c));
+	__m256i half = quarter < 2 ? x.lo : x.hi;
+	__m128i four = quarter % 2 ? _mm256_extracti128_si256(half, 1) : _mm256_castsi256_si128(half);
 
-	return _mm256_cvtpd_ps(_mm256_sub_pd(_mm256_mul_pd(n, a), product));
+	return (vd){_mm256_cvtepi32_pd(four)};
 }
 
-static inline __m256 half_determinant(double n, __m256i a, double bias, __m256i b, __m256i c)
+/* n * (a + bias) - b * c of four lanes, exact as long as both products are below 2^53, then rounded. */
+static inline __m128 quarter_determinant(double n, double bias, vd a, vd b, vd c)
 {
-	__m256d wide_n = _mm256_set1_pd(n);
-	__m256d wide_bias = _mm256_set1_pd(bias);
-	__m256d low = _mm256_add_pd(_mm256_cvtepi32_pd(_mm256_castsi256_si128(a)), wide_bias);
-	__m256d high = _mm256_add_pd(_mm256_cvtepi32_pd(_mm256_extracti128_si256(a, 1)), wide_bias);
-	__m128 first = quarter_determinant(wide_n, low, _mm256_castsi256_si128(b), _mm256_castsi256_si128(c));
-	__m128 second = quarter_determinant(wide_n, high, _mm256_extracti128_si256(b, 1),
-	                                    _mm256_extracti128_si256(c, 1));
+	__m256d first = _mm256_mul_pd(_mm256_set1_pd(n), _mm256_add_pd(a.x, _mm256_set1_pd(bias)));
 
-	return _mm256_insertf128_ps(_mm256_castps128_ps256(first), second, 1);
+	return _mm256_cvtpd_ps(_mm256_sub_pd(first, _mm256_mul_pd(b.x, c.x)));
 }
 
+static inline vf vf_determinant_biased(double n, double bias, vi a, vi b, vi c)
+{
+	__m128 r[4];
+
+	for (unsigned i = 0; i < 4; i++)
+		r[i] = quarter_determinant(n, bias, vd_quarter(a, i), vd_quarter(b, i), vd_quarter(c, i));
+	return (vf){_mm256_set_m128(r[1], r[0]), _mm256_set_m128(r[3], r[2])};
+}
+
+/* n * a - b * c, exact in binary64 as long as both products are below 2^53, then rounded to binary32. */
 static inline vf vf_determinant(double n, vi a, vi b, vi c)
 {
-	return (vf){half_determinant(n, a.lo, 0.0, b.lo, c.lo), half_determinant(n, a.hi, 0.0, b.hi, c.hi)};
+	return vf_determinant_biased(n, 0.0, a, b, c);
 }
 
 /* The same with an unsigned `a`: its top bit is flipped, and the bias makes up for it. */
@@ -467,8 +471,9 @@ static inline vf vf_determinant_unsigned(double n, vi a, vi b, vi c)
 {
 	__m256i top = _mm256_set1_epi32(INT32_MIN);
 
-	return (vf){half_determinant(n, _mm256_xor_si256(a.lo, top), 0x1p31, b.lo, c.lo),
-	            half_determinant(n, _mm256_xor_si256(a.hi, top), 0x1p31, b.hi, c.hi)};
+	a.lo = _mm256_xor_si256(a.lo, top);
+	a.hi = _mm256_xor_si256(a.hi, top);
+	return vf_determinant_biased(n, 0x1p31, a, b, c);
 }
 
 #endif

@@ -1,5 +1,5 @@
-/* Sixteen 32-bit lanes in one AVX-512 register: the vocabulary of codec_simd.h. See there for the order of
- * lanes.
+/* Sixteen 32-bit lanes in one AVX-512 register: the vocabulary of the SIMD codec. See simd_chunk.h for the
+ * order of lanes.
  *
  * Needs AVX-512 F, BW, DQ, VL and VNNI, F16C and FMA. vec_avx2.h has the same names on pairs of AVX2
  * registers. */

@@ -12,13 +12,14 @@
  *
  * Scratch memory: the elements of the tile, in the source type, padded to whole batches; then the means in
  * codec order, repeated until chunks and rows meet again; then a batch or a run at work. */
-#ifndef KVC_CODEC_SIMD_H
-#define KVC_CODEC_SIMD_H
+#ifndef KVC_SIMD_CHUNK_H
+#define KVC_SIMD_CHUNK_H
 
 #include "kernels/codec.h"
 #include "kernels/codec_internal.h"
 #include "kernels/fpenv.h"
 #include "kernels/half.h"
+#include "kernels/vec.h"
 
 #include <string.h>
 
@@ -277,7 +278,32 @@ static inline void rotate_across_chunks(float *run, uint32_t length)
 	}
 }
 
-#include "kernels/codec_simd_decode.h"
-#include "kernels/codec_simd_encode.h"
+/* --- means --- */
+
+static inline bool halves_finite(const uint8_t *halves, size_t count)
+{
+	unsigned bad = 0;
+
+	for (size_t i = 0; i < count; i++) {
+		uint16_t half;
+
+		memcpy(&half, halves + 2 * i, sizeof half);
+		bad |= !kvc_f16_finite(half);
+	}
+	return !bad;
+}
+
+/* The means repeated up to a whole number of chunks, in codec order; `plain` has them as they are. */
+static inline void spread_means(const struct tile *tile, const float *plain)
+{
+	for (uint32_t chunk = 0; chunk < tile->mean_chunks; chunk++) {
+		vf v[WORDS];
+
+		for (uint32_t i = 0; i < WORDS; i++)
+			v[i] = vf_load(plain + (chunk * KVC_CHUNK + i * LANES) % tile->shape->dim);
+		chunk_from_memory_order(v);
+		chunk_put(tile->means + (size_t)chunk * KVC_CHUNK, v);
+	}
+}
 
 #endif

@@ -1,6 +1,8 @@
-/* Decoding on vectors: the second part of codec_simd.h. */
-#ifndef KVC_CODEC_SIMD_DECODE_H
-#define KVC_CODEC_SIMD_DECODE_H
+/* Decoding on vectors. Restores the bits that codec_scalar.c defines. */
+#ifndef KVC_SIMD_DECODE_H
+#define KVC_SIMD_DECODE_H
+
+#include "kernels/simd_chunk.h"
 
 /* --- codes --- */
 
@@ -128,32 +130,6 @@ KVC_INLINE void write_chunk(const struct tile *tile, const struct kvc_rows *dest
 }
 
 /* --- one tile --- */
-
-static inline bool halves_finite(const uint8_t *halves, size_t count)
-{
-	unsigned bad = 0;
-
-	for (size_t i = 0; i < count; i++) {
-		uint16_t half;
-
-		memcpy(&half, halves + 2 * i, sizeof half);
-		bad |= !kvc_f16_finite(half);
-	}
-	return !bad;
-}
-
-/* The means repeated up to a whole number of chunks, in codec order; `plain` has them as they are. */
-static inline void spread_means(const struct tile *tile, const float *plain)
-{
-	for (uint32_t chunk = 0; chunk < tile->mean_chunks; chunk++) {
-		vf v[WORDS];
-
-		for (uint32_t i = 0; i < WORDS; i++)
-			v[i] = vf_load(plain + (chunk * KVC_CHUNK + i * LANES) % tile->shape->dim);
-		chunk_from_memory_order(v);
-		chunk_put(tile->means + (size_t)chunk * KVC_CHUNK, v);
-	}
-}
 
 static inline void load_means(const struct tile *tile, const uint8_t *coded)
 {

@@ -1,6 +1,9 @@
-/* Encoding on vectors: the third part of codec_simd.h. */
-#ifndef KVC_CODEC_SIMD_ENCODE_H
-#define KVC_CODEC_SIMD_ENCODE_H
+/* Encoding on vectors. Gives the bytes that codec_scalar.c defines; steps are numbered as in docs/codec.md.
+ */
+#ifndef KVC_SIMD_ENCODE_H
+#define KVC_SIMD_ENCODE_H
+
+#include "kernels/simd_chunk.h"
 
 /* --- pass 1: read the source once --- */
 
