@@ -2,6 +2,7 @@
 #include "tests/support/raw_session.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +11,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "client/alloc.h"
 #include "client/wire.h"
 #include "proto/frame.h"
 
