@@ -109,6 +109,7 @@ BENCH_BIN := $(patsubst tests/bench/%.c,$(BIN)/tests/bench/%,$(wildcard tests/be
 FUZZ_BIN := $(patsubst tests/fuzz/%.c,$(BIN)/tests/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 KILL_BIN := $(BIN)/tests/fault/kill_loop
 KILL_OBJ := $(call objs,$(wildcard tests/fault/kill_*.c))
+AGENT_BIN := $(BIN)/tests/fault/kvcellard_agent
 TEST_BIN := $(UNIT_BIN) $(SIM_BIN) $(INTEGRATION_BIN) $(FAULT_BIN)
 
 # --- goals ------------------------------------------------------------------------------------
@@ -118,7 +119,7 @@ TEST_BIN := $(UNIT_BIN) $(SIM_BIN) $(INTEGRATION_BIN) $(FAULT_BIN)
 .SECONDARY:
 
 all: $(BIN)/kvcellard $(BIN)/kvcellar $(CLIENT_A) $(CLIENT_SO) $(CLIENT_PC)
-tests: all $(TEST_BIN) $(KILL_BIN)
+tests: all $(TEST_BIN) $(KILL_BIN) $(AGENT_BIN)
 benches: all $(BENCH_BIN)
 fuzzers: $(FUZZ_BIN)
 
@@ -244,6 +245,12 @@ $(KILL_BIN): $(KILL_OBJ) $(ALL_A)
 	$(call say,LD,$@)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS_ALL) $(KILL_OBJ) $(ALL_A) $(DAEMON_LIBS) $(CLIENT_LIBS) $(CLI_LIBS) -lm -o $@
+
+# The daemon with an agent in it that makes allocations fail.
+$(AGENT_BIN): $(MAIN_OBJ) $(OBJ)/tests/fault/agent.o $(DAEMON_A) $(KERNEL_A)
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(LDFLAGS_ALL) $^ $(DAEMON_LIBS) -lm -o $@
 
 # Simulation: the objects of tests/sim stand in for the loop's, so they come before the archives.
 $(SIM_BIN): $(SIM_OBJ)
