@@ -37,23 +37,21 @@ static uint64_t threads_auto(void)
 	return count < 1 ? 1 : count > 256 ? 256 : (uint64_t)count;
 }
 
+/* Under a service manager in the folder that it made ($RUNTIME_DIRECTORY), for root where clients look by
+ * default, else in the user's own. */
 static kvc_status socket_auto(struct kvc_conf *conf, char *error)
 {
-	const char *directory = getenv("XDG_RUNTIME_DIR");
-	int bytes;
+	const char *service = getenv("RUNTIME_DIRECTORY");
+	const char *own = getenv("XDG_RUNTIME_DIR");
+	const char *directory = service && *service == '/' ? service : geteuid() == 0 ? "/run/kvcellar" : own;
 
-	if (geteuid() == 0) {
-		snprintf(conf->socket, sizeof conf->socket, "/run/kvcellar/kvcellar.sock");
-		return KVC_OK;
-	}
-	if (!directory || directory[0] != '/')
-		return refuse(
-		        error,
-		        "socket: XDG_RUNTIME_DIR is not set, so there is no default: use --socket PATH");
-	bytes = snprintf(conf->socket, sizeof conf->socket, "%s/kvcellar.sock", directory);
-	if (bytes < (int)sizeof conf->socket)
-		return KVC_OK;
-	return refuse(error, "socket: XDG_RUNTIME_DIR is too long: use --socket PATH");
+	if (!directory || *directory != '/')
+		return refuse(error,
+		              "socket: XDG_RUNTIME_DIR is not set, so there is no default: use --socket PATH");
+	if ((size_t)snprintf(conf->socket, sizeof conf->socket, "%s/kvcellar.sock", directory) >=
+	    sizeof conf->socket)
+		return refuse(error, "socket: the default directory is too long: use --socket PATH");
+	return KVC_OK;
 }
 
 static kvc_status contradictions(const struct kvc_conf *conf, char *error)
