@@ -3,9 +3,9 @@
 #define KVC_VEC_H
 
 #if defined(__AVX512VNNI__)
-#include "kernels/vec_avx512.h"
+#include "kernels/vec_avx512_across.h"
 #else
-#include "kernels/vec_avx2.h"
+#include "kernels/vec_avx2_across.h"
 #endif
 
 #endif
