@@ -300,11 +300,10 @@ static void restored_slice_has_sum(const struct kvc_codec *codec, const struct k
 {
 	const size_t token_bytes = KV_SLICE_HEADS * KV_SLICE_DIM * 2;
 	uint8_t *source = kv_slice_load(kase->kind);
-	uint8_t *dest = calloc(1, KV_SLICE_BYTES);
+	uint8_t *dest = aligned(KV_SLICE_BYTES);
 	uint8_t sum[crypto_hash_sha256_BYTES];
 	char hex[2 * sizeof sum + 1];
 
-	assert_non_null(dest);
 	for (uint32_t layer = 0; layer < KV_SLICE_LAYERS; layer++) {
 		for (uint32_t t = 0; t < KV_SLICE_TOKENS; t += kase->block_tokens) {
 			uint32_t left = KV_SLICE_TOKENS - t;

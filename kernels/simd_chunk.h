@@ -1,79 +1,40 @@
-/* The codec on vectors of sixteen lanes: included by codec_avx2.c and codec_avx512.c after their vec_*.h, and
- * by nothing else. Restores the bits that codec_scalar.c defines; steps are numbered as in docs/codec.md.
- *
- * A tile is a stream of tokens * dim elements, handled in chunks of 128 whatever the dimension: since dim is
- * a multiple of 16, runs and groups never straddle chunks, except runs of 256 and more, which are rotated
- * chunk by chunk and then across chunks.
+/* A chunk of 128 elements in registers: loading, storing, rotating. For codec_avx2.c and codec_avx512.c,
+ * which compile it each with their own instructions.
  *
  * Codec order: channel c of a chunk lies in register c % 8, at the lane of word w = c / 8, which is
  * 4 * (w % 4) + w / 4. A 32-bit word of 4-bit codes holds the eight channels of one lane, so shifts unpack
  * it; the first three rotation stages need no shuffle; and a 4 x 4 transposition of lanes leads to and from
- * memory order.
- *
- * Scratch memory: the elements of the tile, in the source type, padded to whole batches; then the means in
- * codec order, repeated until chunks and rows meet again; then a batch or a run at work. */
-#ifndef KVC_CODEC_SIMD_H
-#define KVC_CODEC_SIMD_H
+ * memory order. */
+#ifndef KVC_SIMD_CHUNK_H
+#define KVC_SIMD_CHUNK_H
 
 #include "kernels/codec.h"
 #include "kernels/codec_internal.h"
 #include "kernels/fpenv.h"
 #include "kernels/half.h"
+#include "kernels/vec.h"
 
 #include <string.h>
 
 /* For what takes or gives a chunk: arrays of registers stay in registers only if the whole is inlined. */
 #define KVC_INLINE static inline __attribute__((always_inline))
 
+/* Before a loop over the registers of a chunk: the same end. */
+#if defined(__clang__)
+#define KVC_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define KVC_UNROLL _Pragma("GCC unroll 8")
+#endif
+
 #define LANES 16u
 #define WORDS 8u /* registers of a chunk, channels of a lane */
 
 static_assert(LANES * WORDS == KVC_CHUNK, "a chunk is eight registers");
 
-/* What is the same for all chunks of a tile. */
-struct tile {
-	const struct kvc_codec_params *params;
-	const struct kvc_tile_shape *shape;
-	struct kvc_tile_layout layout;
-	size_t elements;
-	size_t element_bytes;
-	uint8_t *source;      /* scratch: elements in the source type */
-	float *means;         /* scratch: in codec order */
-	float *run;           /* scratch: one run of rotation, in codec order */
-	uint32_t mean_chunks; /* chunks until the means repeat */
-	uint32_t run_chunks;  /* chunks of one run of rotation */
-	vf rotate_scale;
-	vi scale_index; /* where lanes find their scale, or groups their lane */
-};
-
 /* Lane of word w; its own inverse. */
 static inline uint32_t lane_of(uint32_t w)
 {
 	return w % 4 * 4 + w / 4;
-}
-
-static inline uint32_t gcd_with_chunk(uint32_t dim)
-{
-	uint32_t two = dim & (~dim + 1);
-
-	return two < KVC_CHUNK ? two : KVC_CHUNK;
-}
-
-static inline void tile_init(struct tile *tile, const struct kvc_codec_params *params,
-                             const struct kvc_tile_shape *shape, void *scratch)
-{
-	float *floats = scratch;
-
-	tile->params = params;
-	tile->shape = shape;
-	kvc_tile_layout_init(&tile->layout, params, shape);
-	tile->elements = (size_t)shape->tokens * shape->dim;
-	tile->element_bytes = kvc_dtype_bytes(shape->dtype);
-	tile->source = scratch;
-	tile->means = floats + kvc_round_up_to(tile->elements, KVC_BATCH);
-	tile->mean_chunks = shape->dim / gcd_with_chunk(shape->dim);
-	tile->run = tile->means + (size_t)tile->mean_chunks * KVC_CHUNK;
-	tile->run_chunks = params->rotate && tile->layout.run > KVC_CHUNK ? tile->layout.run / KVC_CHUNK : 1;
 }
 
 /* --- between memory order and codec order --- */
@@ -106,12 +67,14 @@ KVC_INLINE void chunk_from_memory_order(vf v[WORDS])
 {
 	vi low[4], high[4];
 
+	KVC_UNROLL
 	for (unsigned e = 0; e < 4; e++) {
 		low[e] = vi_from_bits(vf_even_parts(v[2 * e], v[2 * e + 1]));
 		high[e] = vi_from_bits(vf_odd_parts(v[2 * e], v[2 * e + 1]));
 	}
 	vi_transpose4(low);
 	vi_transpose4(high);
+	KVC_UNROLL
 	for (unsigned k = 0; k < 4; k++) {
 		v[k] = vf_from_bits(low[k]);
 		v[k + 4] = vf_from_bits(high[k]);
@@ -122,12 +85,14 @@ KVC_INLINE void chunk_to_memory_order(vf v[WORDS])
 {
 	vi low[4], high[4];
 
+	KVC_UNROLL
 	for (unsigned k = 0; k < 4; k++) {
 		low[k] = vi_from_bits(v[k]);
 		high[k] = vi_from_bits(v[k + 4]);
 	}
 	vi_transpose4(low);
 	vi_transpose4(high);
+	KVC_UNROLL
 	for (unsigned e = 0; e < 4; e++) {
 		v[2 * e] = vf_merge_first(vf_from_bits(low[e]), vf_from_bits(high[e]));
 		v[2 * e + 1] = vf_merge_second(vf_from_bits(low[e]), vf_from_bits(high[e]));
@@ -139,9 +104,11 @@ KVC_INLINE void chunk_load_bf16(const uint8_t *from, vf v[WORDS])
 {
 	vi r[4];
 
+	KVC_UNROLL
 	for (unsigned e = 0; e < 4; e++)
 		r[e] = vi_load(from + 64 * (size_t)e);
 	vi_transpose4(r);
+	KVC_UNROLL
 	for (unsigned j = 0; j < 4; j++) {
 		v[2 * j] = vf_from_bits(vi_shl(r[j], 16));
 		v[2 * j + 1] = vf_from_bits(vi_and(r[j], vi_set1((int)0xFFFF0000)));
@@ -154,6 +121,7 @@ KVC_INLINE void chunk_load(enum kvc_dtype dtype, const uint8_t *from, vf v[WORDS
 		chunk_load_bf16(from, v);
 		return;
 	}
+	KVC_UNROLL
 	for (unsigned i = 0; i < WORDS; i++)
 		v[i] = dtype == KVC_DTYPE_FP16 ? load16_fp16(from + 32 * (size_t)i)
 		                               : load16_fp32(from + 64 * (size_t)i);
@@ -170,41 +138,59 @@ KVC_INLINE vi bf16_upper(vf x)
 	return vi_add(vi_add(bits, vi_set1(0x7FFF)), odd);
 }
 
-KVC_INLINE void chunk_store_bf16(uint8_t *to, const vf v[WORDS])
+/* Streaming keeps the lines of the destination from being read before they are overwritten as a whole. */
+KVC_INLINE void store64(uint8_t *to, vi x, bool stream)
+{
+	if (stream)
+		vi_stream(to, x);
+	else
+		vi_store(to, x);
+}
+
+KVC_INLINE void chunk_store_bf16(uint8_t *to, const vf v[WORDS], bool stream)
 {
 	vi r[4];
 
+	KVC_UNROLL
 	for (unsigned j = 0; j < 4; j++)
 		r[j] = vi_or(vi_shr(bf16_upper(v[2 * j]), 16),
 		             vi_and(bf16_upper(v[2 * j + 1]), vi_set1((int)0xFFFF0000)));
 	vi_transpose4(r);
+	KVC_UNROLL
 	for (unsigned e = 0; e < 4; e++)
-		vi_store(to + 64 * (size_t)e, r[e]);
+		store64(to + 64 * (size_t)e, r[e], stream);
 }
 
-KVC_INLINE void chunk_store_fp16(uint8_t *to, vf v[WORDS])
+/* What is finite stays finite. */
+KVC_INLINE vh fp16_saturate(vf x)
 {
-	vf limit = vf_set1(65504.0f);
-	vf minus_limit = vf_set1(-65504.0f);
-
-	chunk_to_memory_order(v);
-	for (unsigned i = 0; i < WORDS; i++)
-		vh_store(to + 32 * (size_t)i, vh_round(vf_max(vf_min(v[i], limit), minus_limit)));
+	return vh_round(vf_max(vf_min(x, vf_set1(65504.0f)), vf_set1(-65504.0f)));
 }
 
-KVC_INLINE void chunk_store(enum kvc_dtype dtype, uint8_t *to, vf v[WORDS])
+KVC_INLINE void chunk_store_fp16(uint8_t *to, vf v[WORDS], bool stream)
+{
+	chunk_to_memory_order(v);
+	KVC_UNROLL
+	for (unsigned i = 0; i < 4; i++)
+		store64(to + 64 * (size_t)i, vi_join(fp16_saturate(v[2 * i]), fp16_saturate(v[2 * i + 1])),
+		        stream);
+}
+
+/* With `stream`, `to` is 64-byte aligned. */
+KVC_INLINE void chunk_store(enum kvc_dtype dtype, uint8_t *to, vf v[WORDS], bool stream)
 {
 	if (dtype == KVC_DTYPE_BF16) {
-		chunk_store_bf16(to, v);
+		chunk_store_bf16(to, v, stream);
 		return;
 	}
 	if (dtype == KVC_DTYPE_FP16) {
-		chunk_store_fp16(to, v);
+		chunk_store_fp16(to, v, stream);
 		return;
 	}
 	chunk_to_memory_order(v);
+	KVC_UNROLL
 	for (unsigned i = 0; i < WORDS; i++)
-		vi_store(to + 64 * (size_t)i, vi_from_bits(v[i]));
+		store64(to + 64 * (size_t)i, vi_from_bits(v[i]), stream);
 }
 
 /* --- rotation --- */
@@ -217,44 +203,59 @@ KVC_INLINE void butterfly(vf *a, vf *b)
 	*a = sum;
 }
 
+/* Distances 1, 2 and 4; written out, since compilers keep arrays in registers only under constant indices. */
 KVC_INLINE void rotate_registers(vf v[WORDS])
 {
-	for (unsigned h = 1; h < WORDS; h *= 2) {
-		for (unsigned i = 0; i < WORDS; i++) {
-			if (!(i & h))
-				butterfly(&v[i], &v[i + h]);
-		}
-	}
+	butterfly(&v[0], &v[1]);
+	butterfly(&v[2], &v[3]);
+	butterfly(&v[4], &v[5]);
+	butterfly(&v[6], &v[7]);
+
+	butterfly(&v[0], &v[2]);
+	butterfly(&v[1], &v[3]);
+	butterfly(&v[4], &v[6]);
+	butterfly(&v[5], &v[7]);
+
+	butterfly(&v[0], &v[4]);
+	butterfly(&v[1], &v[5]);
+	butterfly(&v[2], &v[6]);
+	butterfly(&v[3], &v[7]);
 }
 
 /* Step 4 up to runs of one chunk, without the factor. */
 KVC_INLINE void chunk_rotate(vf v[WORDS], uint32_t run)
 {
 	rotate_registers(v);
+	KVC_UNROLL
 	for (unsigned k = 0; k < WORDS; k++)
 		v[k] = vf_butterfly8(v[k]);
 	if (run < 32)
 		return;
+	KVC_UNROLL
 	for (unsigned k = 0; k < WORDS; k++)
 		v[k] = vf_butterfly16(v[k]);
 	if (run < 64)
 		return;
+	KVC_UNROLL
 	for (unsigned k = 0; k < WORDS; k++)
 		v[k] = vf_butterfly32(v[k]);
 	if (run < 128)
 		return;
+	KVC_UNROLL
 	for (unsigned k = 0; k < WORDS; k++)
 		v[k] = vf_butterfly64(v[k]);
 }
 
 KVC_INLINE void chunk_put(float *to, const vf v[WORDS])
 {
+	KVC_UNROLL
 	for (unsigned k = 0; k < WORDS; k++)
 		vf_store(to + LANES * (size_t)k, v[k]);
 }
 
 KVC_INLINE void chunk_get(const float *from, vf v[WORDS])
 {
+	KVC_UNROLL
 	for (unsigned k = 0; k < WORDS; k++)
 		v[k] = vf_load(from + LANES * (size_t)k);
 }
@@ -276,8 +277,5 @@ static inline void rotate_across_chunks(float *run, uint32_t length)
 		}
 	}
 }
-
-#include "kernels/codec_simd_decode.h"
-#include "kernels/codec_simd_encode.h"
 
 #endif

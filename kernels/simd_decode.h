@@ -1,12 +1,15 @@
-/* Decoding on vectors: the second part of codec_simd.h. */
-#ifndef KVC_CODEC_SIMD_DECODE_H
-#define KVC_CODEC_SIMD_DECODE_H
+/* Decoding on vectors. Restores the bits that codec_scalar.c defines. */
+#ifndef KVC_SIMD_DECODE_H
+#define KVC_SIMD_DECODE_H
+
+#include "kernels/simd_tile.h"
 
 /* --- codes --- */
 
 /* Bits <= 4 and a power of two: all eight codes of a lane are in one word. */
 KVC_INLINE void unpack_words(vi words, unsigned bits, vf q[WORDS])
 {
+	KVC_UNROLL
 	for (unsigned k = 0; k < WORDS; k++)
 		q[k] = vf_from_code(vi_shr(words, bits * k), bits);
 }
@@ -24,6 +27,7 @@ KVC_INLINE void unpack_any(const uint8_t *codes, unsigned bits, vf q[WORDS])
 		low[lane_of(w)] = (uint32_t)window;
 		high[lane_of(w)] = (uint32_t)(window >> 4 * bits);
 	}
+	KVC_UNROLL
 	for (unsigned k = 0; k < 4; k++) {
 		q[k] = vf_from_int(vi_and(vi_shr(vi_load(low), bits * k), mask));
 		q[k + 4] = vf_from_int(vi_and(vi_shr(vi_load(high), bits * k), mask));
@@ -61,6 +65,7 @@ KVC_INLINE void dequantise(const struct tile *tile, const uint8_t *coded, size_t
 	vf_load_scales(coded + layout->scales + first / layout->group * 4, (unsigned)(count / layout->group),
 	               tile->scale_index, &s, &m);
 	unpack_chunk(coded + layout->codes + first / 8 * bits, count / 8 * bits, bits, v);
+	KVC_UNROLL
 	for (unsigned k = 0; k < WORDS; k++)
 		v[k] = vf_fma(v[k], s, m);
 }
@@ -72,12 +77,15 @@ KVC_INLINE void finish_chunk(const struct tile *tile, size_t first, vf v[WORDS])
 	const float *means = tile->means + first / KVC_CHUNK % tile->mean_chunks * KVC_CHUNK;
 
 	if (tile->params->rotate && tile->layout.centred) {
+		KVC_UNROLL
 		for (unsigned k = 0; k < WORDS; k++)
 			v[k] = vf_fma(v[k], tile->rotate_scale, vf_load(means + LANES * (size_t)k));
 	} else if (tile->params->rotate) {
+		KVC_UNROLL
 		for (unsigned k = 0; k < WORDS; k++)
 			v[k] = vf_mul(v[k], tile->rotate_scale);
 	} else if (tile->layout.centred) {
+		KVC_UNROLL
 		for (unsigned k = 0; k < WORDS; k++)
 			v[k] = vf_add(v[k], vf_load(means + LANES * (size_t)k));
 	}
@@ -120,40 +128,14 @@ KVC_INLINE void write_chunk(const struct tile *tile, const struct kvc_rows *dest
 	if (dim % KVC_CHUNK == 0) {
 		uint8_t *row = kvc_row(dest, (uint32_t)(first / dim));
 
-		chunk_store(tile->shape->dtype, row + first % dim * tile->element_bytes, v);
+		chunk_store(tile->shape->dtype, row + first % dim * tile->element_bytes, v, tile->stream);
 		return;
 	}
-	chunk_store(tile->shape->dtype, buffer, v);
+	chunk_store(tile->shape->dtype, buffer, v, false);
 	scatter(tile, dest, first, count, buffer);
 }
 
 /* --- one tile --- */
-
-static inline bool halves_finite(const uint8_t *halves, size_t count)
-{
-	unsigned bad = 0;
-
-	for (size_t i = 0; i < count; i++) {
-		uint16_t half;
-
-		memcpy(&half, halves + 2 * i, sizeof half);
-		bad |= !kvc_f16_finite(half);
-	}
-	return !bad;
-}
-
-/* The means repeated up to a whole number of chunks, in codec order; `plain` has them as they are. */
-static inline void spread_means(const struct tile *tile, const float *plain)
-{
-	for (uint32_t chunk = 0; chunk < tile->mean_chunks; chunk++) {
-		vf v[WORDS];
-
-		for (uint32_t i = 0; i < WORDS; i++)
-			v[i] = vf_load(plain + (chunk * KVC_CHUNK + i * LANES) % tile->shape->dim);
-		chunk_from_memory_order(v);
-		chunk_put(tile->means + (size_t)chunk * KVC_CHUNK, v);
-	}
-}
 
 static inline void load_means(const struct tile *tile, const uint8_t *coded)
 {
@@ -204,27 +186,42 @@ static inline void decode_chunk(const struct tile *tile, const uint8_t *coded, c
 	write_chunk(tile, dest, first, count, v);
 }
 
+/* Restored blocks are larger than the caches or about to be read by another device or processor: whole lines
+ * are written past them where the rows allow it. */
+static inline bool can_stream(const struct kvc_tile_shape *shape, const struct kvc_rows *dest)
+{
+	return shape->dim % KVC_CHUNK == 0 && ((uintptr_t)dest->base | (uintptr_t)dest->row_stride) % 64 == 0;
+}
+
+static inline void decode_chunks(const struct tile *tile, const uint8_t *coded, const struct kvc_rows *dest)
+{
+	size_t whole = tile->elements / KVC_CHUNK * KVC_CHUNK;
+
+	if (tile->run_chunks > 1) {
+		for (size_t i = 0; i < whole; i += tile->layout.run)
+			decode_run(tile, coded, dest, i);
+		return;
+	}
+	for (size_t i = 0; i < whole; i += KVC_CHUNK)
+		decode_chunk(tile, coded, dest, i, KVC_CHUNK);
+	if (whole < tile->elements)
+		decode_chunk(tile, coded, dest, whole, tile->elements - whole);
+}
+
 static inline void decode_finite(const struct kvc_codec_params *params, const struct kvc_tile_shape *shape,
                                  const uint8_t *coded, const struct kvc_rows *dest, void *scratch)
 {
 	struct tile tile;
-	size_t whole;
 
 	tile_init(&tile, params, shape, scratch);
 	tile.rotate_scale = vf_set1(1.0f / (float)(1u << (tile.layout.run_log2 + 1) / 2));
 	tile.scale_index = lane_scale_index(tile.layout.group);
+	tile.stream = can_stream(shape, dest);
 	if (tile.layout.centred)
 		load_means(&tile, coded);
-	whole = tile.elements / KVC_CHUNK * KVC_CHUNK;
-	if (tile.run_chunks > 1) {
-		for (size_t i = 0; i < whole; i += tile.layout.run)
-			decode_run(&tile, coded, dest, i);
-		return;
-	}
-	for (size_t i = 0; i < whole; i += KVC_CHUNK)
-		decode_chunk(&tile, coded, dest, i, KVC_CHUNK);
-	if (whole < tile.elements)
-		decode_chunk(&tile, coded, dest, whole, tile.elements - whole);
+	decode_chunks(&tile, coded, dest);
+	if (tile.stream)
+		_mm_sfence(); /* before anyone is told that the rows are there */
 }
 
 /* Infinities and NaNs appear in damaged tiles only; the reference says what becomes of them. */
