@@ -4,7 +4,7 @@
 #   OUT      where the variant was built: build, or build/VARIANT
 #   VARIANT  gcc, clang, gcc-address, ...; a name with a sanitizer in it gives tests more time
 #
-# Test programs by folder: unit, integration, fault (C); integration scripts (shell, Python); each fuzz target
+# Test programs by folder: unit, sim, integration, fault (C); integration scripts (shell, Python); each fuzz target
 # over its corpus. KVC_TEST_FULL=1 asks for the full form of those that have a quick one. The last line is
 # `VARIANT: N passed, N failed, N skipped`; tests/runner.py says what counts as what.
 set -eu
@@ -48,11 +48,13 @@ built() {
 	done
 }
 
-for folder in unit integration fault; do
+for folder in unit sim integration fault; do
 	mapfile -t binaries < <(built $folder test)
 	[ ${#binaries[@]} -gt 0 ] && programs+=("${binaries[@]}")
 done
 add tests/integration/*.sh tests/integration/test_*.py
+# The kill loop in a quick form; `make killloop` is the long one.
+programs+=("$out/bin/tests/fault/kill_loop --kills ${KVC_TEST_KILLS:-10}")
 while read -r target; do
 	programs+=("tests/fuzz/replay.sh $target")
 done < <(built fuzz fuzz)
