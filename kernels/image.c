@@ -119,9 +119,8 @@ static struct raw_total raw_count(const struct kvc_image_plan *plan, const uint8
 
 static_assert(KVC_DIM_STEP * 2 % KVC_PLANE_ALIGN == 0, "raw tiles need no padding");
 
-/* Header, padding and checksum, when all else is in place. */
-static void finish(const struct kvc_image_plan *plan, const struct kvc_image_meta *meta, uint32_t raw_tiles,
-                   uint64_t image_bytes, uint8_t *image)
+void kvc_image_finish(const struct kvc_image_plan *plan, const struct kvc_image_meta *meta, uint32_t raw_tiles,
+                      uint64_t image_bytes, uint8_t *image)
 {
 	size_t fixed = kvc_image_header_build(plan, raw_tiles, image_bytes, image);
 
@@ -144,7 +143,7 @@ static uint64_t seal_raw(const struct kvc_image_plan *plan, const struct kvc_blo
 	kvc_image_plan_raw(&raw, plan);
 	kvc_image_meta_init(&meta, 0, raw.tiles);
 	kvc_image_encode_tiles(&raw, NULL, source, image, 0, raw.tiles, NULL);
-	finish(&raw, &meta, 0, raw.image_bytes, image);
+	kvc_image_finish(&raw, &meta, 0, raw.image_bytes, image);
 	return raw.image_bytes;
 }
 
@@ -193,7 +192,7 @@ kvc_status kvc_image_seal(const struct kvc_image_plan *plan, const struct kvc_bl
 		return KVC_OK;
 	}
 	store_raw_tiles(plan, &meta, source, image);
-	finish(plan, &meta, raw.tiles, needed, image);
+	kvc_image_finish(plan, &meta, raw.tiles, needed, image);
 	return KVC_OK;
 }
 

@@ -21,6 +21,7 @@ static const struct command commands[] = {
         {"lookup", kvc_cmd_lookup, "say how much of a sequence is stored, and where"},
         {"drop", kvc_cmd_drop, "forget a sequence"},
         {"bench", kvc_cmd_bench, "measure put, get and look-up of the running daemon"},
+        {"codec", kvc_cmd_codec, "put a file through the codec and back, without a daemon"},
 };
 
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))

@@ -163,6 +163,7 @@ static void recover_done(void *context, kvc_status status)
 
 	if (status == KVC_OK)
 		cache->state = KVC_CACHE_READY;
+	kvc_stat_set(cache->count.index_bytes, (int64_t)kvc_index_bytes(cache->index));
 	cache->recovered(cache->callback_context, status);
 }
 

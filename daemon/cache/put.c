@@ -218,6 +218,7 @@ static void put_create(struct kvc_op *op)
 		return;
 	}
 	kvc_stat_add(cache->count.entries, 1);
+	kvc_stat_set(cache->count.index_bytes, (int64_t)kvc_index_bytes(cache->index));
 	entry = kvc_cache_entry(cache, id);
 	entry->tokens = (uint16_t)op->tokens;
 	entry->depth = depth_of(op);
