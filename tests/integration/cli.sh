@@ -41,7 +41,7 @@ daemon_start
 # ---- raw blocks come back bit for bit, on both planes, in any block size ----
 for plane in shm inline; do
 	for tokens in 128 96 256 7; do
-		id=(--sequence "$plane-$tokens" --preset raw --plane $plane --block-tokens $tokens)
+		id=(--sequence "$plane-$tokens" --preset raw --plane "$plane" --block-tokens "$tokens")
 		run 0 "gb_per_s" "put, $plane, blocks of $tokens" put "${shape[@]}" "${id[@]}" "${files[@]}"
 		run 0 "gb_per_s" "get, $plane, blocks of $tokens" get "${shape[@]}" "${id[@]}" "${out[@]}"
 		same "keys, $plane, blocks of $tokens" "$work/k" $keys
@@ -81,7 +81,7 @@ done
 run 0 "blocks_stored" "put again: first writer wins" put "${shape[@]}" "${files[@]}"
 
 # ---- own codec settings are another namespace; key-only caches ----
-own=(--key-codec 8,g32,rotate,clip=1 --value-codec raw --sequence own)
+own=(--key-codec "8,g32,rotate,clip=1" --value-codec raw --sequence own)
 run 3 "only 0 of" "another codec finds nothing" get "${shape[@]}" --key-codec 4,g32 --value-codec 4,g32 --sequence "$hash" "${out[@]}"
 run 0 "ratio" "put with own settings" put "${shape[@]}" "${own[@]}" "${files[@]}"
 run 0 "tokens" "get with own settings" get "${shape[@]}" "${own[@]}" "${out[@]}"
@@ -108,5 +108,5 @@ done
 said=$("$program" bench --layers 2 --heads 1 --dim 64 --dtype fp16 --blocks 4 --lookups 100 --json)
 is "bench drops its blocks" 0 "$(value dropped "$("$program" drop --model kvcellar-bench --layers 2 --heads 1 --dim 64 \
 	--dtype fp16 --tokens 512 --sequence none --json)")"
-result "no file but those asked for" "$(ls "$work" | grep -v -x -e k -e v -e s -e s.lock -e daemon.log -e long -e expected -e keys -e values)"
+result "no file but those asked for" "$(others k v s s.lock daemon.log long expected keys values)"
 finish

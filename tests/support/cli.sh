@@ -64,6 +64,18 @@ run() {
 	fi
 }
 
+# others NAME...: what lies in $work besides these
+others() {
+	local file name
+	for file in "$work"/*; do
+		[ -e "$file" ] || continue
+		for name in "$@"; do
+			[ "${file##*/}" = "$name" ] && continue 2
+		done
+		echo "${file##*/}"
+	done
+}
+
 finish() {
 	echo "1..$number"
 	[ $failed -eq 0 ]
