@@ -282,6 +282,9 @@ void kvcc_call_give_async(struct kvc_client *client, struct kvcc_call *call);
 
 /* conn.c (L) */
 
+/* (U) If the request's memory is fenced, the reason may have passed while nobody listened: take in what the
+ * daemon has said since, or that it is gone. */
+void kvcc_conn_refresh(struct kvc_client *client, const struct kvcc_request *request);
 /* Queue an encoded draft behind what it depends on, connecting if need be. On failure it stays a draft. */
 kvc_status kvcc_conn_post(struct kvc_client *client, struct kvcc_request *request);
 /* Put an encoded request into the output queue of the connection there is. */

@@ -201,7 +201,7 @@ class Runner:
             if path.name.startswith("sanitizer."):
                 result.failures.append(f"sanitizer report ({path.name})")
                 result.output += "\n" + path.read_text(encoding="utf-8", errors="replace")
-            else:
+            elif not result.failures:  # a test that failed has not cleaned up: that says nothing more
                 result.failures.append(f"left a temporary file behind: {path.name}")
 
     def left_processes(self, folder):

@@ -122,8 +122,8 @@ static void reply(const struct request *request, const struct fake_rule *rule, k
 	protobuf_c_message_pack(message, bytes + KVC_FRAME_HEADER_BYTES);
 	if (payload_bytes > 0)
 		memcpy(bytes + KVC_FRAME_HEADER_BYTES + body_bytes, payload, payload_bytes);
-	if (rule->action == FAKE_CUT) {
-		send_bytes(request->connection, bytes, rule->number < length ? rule->number : length);
+	if (rule->action == FAKE_CUT && rule->number < length) {
+		send_bytes(request->connection, bytes, rule->number);
 		shut(request->connection);
 	} else {
 		send_bytes(request->connection, bytes, length);
