@@ -151,6 +151,7 @@ class Runner:
         result = Result(program)
         start = time.monotonic()
         folder = pathlib.Path(tempfile.mkdtemp(prefix="kvc-", dir=self.options.tmp))
+        folder.chmod(0o755)  # tests of access run parts of themselves as other users
         try:
             status, result.output = self.execute(program, folder, result)
             if status is not None:
