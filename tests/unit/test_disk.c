@@ -16,6 +16,7 @@
 #include "daemon/tier/segment.h"
 #include "tests/support/disk_rig.h"
 #include "tests/support/loop_run.h"
+#include "tests/support/super_version.h"
 
 static struct rig rig;
 
@@ -554,6 +555,29 @@ static void test_damaged_superblock(void **state)
 	assert_int_equal(rig.recovered, 0);
 }
 
+/* What a newer version wrote is refused, and left alone. */
+static void test_newer_version_is_refused(void **state)
+{
+	uint8_t page[KVC_PAGE_BYTES], kept[KVC_PAGE_BYTES];
+	int fd;
+
+	(void)state;
+	rig_start(&rig);
+	assert_int_equal(rig_store(&rig, 1, 1), KVC_OK);
+	rig_stop(&rig);
+	fd = open(path_of("super"), O_RDWR);
+	assert_int_equal(pread(fd, kept, sizeof kept, KVC_PAGE_BYTES), sizeof kept);
+	close(fd);
+	memcpy(page, kept, sizeof page);
+	kvc_test_super_version(page, 2);
+	super_patch(1, page);
+	assert_int_equal(rig_open(&rig), KVC_VERSION);
+	assert_non_null(strstr(rig.detail, "newer"));
+	super_patch(1, kept);
+	rig_start(&rig);
+	assert_int_equal(rig.recovered, 1);
+}
+
 static void test_lost_secret_starts_empty(void **state)
 {
 	struct kvc_secret before, after;
@@ -602,6 +626,7 @@ int main(void)
 	        DISK_TEST(test_follows_no_links),
 	        DISK_TEST(test_refuses_bad_sizes),
 	        DISK_TEST(test_damaged_superblock),
+	        DISK_TEST(test_newer_version_is_refused),
 	        DISK_TEST(test_lost_secret_starts_empty),
 	};
 
