@@ -1,5 +1,5 @@
-/* Life of the daemon: start, refusals at start, the socket's path, restart with a disk tier, reload, stop under
- * load, passed socket and notifications of the service manager. */
+/* Life of the daemon: start, refusals at start, the socket's path, restart with a disk tier, reload, stop
+ * under load, passed socket and notifications of the service manager. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -96,7 +96,8 @@ static int listening_socket(const char *path)
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
 
-	strncpy(address.sun_path, path, sizeof address.sun_path - 1);
+	assert_true(strlen(path) < sizeof address.sun_path);
+	memcpy(address.sun_path, path, strlen(path) + 1);
 	assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof address), 0);
 	assert_int_equal(listen(fd, 5), 0);
 	return fd;
@@ -238,15 +239,14 @@ static bool get_inline(int fd, const uint8_t *expected)
 static void blocks_over_end(Kvcellar__Ack ack, int signal)
 {
 	static uint8_t data[KVC_TEST_BLOCK_BYTES];
-	char disk[KVC_TEST_PATH_BYTES];
 	struct kvc_test_daemon *daemon = &second;
 	int fd;
 
 	for (size_t i = 0; i < sizeof data; i++)
 		data[i] = (uint8_t)(i * 37 % 251);
-	assert_true(kvc_test_daemon_prepare(
-	        daemon, (const char *const[]){"--ram", "16M", "--disk-size", "64M", "--disk", disk, NULL}));
-	snprintf(disk, sizeof disk, "%s", daemon->disk);
+	assert_true(
+	        kvc_test_daemon_prepare(daemon, (const char *const[]){"--ram", "16M", "--disk-size", "64M",
+	                                                              "--disk", daemon->disk, NULL}));
 	assert_true(kvc_test_daemon_restart(daemon));
 	fd = kvc_test_client(daemon->socket);
 	assert_int_equal(kvc_test_open_ns(fd, "raw"), KVC_OK);
@@ -280,11 +280,13 @@ static void test_b24_disk_taken(void **state)
 	struct kvc_test_daemon owner;
 
 	(void)state;
-	assert_true(kvc_test_daemon_prepare(&owner, (const char *const[]){"--ram", "16M", "--disk-size", "64M",
-	                                                                  "--disk", owner.disk, NULL}));
+	assert_true(
+	        kvc_test_daemon_prepare(&owner, (const char *const[]){"--ram", "16M", "--disk-size", "64M",
+	                                                              "--disk", owner.disk, NULL}));
 	assert_true(kvc_test_daemon_restart(&owner));
-	assert_refuses((const char *const[]){"--ram", "16M", "--disk-size", "64M", "--disk", owner.disk, NULL},
-	               1, owner.disk);
+	assert_refuses(
+	        (const char *const[]){"--ram", "16M", "--disk-size", "64M", "--disk", owner.disk, NULL}, 1,
+	        owner.disk);
 	assert_served(&owner);
 	assert_true(kvc_test_daemon_end(&owner));
 }
@@ -348,7 +350,8 @@ static void test_g3_reload(void **state)
 	assert_true(kvc_test_daemon_end(&second));
 }
 
-/* SIGTERM while requests are running: they are answered or the connection ends, and the daemon ends with 0. */
+/* SIGTERM while requests are running: they are answered or the connection ends, and the daemon ends with 0.
+ */
 static void test_a5_stop_under_load(void **state)
 {
 	static uint8_t data[KVC_TEST_BLOCK_BYTES];
