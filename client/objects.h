@@ -26,6 +26,7 @@
 #define KVCC_OBJECTS_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <sys/types.h>
 #include <sys/un.h>
@@ -181,8 +182,8 @@ struct kvc_namespace {
 	struct kvcc_buffer open_frame; /* as sent, for the next connection */
 	uint64_t token_bytes;          /* of one token as it comes, K and V of all layers */
 	uint32_t block_tokens;
-	uint64_t raw_bytes;
-	uint64_t image_bytes;
+	_Atomic uint64_t raw_bytes; /* read without the lock, relaxed: nothing follows from them */
+	_Atomic uint64_t image_bytes;
 	struct kvcc_refusal refusal;
 };
 

@@ -169,6 +169,8 @@ static void poll_socket(struct kvc_client *client, const struct kvcc_conn *conn,
 	}
 }
 
+/* Polls at once. Spinning on recv for 2 to 50 us first was tried with a daemon on the same two cores: 0 to 2
+ * us less at the median of 16, and 5 to 50 us more at the 90th percentile. */
 static void receive_unlocked(struct kvc_client *client, const struct kvcc_conn *conn,
                              struct reception *reception)
 {
