@@ -28,9 +28,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-#ifdef __GNUC__
 #pragma GCC visibility push(default)
-#endif
 
 struct kvc_client;    /* a connection to one daemon, re-made when it breaks */
 struct kvc_memory;    /* memory that the daemon can read and write too */
@@ -291,9 +289,7 @@ struct kvc_stat {
 kvc_status kvc_stats(struct kvc_client *client, uint32_t deadline_ms, struct kvc_stat **stats, size_t *count);
 void kvc_stats_free(struct kvc_stat *stats);
 
-#ifdef __GNUC__
 #pragma GCC visibility pop
-#endif
 #ifdef __cplusplus
 }
 #endif

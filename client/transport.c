@@ -1,4 +1,4 @@
-/* The system calls on the socket, made without the lock under the two roles of internal.h.
+/* The system calls on the socket, made without the lock under the two roles of objects.h.
  *
  * Sending gathers up to BATCH frames into one sendmsg. A descriptor travels with the first byte of its
  * frame and at most one goes with a call, so that the daemon can tell to which frame it belongs. */

@@ -30,13 +30,17 @@ case $variant in
 	fi
 	;;
 esac
-[ -n "${KVC_TEST_FULL:-}" ] && timeout_s=540
+if [ -n "${KVC_TEST_FULL:-}" ]; then
+	timeout_s=540
+fi
 
 programs=()
 add() {
 	local file
 	for file in "$@"; do
-		[ -f "$file" ] && programs+=("$file")
+		if [ -f "$file" ]; then
+			programs+=("$file")
+		fi
 	done
 }
 # Only what has a source: a program of a test that is gone may still lie there.
@@ -44,13 +48,15 @@ built() {
 	local source name
 	for source in tests/"$1"/"$2"_*.c; do
 		name=$(basename "$source" .c)
-		[ -f "$source" ] && echo "$out/bin/tests/$1/$name"
+		if [ -f "$source" ]; then
+			echo "$out/bin/tests/$1/$name"
+		fi
 	done
 }
 
 for folder in unit sim integration fault; do
 	mapfile -t binaries < <(built $folder test)
-	[ ${#binaries[@]} -gt 0 ] && programs+=("${binaries[@]}")
+	programs+=("${binaries[@]}")
 done
 add tests/integration/*.sh tests/integration/test_*.py
 # The kill loop in a quick form; `make killloop` is the long one.

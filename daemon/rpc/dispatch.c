@@ -1,6 +1,4 @@
 /* Which handler a verb has and what it demands; and the verbs that need nothing but the session. */
-#include <unistd.h>
-
 #include "daemon/base/check.h"
 #include "daemon/rpc/request.h"
 #include "daemon/rpc/session.h"
@@ -161,16 +159,14 @@ void kvc_session_frame(struct kvc_session *session, const struct kvc_frame *fram
 {
 	bool announced = frame->flags & KVC_FRAME_FD;
 
-	if (announced && session->received_fd < 0) {
+	if (announced && session->fd_count == 0) {
 		kvc_session_drop(session, KVC_DROP_DESCRIPTOR,
 		                 "a frame that announces a descriptor without one");
 		return;
 	}
 	frame_run(session, frame, body);
-	if (announced && session->received_fd >= 0) {
-		close(session->received_fd);
-		session->received_fd = -1;
-	}
+	if (announced && session->fd_count)
+		kvc_session_fd_done(session);
 	if (kvc_session_is_open(session) && !session->filling)
 		session->skip_bytes = frame->payload_bytes;
 }

@@ -4,9 +4,9 @@
  * whole frame, or more than the session may take now, is kept in a buffer of the session's own. So an idle
  * connection holds no buffer.
  *
- * A descriptor belongs to the frame whose flag says so. The kernel hands over the descriptors of one send
- * with its first bytes and stops reading after it: so at most one frame's descriptor can be waiting, and once
- * all whole frames are handled it is either claimed or wrong. */
+ * A descriptor belongs to the frame whose flag says so, the oldest to the first. The kernel hands over the
+ * descriptors of one send with its first bytes and stops reading after it: so one read brings one descriptor at
+ * most, and once all whole frames are handled, only the frame that is not complete can still claim one. */
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -35,16 +35,18 @@ bool kvc_session_wants_input(const struct kvc_session *session)
 	return session->filling || session->skip_bytes || kvc_session_may_take(session);
 }
 
-static void descriptor_discard(struct kvc_session *session)
+void kvc_session_fd_done(struct kvc_session *session)
 {
-	if (session->received_fd >= 0)
-		close(session->received_fd);
-	session->received_fd = -1;
+	KVC_PRE(session->fd_count > 0);
+	close(session->fds[0]);
+	session->fds[0] = session->fds[1];
+	session->fd_count--;
 }
 
 void kvc_session_input_close(struct kvc_session *session)
 {
-	descriptor_discard(session);
+	while (session->fd_count)
+		kvc_session_fd_done(session);
 	kvc_free(session->in.data);
 	session->in = (struct kvc_input){0};
 	session->skip_bytes = 0;
@@ -175,9 +177,9 @@ static bool descriptor_is_wrong(const struct kvc_session *session, const uint8_t
 {
 	struct kvc_frame frame;
 
-	if (session->received_fd < 0 || !kvc_session_wants_input(session))
+	if (session->fd_count == 0 || !kvc_session_wants_input(session))
 		return false;
-	if (bytes == 0)
+	if (session->fd_count > 1 || bytes == 0)
 		return true;
 	return bytes >= KVC_FRAME_HEADER_BYTES && kvc_frame_decode(rest, &frame, NULL) == KVC_OK &&
 	       !(frame.flags & KVC_FRAME_FD);
@@ -221,12 +223,11 @@ void kvc_session_resume(struct kvc_session *session)
 
 /* ---- receiving ----------------------------------------------------------------------------- */
 
-/* One descriptor is taken in; any other number, or one while another waits, is a violation: all are closed.
- */
+/* One descriptor is taken in; any other number, or one while two wait, is a violation: all are closed. */
 static const char *descriptors_take(struct kvc_session *session, const int *fds, size_t count)
 {
-	if (count == 1 && session->received_fd < 0) {
-		session->received_fd = fds[0];
+	if (count == 1 && session->fd_count < KVC_SESSION_FDS) {
+		session->fds[session->fd_count++] = fds[0];
 		return NULL;
 	}
 	for (size_t i = 0; i < count; i++)

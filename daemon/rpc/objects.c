@@ -1,7 +1,5 @@
 /* What a session holds open: namespaces and memory regions, by the ids that the client chose. Few of each, so
  * lists are searched. */
-#include <unistd.h>
-
 #include "daemon/base/alloc.h"
 #include "daemon/base/check.h"
 #include "daemon/rpc/session.h"
@@ -155,7 +153,7 @@ static kvc_status attach_check(struct kvc_session *session, const struct kvc_att
 {
 	const struct kvc_rpc_limits *limits = &session->rpc->limits;
 
-	if (session->received_fd < 0)
+	if (session->fd_count == 0)
 		return kvc_problem_set(problem, KVC_BAD_MESSAGE, "attach without a descriptor");
 	if (kvc_session_region_find(session, request->id))
 		return kvc_problem_set(problem, KVC_IN_USE, "id: %u is attached in this connection",
@@ -183,7 +181,7 @@ static kvc_status region_attach(struct kvc_session *session, const struct kvc_at
 
 	if (!entry)
 		return kvc_problem_set(problem, KVC_NO_MEMORY, "out of memory");
-	status = kvc_region_open(session->received_fd, request->bytes, &entry->region, &why);
+	status = kvc_region_open(session->fds[0], request->bytes, &entry->region, &why);
 	if (status != KVC_OK) {
 		kvc_free(entry);
 		return kvc_problem_set(problem, status, "descriptor: %s", why);

@@ -287,7 +287,6 @@ static struct kvc_session *session_make(struct kvc_rpc *rpc, int fd, uid_t uid)
 	session->rpc = rpc;
 	session->fd = fd;
 	session->uid = uid;
-	session->received_fd = -1;
 	session->tick.run = tick_run;
 	kvc_list_init(&session->node);
 	kvc_list_init(&session->paced_node);

@@ -32,6 +32,9 @@
 #include "daemon/rpc/server.h"
 #include "proto/frame.h"
 
+/* Descriptors that can wait: of a frame that is not complete, and of one that came with its end. */
+#define KVC_SESSION_FDS 2u
+
 enum kvc_session_state {
 	KVC_SESSION_HELLO,
 	KVC_SESSION_READY,
@@ -84,7 +87,8 @@ struct kvc_session {
 
 	/* input */
 	struct kvc_input in;
-	int received_fd;             /* came with bytes not yet handled; -1: none */
+	int fds[KVC_SESSION_FDS];    /* came with bytes not yet handled, oldest first */
+	uint32_t fd_count;
 	struct kvc_request *filling; /* put whose payload arrives */
 	uint64_t skip_bytes;         /* payload of a refused request, still to come */
 	struct kvc_pace in_pace;
@@ -176,6 +180,9 @@ bool kvc_session_may_take(const struct kvc_session *session);
 bool kvc_session_wants_input(const struct kvc_session *session);
 
 void kvc_session_input_close(struct kvc_session *session);
+
+/* Close the oldest descriptor that waits. */
+void kvc_session_fd_done(struct kvc_session *session);
 
 /* ---- dispatch.c ---------------------------------------------------------------------------- */
 

@@ -106,6 +106,13 @@ static void super_read(const uint8_t page[KVC_PAGE_BYTES], struct kvc_super *sup
 	super->epoch_limit = image.epoch_limit;
 }
 
+/* Whoever can write a checksum can write any number. */
+static bool super_plausible(const struct kvc_super *super)
+{
+	return super->segment_bytes > 0 && super->segment_bytes % KVC_PAGE_BYTES == 0 &&
+	       super->epoch_limit > 0 && super->epoch_limit < UINT64_MAX / 2;
+}
+
 kvc_status kvc_super_decode(const uint8_t slots[KVC_SUPER_SLOTS * KVC_PAGE_BYTES], struct kvc_super *super)
 {
 	kvc_status status = KVC_CORRUPT;
@@ -120,7 +127,7 @@ kvc_status kvc_super_decode(const uint8_t slots[KVC_SUPER_SLOTS * KVC_PAGE_BYTES
 		if (sound != KVC_OK)
 			continue;
 		super_read(page, &one);
-		if (status == KVC_OK && one.sequence <= newest.sequence)
+		if (!super_plausible(&one) || (status == KVC_OK && one.sequence <= newest.sequence))
 			continue;
 		newest = one;
 		status = KVC_OK;

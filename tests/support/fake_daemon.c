@@ -1,6 +1,8 @@
 /* The fake daemon: an accept thread, a blocking thread a connection, one lock over everything but reading
  * from sockets. Replies are written under the lock, so a client that does not read stops the fake: tests
- * that want that use FAKE_FREEZE instead. */
+ * that want that use FAKE_FREEZE instead.
+ *
+ * Long because all verbs share the private structs of one small server. */
 #include "tests/support/fake_daemon.h"
 
 #include <errno.h>
@@ -122,8 +124,8 @@ static void reply(const struct request *request, const struct fake_rule *rule, k
 	protobuf_c_message_pack(message, bytes + KVC_FRAME_HEADER_BYTES);
 	if (payload_bytes > 0)
 		memcpy(bytes + KVC_FRAME_HEADER_BYTES + body_bytes, payload, payload_bytes);
-	if (rule->action == FAKE_CUT) {
-		send_bytes(request->connection, bytes, rule->number < length ? rule->number : length);
+	if (rule->action == FAKE_CUT && rule->number < length) {
+		send_bytes(request->connection, bytes, rule->number);
 		shut(request->connection);
 	} else {
 		send_bytes(request->connection, bytes, length);

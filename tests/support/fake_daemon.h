@@ -26,7 +26,7 @@ enum fake_action {
 	FAKE_ANSWER, /* honestly */
 	FAKE_HOLD,   /* not, until fake_daemon_release */
 	FAKE_CLOSE,  /* close the connection when the frame arrives */
-	FAKE_CUT,    /* send `number` bytes of the answer, then close */
+	FAKE_CUT,    /* send `number` bytes of the answer, then close; all of it if it is not longer */
 	FAKE_FAIL,   /* answer with status `number` and a detail */
 	FAKE_RAW, /* send `bytes`, in which the 8 bytes at offset 16 are replaced by the request's id if zero
 	           */
