@@ -256,11 +256,17 @@ $(AGENT_BIN): $(MAIN_OBJ) $(OBJ)/tests/fault/agent.o $(DAEMON_A) $(KERNEL_A)
 $(SIM_BIN): $(SIM_OBJ)
 $(SIM_BIN): TEST_OBJ := $(SIM_OBJ)
 
+# The same for the cache, under sessions alone.
+FAKE_CACHE_OBJ := $(OBJ)/tests/fake/fake_cache.o
+SESSION_BIN := $(BIN)/tests/unit/test_session $(BIN)/tests/fuzz/fuzz_session
+$(SESSION_BIN): $(FAKE_CACHE_OBJ)
+$(SESSION_BIN): TEST_OBJ := $(FAKE_CACHE_OBJ)
+
 # With FUZZ=1 (clang) a fuzz target is a libFuzzer program, else it replays corpus files.
 $(FUZZ_BIN): $(BIN)/tests/%: $(OBJ)/tests/%.o $(if $(FUZZ),,$(OBJ)/tests/fuzz/replay.o) $(B)/libkvcsupport.a $(DAEMON_A) $(CLIENT_A) $(KERNEL_A)
 	$(call say,LD,$@)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(LDFLAGS_ALL) $(if $(FUZZ),-fsanitize=fuzzer) $< $(if $(FUZZ),,$(OBJ)/tests/fuzz/replay.o) $(ALL_A) $(DAEMON_LIBS) $(CLIENT_LIBS) $(CLI_LIBS) -lm -o $@
+	$(Q)$(CC) $(LDFLAGS_ALL) $(if $(FUZZ),-fsanitize=fuzzer) $< $(if $(FUZZ),,$(OBJ)/tests/fuzz/replay.o) $(TEST_OBJ) $(ALL_A) $(DAEMON_LIBS) $(CLIENT_LIBS) $(CLI_LIBS) -lm -o $@
 
 include $(wildcard deploy/install.mk)
 -include $(shell find $(OBJ) -name '*.d' 2>/dev/null)

@@ -293,8 +293,9 @@ static void ready_line(const struct kvc_daemon *daemon)
 	char disk[KVC_CONF_TEXT_BYTES + 64] = "no disk";
 
 	if (daemon->disk)
-		snprintf(disk, sizeof disk, "disk %s %" PRIu64 " MiB by %s", daemon->conf.disk,
-		         daemon->conf.disk_size >> 20, kvc_io_backend_name(daemon->io));
+		snprintf(disk, sizeof disk, "disk %s %" PRIu64 " MiB by %s, %s", daemon->conf.disk,
+		         daemon->conf.disk_size >> 20, kvc_io_backend_name(daemon->io),
+		         kvc_stat_get(kvc_stats_cell(daemon->stats, "disk.direct")) ? "direct" : "buffered");
 	kvc_info("kvcellard " KVCELLAR_VERSION " ready on %s: ram %" PRIu64 " MiB, %s, %" PRIu64
 	         " threads, codec %s",
 	         daemon->listen.lock_fd < 0 ? "a passed socket" : daemon->listen.path,
