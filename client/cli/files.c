@@ -190,7 +190,10 @@ bool kvc_files_shrink(struct kvc_files *files, uint64_t tokens)
 bool kvc_files_commit(struct kvc_files *files)
 {
 	for (unsigned kind = 0; kind < 2 && files->paths[kind]; kind++) {
-		if (fsync(files->fds[kind]) != 0 || rename(files->temporary[kind], files->paths[kind]) != 0) {
+		int fd = files->fds[kind];
+
+		files->fds[kind] = -1;
+		if (close(fd) != 0 || rename(files->temporary[kind], files->paths[kind]) != 0) {
 			(void)kvc_failure(files->job->name, "cannot complete %s: %s", files->paths[kind],
 			                  strerror(errno));
 			return false;

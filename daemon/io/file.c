@@ -45,17 +45,20 @@ static kvc_status regular_check(int fd, const char *name)
 	return KVC_ACCESS;
 }
 
+static void buffered_tell(const char *name)
+{
+	if (!atomic_flag_test_and_set_explicit(&buffered_told, memory_order_relaxed))
+		kvc_warn("%s: the file system has no O_DIRECT, the page cache is used", name);
+}
+
 kvc_status kvc_file_open(int dir_fd, const char *name, int flags, struct kvc_file *file)
 {
 	int fd = open_at(dir_fd, name, flags | O_DIRECT);
 	bool direct = fd >= 0;
 	kvc_status status;
 
-	if (fd < 0 && errno == EINVAL) {
+	if (fd < 0 && errno == EINVAL)
 		fd = open_at(dir_fd, name, flags);
-		if (fd >= 0 && !atomic_flag_test_and_set_explicit(&buffered_told, memory_order_relaxed))
-			kvc_warn("%s: the file system has no O_DIRECT, the page cache is used", name);
-	}
 	if (fd < 0)
 		return status_of_open(errno);
 	status = regular_check(fd, name);
@@ -63,6 +66,8 @@ kvc_status kvc_file_open(int dir_fd, const char *name, int flags, struct kvc_fil
 		close(fd);
 		return status;
 	}
+	if (!direct)
+		buffered_tell(name);
 	file->fd = fd;
 	file->direct = direct;
 	return KVC_OK;

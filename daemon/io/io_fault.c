@@ -19,7 +19,6 @@ static uint32_t enter_times;
 
 void kvc_io_fault_install(kvc_io_fault_hook hook, void *context)
 {
-	KVC_PRE(hook || kvc_list_empty(&held));
 	fault_hook = hook;
 	fault_context = context;
 	fault_next.kind = KVC_FAULT_NONE;

@@ -32,7 +32,7 @@ struct kvc_io_fault {
 /* Looks at req->op, file, offset + transferred, wanted, and sets *fault, which is KVC_FAULT_NONE at first. */
 typedef void (*kvc_io_fault_hook)(void *context, const struct kvc_io_req *req, struct kvc_io_fault *fault);
 
-/* hook NULL: no faults. Nothing may be held. */
+/* hook NULL: no faults. What is held stays held. */
 void kvc_io_fault_install(kvc_io_fault_hook hook, void *context);
 
 /* Requests that are held. */

@@ -262,8 +262,9 @@ def run(demo):
     demo.start()
     demo.both_workers("put", demo.put, workers)
     say(f"   {demo.blocks} blocks, {mib(demo.bytes_in)} in, {mib(demo.bytes_stored)} stored")
-    say("3. two workers get everything back and compare each byte")
-    demo.both_workers("get", lambda sequence: demo.get(sequence, "get"), workers)
+    say("3. two workers get everything back, the newest first, and compare each byte")
+    newest_first = [sequences[::-1] for sequences in workers]
+    demo.both_workers("get", lambda sequence: demo.get(sequence, "get"), newest_first)
     say("4. kill -9, start again, get everything again")
     demo.kill()
     started = time.monotonic()

@@ -26,6 +26,7 @@ if ! command -v clang >/dev/null; then
 	echo "fuzz: clang is not installed, which libFuzzer comes with: deploy/deps.sh"
 	exit 1
 fi
+mkdir -p build
 make --no-print-directory -j"$(nproc)" CC=clang FUZZ=1 SAN=address fuzzers >build/fuzz-build.log 2>&1 || {
 	echo "fuzz: the targets do not build; the end of build/fuzz-build.log:"
 	tail -n 30 build/fuzz-build.log

@@ -23,9 +23,12 @@ static void make_client(struct fixture *fixture)
 
 void fixture_open_empty(struct fixture *fixture)
 {
-	*fixture = (struct fixture){.folder = "/tmp/kvcellar-test-XXXXXX"};
-	assert_non_null(mkdtemp(fixture->folder));
-	(void)snprintf(fixture->path, sizeof(fixture->path), "%s/socket", fixture->folder);
+	int length;
+
+	*fixture = (struct fixture){.daemon = NULL};
+	kvc_test_temp_dir(fixture->folder);
+	length = snprintf(fixture->path, sizeof(fixture->path), "%s/s", fixture->folder);
+	assert_in_range(length, 3, sizeof(fixture->path) - 1);
 	make_client(fixture);
 }
 
@@ -77,7 +80,8 @@ void fixture_close(struct fixture *fixture)
 	kvc_client_destroy(fixture->client);
 	if (fixture->daemon)
 		fixture_stop_daemon(fixture);
-	assert_int_equal(rmdir(fixture->folder), 0);
+	assert_int_equal(access(fixture->path, F_OK), -1); /* what made the socket has removed it */
+	kvc_test_temp_dir_remove(fixture->folder);
 }
 
 void fixture_blocks(struct kvc_block *blocks, uint64_t *keys, size_t count, uint64_t first)

@@ -5,6 +5,7 @@
 
 #include "kvcellar.h"
 #include "tests/support/fake_daemon.h"
+#include "tests/support/temp_dir.h"
 
 enum {
 	FIXTURE_LAYERS = 2,
@@ -17,8 +18,8 @@ enum {
 };
 
 struct fixture {
-	char folder[64];
-	char path[96];
+	char folder[KVC_TEMP_DIR_BYTES];
+	char path[108]; /* of a socket: no longer */
 	struct fake_daemon *daemon;
 	struct kvc_client *client;
 	struct kvc_namespace *ns;

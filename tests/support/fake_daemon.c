@@ -1,6 +1,8 @@
 /* The fake daemon: an accept thread, a blocking thread a connection, one lock over everything but reading
  * from sockets. Replies are written under the lock, so a client that does not read stops the fake: tests
- * that want that use FAKE_FREEZE instead. */
+ * that want that use FAKE_FREEZE instead.
+ *
+ * Long because all verbs share the private structs of one small server. */
 #include "tests/support/fake_daemon.h"
 
 #include <errno.h>

@@ -348,15 +348,17 @@ static void test_bad_namespaces(void **state)
 
 static void test_import(void **state)
 {
-	char path[] = "/tmp/kvcellar-test-XXXXXX";
+	char folder[KVC_TEMP_DIR_BYTES];
 	int plain = memfd_create("plain", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	int unsealable = memfd_create("unsealable", MFD_CLOEXEC);
 	int sealed = memfd_create("sealed", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	int file = mkstemp(path);
 	struct kvc_memory *own;
 	struct fixture f;
+	int file;
 
 	(void)state;
+	kvc_test_temp_dir(folder);
+	file = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 	fixture_open(&f, NULL);
 	own = f.memory;
 	assert_int_equal(ftruncate(plain, 65536) | ftruncate(sealed, FIXTURE_BLOCK) | ftruncate(file, 65536),
@@ -382,7 +384,7 @@ static void test_import(void **state)
 	(void)close(plain);
 	(void)close(unsealable);
 	(void)close(file);
-	(void)unlink(path);
+	kvc_test_temp_dir_remove(folder);
 }
 
 static void test_memory_life(void **state)

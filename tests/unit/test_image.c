@@ -3,6 +3,7 @@
 #include "kernels/image.h"
 #include "tests/support/prng.h"
 
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -328,6 +329,55 @@ static void images_are_the_same_bytes(void **state)
 	block_free(&b);
 }
 
+struct range {
+	struct block *block;
+	uint32_t first;
+	uint32_t count;
+};
+
+static void *encode_range(void *argument)
+{
+	const struct range *range = argument;
+	struct block *block = range->block;
+	void *scratch = allocate(kvc_image_scratch_bytes(&block->plan));
+
+	kvc_image_encode_tiles(&block->plan, block->codec, &block->source, block->image, range->first,
+	                       range->count, scratch);
+	free(scratch);
+	return NULL;
+}
+
+/* Raw tiles on both sides of the bounds: their bits are set by different threads. */
+static void ranges_encode_in_parallel(void **state)
+{
+	struct kvc_block_codec codec = preset("quality");
+	struct kvc_block_shape shape = {4, 3, 32, 32, 70, KVC_DTYPE_BF16};
+	struct block alone, block;
+	struct range ranges[] = {{&block, 0, 8}, {&block, 8, 8}, {&block, 16, 8}};
+	pthread_t threads[3];
+
+	(void)state;
+	block_init(&alone, &shape, &codec);
+	block_init(&block, &shape, &codec);
+	for (struct block *b = &alone; b; b = b == &alone ? &block : NULL) {
+		spoil(b, KVC_KIND_KEY, 1, 1);
+		spoil(b, KVC_KIND_KEY, 1, 2);
+		spoil(b, KVC_KIND_VALUE, 2, 0);
+	}
+	block_seal(&alone);
+	for (size_t i = 0; i < 3; i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, encode_range, &ranges[i]), 0);
+	for (size_t i = 0; i < 3; i++)
+		assert_int_equal(pthread_join(threads[i], NULL), 0);
+	assert_int_equal(
+	        kvc_image_seal(&block.plan, &block.source, block.image, block.capacity, &block.length),
+	        KVC_OK);
+	assert_int_equal(block.length, alone.length);
+	assert_memory_equal(block.image, alone.image, alone.length);
+	block_free(&alone);
+	block_free(&block);
+}
+
 static void ranges_of_tiles_decode(void **state)
 {
 	struct kvc_block_codec codec = preset("quality");
@@ -635,6 +685,7 @@ int main(void)
 	        cmocka_unit_test(images_restore_every_type),
 	        cmocka_unit_test(images_restore_what_tiles_do),
 	        cmocka_unit_test(images_are_the_same_bytes),
+	        cmocka_unit_test(ranges_encode_in_parallel),
 	        cmocka_unit_test(ranges_of_tiles_decode),
 	        cmocka_unit_test(overrides_are_kept),
 	        cmocka_unit_test(key_only_blocks),
