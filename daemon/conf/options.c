@@ -35,19 +35,19 @@ const struct kvc_option kvc_options[] = {
          .help = "Permission bits of the socket."},
         {.section = "service",
          .name = "allow-uids",
-         .type = KVC_OPTION_IDS,
+         .type = KVC_OPTION_USERS,
          .live = true,
          AT(allow_uids),
          .initial = "",
-         .help = "User ids that may connect, besides root and the daemon's own. The socket's mode must let "
+         .help = "Users that may connect, besides root and the daemon's own. The socket's mode must let "
                  "them in."},
         {.section = "service",
          .name = "allow-gids",
-         .type = KVC_OPTION_IDS,
+         .type = KVC_OPTION_GROUPS,
          .live = true,
          AT(allow_gids),
          .initial = "",
-         .help = "Group ids whose members may connect."},
+         .help = "Groups whose members may connect."},
         {.section = "service",
          .name = "log-level",
          .type = KVC_OPTION_CHOICE,
@@ -293,7 +293,8 @@ size_t kvc_option_value_bytes(const struct kvc_option *option)
 	switch (option->type) {
 	case KVC_OPTION_TEXT:
 		return KVC_CONF_TEXT_BYTES;
-	case KVC_OPTION_IDS:
+	case KVC_OPTION_USERS:
+	case KVC_OPTION_GROUPS:
 		return sizeof(struct kvc_conf_ids);
 	default:
 		return sizeof(uint64_t);
