@@ -10,7 +10,9 @@
 #include "kernels/kern_raw.cuh"
 #include "kernels/kern_rows.cuh"
 
+#ifndef DECODE_TEAMS
 #define DECODE_TEAMS 3u
+#endif
 
 template <unsigned DIM, unsigned BITS> struct decode_layout {
 	static constexpr unsigned coded = 0; /* twice */

@@ -13,7 +13,9 @@
 #include "kernels/kern_hash.cuh"
 #include "kernels/kern_rows.cuh"
 
+#ifndef ENCODE_TEAMS
 #define ENCODE_TEAMS 3u
+#endif
 
 /* Limits of what is coded, as 16-bit patterns without sign: 2^20 in bf16; infinity in binary16. */
 #define LIMIT_BF16 0x4980u
