@@ -45,6 +45,13 @@ DEV float dev_quotient(float x, float y)
 	return __fdiv_rn(x, y);
 }
 
+/* The same number, of which the compiler knows nothing. */
+DEV float dev_opaque(float x)
+{
+	asm volatile("" : "+f"(x));
+	return x;
+}
+
 DEV uint32_t dev_f32_bits(float x)
 {
 	return __float_as_uint(x);
@@ -89,15 +96,20 @@ DEV uint32_t dev_max_u16x2(uint32_t a, uint32_t b)
 	return __vmaxu2(a, b);
 }
 
+DEV uint32_t dev_high_product32(uint32_t a, uint32_t b)
+{
+	return __umulhi(a, b);
+}
+
+/* Bytes of `b` (numbers 0 to 3) and `c` (4 to 7), chosen by the nibbles of `selector`. */
+DEV uint32_t dev_bytes(uint32_t b, uint32_t c, uint32_t selector)
+{
+	return __byte_perm(b, c, selector);
+}
+
 DEV uint64_t dev_high_product(uint64_t a, uint64_t b)
 {
 	return __umul64hi(a, b);
-}
-
-/* a + the four bytes of b, each times the byte of c. */
-DEV uint32_t dev_dot(uint32_t b, uint32_t c, uint32_t a)
-{
-	return __dp4a(b, c, a);
 }
 
 DEV float dev_shuffle(float x, uint32_t mask)
