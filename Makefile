@@ -107,16 +107,19 @@ SIM_OBJ := $(call objs,$(filter-out tests/sim/test_%,$(wildcard tests/sim/*.c)))
 FAULT_BIN := $(patsubst tests/fault/%.c,$(BIN)/tests/fault/%,$(wildcard tests/fault/test_*.c))
 BENCH_BIN := $(patsubst tests/bench/%.c,$(BIN)/tests/bench/%,$(wildcard tests/bench/bench_*.c))
 FUZZ_BIN := $(patsubst tests/fuzz/%.c,$(BIN)/tests/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+KILL_BIN := $(BIN)/tests/fault/kill_loop
+KILL_OBJ := $(call objs,$(wildcard tests/fault/kill_*.c))
+AGENT_BIN := $(BIN)/tests/fault/kvcellard_agent
 TEST_BIN := $(UNIT_BIN) $(SIM_BIN) $(INTEGRATION_BIN) $(FAULT_BIN)
 
 # --- goals ------------------------------------------------------------------------------------
 
-.PHONY: all tests benches fuzzers help deps demo test check bench fuzz lint format install uninstall clean
+.PHONY: all tests benches fuzzers help deps demo test check bench fuzz killloop lint format install uninstall clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
 all: $(BIN)/kvcellard $(BIN)/kvcellar $(CLIENT_A) $(CLIENT_SO) $(CLIENT_PC)
-tests: all $(TEST_BIN)
+tests: all $(TEST_BIN) $(KILL_BIN) $(AGENT_BIN)
 benches: all $(BENCH_BIN)
 fuzzers: $(FUZZ_BIN)
 
@@ -127,6 +130,8 @@ help:
 	@echo 'make check        the tests of one variant (CC=gcc|clang SAN=address|thread)'
 	@echo 'make bench        speed, as ratios against references of the same run'
 	@echo 'make fuzz         fuzz every target for FUZZ_SECONDS (default 60) each'
+	@echo 'make killloop     kill the daemon KILLS times (default 300) under load, and look what is left'
+	@echo 'make lint         the checks of the sources alone'
 	@echo 'make install      into $$DESTDIR$$PREFIX; make uninstall takes it back'
 	@echo 'make deps         install the packages that are missing (Debian 12, Ubuntu 24.04)'
 
@@ -141,17 +146,20 @@ demo: deps
 test: deps
 	$(Q)tests/run.sh
 
-check: tests
+check: tests fuzzers
 	$(Q)tests/check.sh $(OUT) $(VARIANT)
 
 bench: benches
 	$(Q)tests/bench/bench.sh $(BIN)
 
-lint:
+lint: all
 	$(Q)tests/lint/lint.sh
 
 format:
 	$(Q)git ls-files '*.c' '*.h' | xargs clang-format -i
+
+killloop: all $(KILL_BIN)
+	$(Q)$(KILL_BIN) --kills $(or $(KILLS),300) $(if $(SEED),--seed $(SEED))
 
 fuzz:
 	$(Q)tests/fuzz/fuzz.sh $(or $(FUZZ_SECONDS),60)
@@ -233,15 +241,32 @@ $(TEST_BIN) $(BENCH_BIN): $(BIN)/tests/%: $(OBJ)/tests/%.o $(B)/libkvcsupport.a 
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS_ALL) $< $(TEST_OBJ) $(ALL_A) $(DAEMON_LIBS) $(CLIENT_LIBS) $(CLI_LIBS) $(TEST_LIBS) -lm -o $@
 
+$(KILL_BIN): $(KILL_OBJ) $(ALL_A)
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(LDFLAGS_ALL) $(KILL_OBJ) $(ALL_A) $(DAEMON_LIBS) $(CLIENT_LIBS) $(CLI_LIBS) -lm -o $@
+
+# The daemon with an agent in it that makes allocations fail.
+$(AGENT_BIN): $(MAIN_OBJ) $(OBJ)/tests/fault/agent.o $(DAEMON_A) $(KERNEL_A)
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(LDFLAGS_ALL) $^ $(DAEMON_LIBS) -lm -o $@
+
 # Simulation: the objects of tests/sim stand in for the loop's, so they come before the archives.
 $(SIM_BIN): $(SIM_OBJ)
 $(SIM_BIN): TEST_OBJ := $(SIM_OBJ)
+
+# The same for the cache, under sessions alone.
+FAKE_CACHE_OBJ := $(OBJ)/tests/fake/fake_cache.o
+SESSION_BIN := $(BIN)/tests/unit/test_session $(BIN)/tests/fuzz/fuzz_session
+$(SESSION_BIN): $(FAKE_CACHE_OBJ)
+$(SESSION_BIN): TEST_OBJ := $(FAKE_CACHE_OBJ)
 
 # With FUZZ=1 (clang) a fuzz target is a libFuzzer program, else it replays corpus files.
 $(FUZZ_BIN): $(BIN)/tests/%: $(OBJ)/tests/%.o $(if $(FUZZ),,$(OBJ)/tests/fuzz/replay.o) $(B)/libkvcsupport.a $(DAEMON_A) $(CLIENT_A) $(KERNEL_A)
 	$(call say,LD,$@)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(LDFLAGS_ALL) $(if $(FUZZ),-fsanitize=fuzzer) $< $(if $(FUZZ),,$(OBJ)/tests/fuzz/replay.o) $(ALL_A) $(DAEMON_LIBS) $(CLIENT_LIBS) $(CLI_LIBS) -lm -o $@
+	$(Q)$(CC) $(LDFLAGS_ALL) $(if $(FUZZ),-fsanitize=fuzzer) $< $(if $(FUZZ),,$(OBJ)/tests/fuzz/replay.o) $(TEST_OBJ) $(ALL_A) $(DAEMON_LIBS) $(CLIENT_LIBS) $(CLI_LIBS) -lm -o $@
 
 include $(wildcard deploy/install.mk)
 -include $(shell find $(OBJ) -name '*.d' 2>/dev/null)

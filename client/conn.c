@@ -246,6 +246,15 @@ static bool fenced(const struct kvcc_region *region)
 	return region->holds[KVCC_HOLD_FENCE] > 0 || region->lost;
 }
 
+void kvcc_conn_refresh(struct kvc_client *client, const struct kvcc_request *request)
+{
+	const struct kvcc_conn *conn = client->conn;
+
+	if (request->region && fenced(request->region) && conn && conn->state != KVCC_CONN_CLOSED &&
+	    !conn->reading)
+		kvcc_receive(client, NULL, 0);
+}
+
 kvc_status kvcc_conn_post(struct kvc_client *client, struct kvcc_request *request)
 {
 	const struct kvcc_conn *conn = client->conn;

@@ -8,10 +8,10 @@
  * Rules that hold for every call
  *  - Thread-safe: any thread may call anything at any time, but an object must not be used during or after
  *    its own destroy/close.
- *  - Bounded: a call returns by its deadline. deadline_ms 0 means the client's default. The death of the
- *    daemon fails every pending call at once with KVC_DISCONNECTED; while there is no daemon calls fail
- *    with KVC_UNAVAILABLE; the first call after its return reconnects by itself (namespaces and memory
- *    are set up again, pins are lost).
+ *  - Bounded: a call returns by its deadline, up to 250 ms later if the daemon hangs. deadline_ms 0 means
+ *    the client's default. The death of the daemon fails every pending call at once with
+ *    KVC_DISCONNECTED; while there is no daemon calls fail with KVC_UNAVAILABLE; the first call after its
+ *    return reconnects by itself (namespaces and memory are set up again, pins are lost).
  *  - Out-parameters are written on KVC_OK only, except where said.
  *  - Strings are UTF-8 and borrowed for the call. Objects from create/open are owned by the caller.
  *  - Structs start with `size`: set it to sizeof, or use the *_init function, which also fills in defaults.
@@ -28,9 +28,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-#ifdef __GNUC__
 #pragma GCC visibility push(default)
-#endif
 
 struct kvc_client;    /* a connection to one daemon, re-made when it breaks */
 struct kvc_memory;    /* memory that the daemon can read and write too */
@@ -94,10 +92,11 @@ kvc_status kvc_memory_import(struct kvc_client *client, int memfd, uint64_t byte
 void *kvc_memory_data(struct kvc_memory *memory);
 uint64_t kvc_memory_bytes(const struct kvc_memory *memory);
 
-/* A get that ended in KVC_DEADLINE while the daemon was frozen may still be written when it wakes up. Until
- * the daemon has answered or is gone, the memory is fenced: requests on it fail with KVC_FENCED. This gives
- * the memory new pages at the same address (zeroed) that the old daemon cannot reach, and lifts the fence.
- * KVC_UNSUPPORTED for imported memory. */
+/* A put or get that ended in KVC_DEADLINE because the daemon hangs may still be carried out when it goes on.
+ * Until it has answered or is gone, the memory is fenced: requests on it fail with KVC_FENCED (also after the
+ * daemon broke the protocol). This gives the memory new pages at the same address (zeroed) that the old
+ * requests cannot reach, and lifts the fence. KVC_IN_USE: others are pending; KVC_UNSUPPORTED for imported
+ * memory. */
 kvc_status kvc_memory_renew(struct kvc_memory *memory);
 
 /* Waits for requests that use it (each ends by its deadline), then unmaps. */
@@ -272,11 +271,13 @@ struct kvc_completion {
 };
 
 /* A descriptor that is readable when kvc_client_next may have something to do; valid while the client lives.
- * Never read it; poll it (level-triggered) from any event loop. */
+ * Never read it; poll it (level-triggered) from any event loop. -1: none to be had, kvc_last_error says why.
+ */
 int kvc_client_fd(struct kvc_client *client);
 
 /* Take up to `max` completions, waiting at most timeout_ms (0: not at all). Also drives the connection:
- * an event loop calls it with 0 whenever the descriptor is readable. *count may be 0. */
+ * an event loop calls it with 0 whenever the descriptor is readable. *count may be 0. kvc_last_error then
+ * tells of the last completion taken that has failed. */
 kvc_status kvc_client_next(struct kvc_client *client, struct kvc_completion *completions, size_t max,
                            uint32_t timeout_ms, size_t *count);
 
@@ -291,9 +292,7 @@ struct kvc_stat {
 kvc_status kvc_stats(struct kvc_client *client, uint32_t deadline_ms, struct kvc_stat **stats, size_t *count);
 void kvc_stats_free(struct kvc_stat *stats);
 
-#ifdef __GNUC__
 #pragma GCC visibility pop
-#endif
 #ifdef __cplusplus
 }
 #endif

@@ -165,10 +165,10 @@ void kvc_namespace_close(struct kvc_namespace *ns)
 
 uint64_t kvc_namespace_raw_bytes(const struct kvc_namespace *ns)
 {
-	return ns->raw_bytes;
+	return atomic_load_explicit(&ns->raw_bytes, memory_order_relaxed);
 }
 
 uint64_t kvc_namespace_image_bytes(const struct kvc_namespace *ns)
 {
-	return ns->image_bytes;
+	return atomic_load_explicit(&ns->image_bytes, memory_order_relaxed);
 }

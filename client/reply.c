@@ -89,8 +89,8 @@ static void on_open(struct kvc_client *client, struct kvcc_request *request, con
 		end_failed(client, request, reply->status, text);
 		return;
 	}
-	ns->raw_bytes = reply->open.raw_bytes;
-	ns->image_bytes = reply->open.image_bytes;
+	atomic_store_explicit(&ns->raw_bytes, reply->open.raw_bytes, memory_order_relaxed);
+	atomic_store_explicit(&ns->image_bytes, reply->open.image_bytes, memory_order_relaxed);
 	end_ok(client, request);
 }
 

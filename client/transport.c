@@ -1,4 +1,4 @@
-/* The system calls on the socket, made without the lock under the two roles of internal.h.
+/* The system calls on the socket, made without the lock under the two roles of objects.h.
  *
  * Sending gathers up to BATCH frames into one sendmsg. A descriptor travels with the first byte of its
  * frame and at most one goes with a call, so that the daemon can tell to which frame it belongs. */
@@ -169,6 +169,8 @@ static void poll_socket(struct kvc_client *client, const struct kvcc_conn *conn,
 	}
 }
 
+/* Polls at once. Spinning on recv for 2 to 50 us first was tried with a daemon on the same two cores: 0 to 2
+ * us less at the median of 16, and 5 to 50 us more at the 90th percentile. */
 static void receive_unlocked(struct kvc_client *client, const struct kvcc_conn *conn,
                              struct reception *reception)
 {

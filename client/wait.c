@@ -1,4 +1,4 @@
-/* Waiting with a leader: see internal.h. A follower that is woken or times out while nobody reads takes the
+/* Waiting with a leader: see objects.h. A follower that is woken or times out while nobody reads takes the
  * lead itself, so leadership is never lost: kvcc_hand_on wakes one whenever the role falls free. */
 #include <errno.h>
 #include <sys/eventfd.h>

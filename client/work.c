@@ -72,8 +72,10 @@ static kvc_status place(struct kvc_client *client, const struct kvcc_work *given
 	(void)pthread_mutex_unlock(&client->lock);
 	status = encode(&work, request);
 	(void)pthread_mutex_lock(&client->lock);
-	if (status == KVC_OK)
+	if (status == KVC_OK) {
+		kvcc_conn_refresh(client, request);
 		status = kvcc_conn_post(client, request);
+	}
 	if (status != KVC_OK) {
 		kvcc_request_free(client, request);
 		return status;

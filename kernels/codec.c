@@ -69,6 +69,9 @@ void kvc_tile_layout_init(struct kvc_tile_layout *layout, const struct kvc_codec
 	size_t elements = (size_t)shape->tokens * shape->dim;
 	size_t means;
 
+	assert(params->bits >= KVC_BITS_MIN && params->bits <= KVC_BITS_MAX);
+	assert(shape->dim > 0 && shape->dim <= KVC_DIM_MAX && shape->dim % KVC_DIM_STEP == 0);
+	assert(shape->tokens > 0 && shape->tokens <= KVC_TOKENS_MAX);
 	layout->group = run < params->group ? run : params->group;
 	layout->run = run;
 	layout->run_log2 = (unsigned)__builtin_ctz(run);

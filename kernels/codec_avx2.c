@@ -1,7 +1,6 @@
-/* The codec with AVX2: codec_simd.h on pairs of 256-bit registers. Only called where the processor has it. */
-#include "kernels/vec_avx2.h"
-
-#include "kernels/codec_simd.h"
+/* The codec with AVX2: on pairs of 256-bit registers. Only called where the processor has them. */
+#include "kernels/simd_decode.h"
+#include "kernels/simd_encode.h"
 
 static bool encode(const struct kvc_codec_params *params, const struct kvc_tile_shape *shape,
                    const struct kvc_rows *source, uint8_t *out, void *scratch)

@@ -6,8 +6,9 @@
 #ifndef KVC_FPENV_H
 #define KVC_FPENV_H
 
-/* For the function between enter and leave: out of line, so that no arithmetic of it can move over them. */
-#define KVC_TILE_FUNCTION __attribute__((noinline))
+/* For the function between enter and leave: out of line, so that no arithmetic of it can move over them. (May
+ * be unused, since headers have some.) */
+#define KVC_TILE_FUNCTION __attribute__((noinline, unused))
 
 #if defined(__SSE2__)
 #include <immintrin.h>

@@ -8,9 +8,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-#ifdef __GNUC__
 #pragma GCC visibility push(default)
-#endif
 
 #define KVC_STATUS_TABLE(X)                                                             \
 	X(OK, 0, "ok", 0)                                                               \
@@ -55,9 +53,7 @@ const char *kvc_status_name(kvc_status status);
 /* 1 if the same request may be sent again unchanged with a chance of success, else 0. */
 int kvc_status_retryable(kvc_status status);
 
-#ifdef __GNUC__
 #pragma GCC visibility pop
-#endif
 #ifdef __cplusplus
 }
 #endif

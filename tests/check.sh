@@ -4,7 +4,7 @@
 #   OUT      where the variant was built: build, or build/VARIANT
 #   VARIANT  gcc, clang, gcc-address, ...; a name with a sanitizer in it gives tests more time
 #
-# Test programs by folder: unit, integration, fault (C); integration scripts (shell, Python); each fuzz target
+# Test programs by folder: unit, sim, integration, fault (C); integration scripts (shell, Python); each fuzz target
 # over its corpus. KVC_TEST_FULL=1 asks for the full form of those that have a quick one. The last line is
 # `VARIANT: N passed, N failed, N skipped`; tests/runner.py says what counts as what.
 set -eu
@@ -30,13 +30,17 @@ case $variant in
 	fi
 	;;
 esac
-[ -n "${KVC_TEST_FULL:-}" ] && timeout_s=540
+if [ -n "${KVC_TEST_FULL:-}" ]; then
+	timeout_s=540
+fi
 
 programs=()
 add() {
 	local file
 	for file in "$@"; do
-		[ -f "$file" ] && programs+=("$file")
+		if [ -f "$file" ]; then
+			programs+=("$file")
+		fi
 	done
 }
 # Only what has a source: a program of a test that is gone may still lie there.
@@ -44,15 +48,19 @@ built() {
 	local source name
 	for source in tests/"$1"/"$2"_*.c; do
 		name=$(basename "$source" .c)
-		[ -f "$source" ] && echo "$out/bin/tests/$1/$name"
+		if [ -f "$source" ]; then
+			echo "$out/bin/tests/$1/$name"
+		fi
 	done
 }
 
-for folder in unit integration fault; do
+for folder in unit sim integration fault; do
 	mapfile -t binaries < <(built $folder test)
-	[ ${#binaries[@]} -gt 0 ] && programs+=("${binaries[@]}")
+	programs+=("${binaries[@]}")
 done
 add tests/integration/*.sh tests/integration/test_*.py
+# The kill loop in a quick form; `make killloop` is the long one.
+programs+=("$out/bin/tests/fault/kill_loop --kills ${KVC_TEST_KILLS:-10}")
 while read -r target; do
 	programs+=("tests/fuzz/replay.sh $target")
 done < <(built fuzz fuzz)

@@ -142,7 +142,9 @@ class Runner:
         return os.environ | {
             "TMPDIR": str(folder), "CMOCKA_MESSAGE_OUTPUT": "TAP", "KVC_TEST_HOME": str(folder),
             "XDG_RUNTIME_DIR": str(folder),
-            "ASAN_OPTIONS": f"{reports}:detect_leaks=1:detect_stack_use_after_return=1",
+            # Not detect_stack_use_after_return: gcc 12 aligns its fake stack to 32 bytes, where AVX-512
+            # code was promised 64, and the program crashes (gcc bug 110027).
+            "ASAN_OPTIONS": f"{reports}:detect_leaks=1",
             "UBSAN_OPTIONS": reports,
             "TSAN_OPTIONS": f"{reports}:second_deadlock_stack=1",
         }
@@ -151,6 +153,7 @@ class Runner:
         result = Result(program)
         start = time.monotonic()
         folder = pathlib.Path(tempfile.mkdtemp(prefix="kvc-", dir=self.options.tmp))
+        folder.chmod(0o755)  # tests of access run parts of themselves as other users
         try:
             status, result.output = self.execute(program, folder, result)
             if status is not None:
@@ -199,18 +202,24 @@ class Runner:
             os.kill(pid, signal.SIGKILL)
         for path in sorted(folder.iterdir()):
             if path.name.startswith("sanitizer."):
+                report = path.read_text(encoding="utf-8", errors="replace")
+                if result.failures and "LeakSanitizer" in report:
+                    continue  # a case that failed has not freed what it held: that says nothing more
                 result.failures.append(f"sanitizer report ({path.name})")
-                result.output += "\n" + path.read_text(encoding="utf-8", errors="replace")
-            else:
+                result.output += "\n" + report
+            elif not result.failures:  # a test that failed has not cleaned up: that says nothing more
                 result.failures.append(f"left a temporary file behind: {path.name}")
 
     def left_processes(self, folder):
-        """Those that are still there when what was just ending has had its time."""
+        """Those that are still there when what was just ending has had its time. One in the middle of its exec
+        shows no environment for a moment: it is looked at again."""
         mark = f"TMPDIR={folder}".encode()
         end = time.monotonic() + LEAVE_GRACE_S
         while True:
-            left = [pid for pid in children_of(os.getpid()) if mark in environment_of(pid).split(b"\0")]
-            if not left or time.monotonic() > end:
+            environments = {pid: environment_of(pid) for pid in children_of(os.getpid())}
+            left = [pid for pid, text in environments.items() if mark in text.split(b"\0")]
+            unsure = [pid for pid, text in environments.items() if not text]
+            if not (left or unsure) or time.monotonic() > end:
                 return left
             time.sleep(0.02)
 

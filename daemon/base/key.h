@@ -25,10 +25,7 @@ struct kvc_secret {
 };
 
 struct kvc_storage_key {
-	union {
-		uint8_t bytes[KVC_STORAGE_KEY_BYTES];
-		uint64_t words[KVC_STORAGE_KEY_BYTES / 8];
-	};
+	uint8_t bytes[KVC_STORAGE_KEY_BYTES];
 };
 
 /* Once, before any other function here. */
@@ -42,6 +39,15 @@ void kvc_secret_derive(const struct kvc_secret *from, const char *label, const v
 
 void kvc_storage_key_derive(const struct kvc_secret *ns, const void *block_key, size_t bytes,
                             struct kvc_storage_key *key);
+
+/* 64 bits of the key: it is a hash already. */
+static inline uint64_t kvc_storage_key_hash(const struct kvc_storage_key *key)
+{
+	uint64_t hash;
+
+	memcpy(&hash, key->bytes, sizeof hash);
+	return hash;
+}
 
 static inline bool kvc_storage_key_equal(const struct kvc_storage_key *a, const struct kvc_storage_key *b)
 {

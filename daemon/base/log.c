@@ -12,7 +12,7 @@
 
 enum { LINE_BYTES = 1024 };
 
-enum kvc_log_level kvc_log_level_now = KVC_LOG_INFO;
+_Atomic(enum kvc_log_level) kvc_log_level_now = KVC_LOG_INFO;
 
 static atomic_uint_fast64_t lines_lost; /* a counter, orders nothing */
 

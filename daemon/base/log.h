@@ -18,7 +18,8 @@ enum kvc_log_level {
 	KVC_LOG_TRACE = 4,
 };
 
-extern enum kvc_log_level kvc_log_level_now; /* set once at start, before threads */
+/* Atomic: a reload changes it while other threads log. It orders nothing. */
+extern _Atomic(enum kvc_log_level) kvc_log_level_now;
 
 /* "error", "warn", ... to a level. KVC_INVALID, *level untouched, for anything else. */
 kvc_status kvc_log_level_parse(const char *text, enum kvc_log_level *level);

@@ -69,9 +69,8 @@ static kvc_status mover_open(struct kvc_cache *cache)
 
 static void lists_open(struct kvc_cache *cache)
 {
-	kvc_recency_init(&cache->clean);
-	kvc_recency_init(&cache->dirty);
-	kvc_recency_init(&cache->loose);
+	for (unsigned kind = 0; kind < KVC_LISTS; kind++)
+		kvc_recency_init(&cache->lists[kind]);
 	kvc_list_init(&cache->space_urgent);
 	kvc_list_init(&cache->space_normal);
 	kvc_list_init(&cache->sync.current);
@@ -164,6 +163,7 @@ static void recover_done(void *context, kvc_status status)
 
 	if (status == KVC_OK)
 		cache->state = KVC_CACHE_READY;
+	kvc_stat_set(cache->count.index_bytes, (int64_t)kvc_index_bytes(cache->index));
 	cache->recovered(cache->callback_context, status);
 }
 
@@ -189,7 +189,7 @@ void kvc_cache_recover(struct kvc_cache *cache, void (*done)(void *context, kvc_
 
 static bool flushed(const struct kvc_cache *cache)
 {
-	return cache->flush_over || !cache->dirty.count || !kvc_cache_disk_writable(cache);
+	return cache->flush_over || !cache->lists[KVC_LIST_DIRTY].count || !kvc_cache_disk_writable(cache);
 }
 
 void kvc_cache_check_stopped(struct kvc_cache *cache)
@@ -197,10 +197,16 @@ void kvc_cache_check_stopped(struct kvc_cache *cache)
 	if (cache->state != KVC_CACHE_STOPPING || cache->ops || cache->flights_used || cache->sync.running ||
 	    !flushed(cache))
 		return;
+	if (cache->options.disk && !cache->last_sync && !cache->flush_over) {
+		cache->last_sync = true;
+		kvc_sync_last(cache);
+		return;
+	}
 	cache->state = KVC_CACHE_STOPPED;
 	kvc_timer_stop(&cache->flush_timer);
-	if (cache->dirty.count)
-		kvc_warn("stop: %u blocks in RAM were not written to disk", cache->dirty.count);
+	if (cache->lists[KVC_LIST_DIRTY].count)
+		kvc_warn("stop: %u blocks in RAM were not written to disk",
+		         cache->lists[KVC_LIST_DIRTY].count);
 	cache->stopped(cache->callback_context);
 }
 

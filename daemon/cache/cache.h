@@ -120,8 +120,8 @@ struct kvc_op {
 
 void kvc_op_submit(struct kvc_cache *cache, struct kvc_op *op);
 
-/* Mark the blocks of a chain as used, its first block as the most recently used. */
-void kvc_cache_touch(struct kvc_cache *cache, const struct kvc_storage_key *keys, uint32_t count);
+/* Mark a block as used. Who gets a chain touches its last block first, so that the first stays the longest. */
+void kvc_cache_touch(struct kvc_cache *cache, const struct kvc_storage_key *key);
 
 /* End the operation as early as its view can be let go, with `status` (KVC_DEADLINE, KVC_CANCELLED) unless it
  * completes first. `done` still comes. */

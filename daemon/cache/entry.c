@@ -16,11 +16,12 @@ uint8_t *kvc_entry_record(struct kvc_cache *cache, const struct kvc_entry *entry
 	return kvc_slab_data(cache->options.arena, entry->slab);
 }
 
-static struct kvc_recency *list_of(struct kvc_cache *cache, const struct kvc_entry *entry)
+/* The list where an entry belongs now. */
+static uint8_t list_kind(const struct kvc_entry *entry, enum kvc_heat heat)
 {
 	if (entry->flags & KVC_ENTRY_ON_DISK)
-		return &cache->clean;
-	return entry->flags & KVC_ENTRY_LOOSE ? &cache->loose : &cache->dirty;
+		return heat == KVC_DEMOTED ? KVC_LIST_DEMOTED : KVC_LIST_CLEAN;
+	return entry->flags & KVC_ENTRY_LOOSE ? KVC_LIST_LOOSE : KVC_LIST_DIRTY;
 }
 
 static uint64_t slab_bytes(struct kvc_cache *cache, const struct kvc_entry *entry)
@@ -39,23 +40,35 @@ void kvc_entry_list(struct kvc_cache *cache, uint32_t id, enum kvc_heat heat)
 
 	if (!listable(entry))
 		return;
+	entry->list = list_kind(entry, heat);
 	if (heat == KVC_HOT)
-		kvc_recency_push_hot(list_of(cache, entry), cache->index, id, slab_bytes(cache, entry));
+		entry->stamp = ++cache->clock;
+	if (heat == KVC_COLD)
+		kvc_recency_push_cold(&cache->lists[entry->list], cache->index, id, slab_bytes(cache, entry));
 	else
-		kvc_recency_push_cold(list_of(cache, entry), cache->index, id, slab_bytes(cache, entry));
+		kvc_recency_push_hot(&cache->lists[entry->list], cache->index, id, slab_bytes(cache, entry));
 }
 
-void kvc_entry_list_child(struct kvc_cache *cache, uint32_t id, uint32_t parent)
+void kvc_entry_list_child(struct kvc_cache *cache, uint32_t id, const struct kvc_storage_key *parent)
 {
 	struct kvc_entry *entry = kvc_cache_entry(cache, id);
-	const struct kvc_entry *anchor = parent == KVC_ENTRY_NONE ? NULL : kvc_cache_entry(cache, parent);
+	uint32_t anchor_id = kvc_index_find(cache->index, parent);
+	const struct kvc_entry *anchor;
 
-	if (anchor && listable(entry) && anchor->flags & KVC_ENTRY_LISTED &&
-	    list_of(cache, anchor) == list_of(cache, entry))
-		kvc_recency_push_after(list_of(cache, entry), cache->index, id, slab_bytes(cache, entry),
-		                       parent);
-	else
+	if (anchor_id == KVC_ENTRY_NONE) {
+		kvc_entry_list(cache, id, KVC_COLD);
+		return;
+	}
+	anchor = kvc_cache_entry(cache, anchor_id);
+	if (!listable(entry) || !(anchor->flags & KVC_ENTRY_LISTED) ||
+	    anchor->list != list_kind(entry, KVC_HOT)) {
 		kvc_entry_list(cache, id, KVC_HOT);
+		return;
+	}
+	entry->list = anchor->list;
+	entry->stamp = anchor->stamp;
+	kvc_recency_push_after(&cache->lists[entry->list], cache->index, id, slab_bytes(cache, entry),
+	                       anchor_id);
 }
 
 void kvc_entry_unlist(struct kvc_cache *cache, uint32_t id)
@@ -63,12 +76,15 @@ void kvc_entry_unlist(struct kvc_cache *cache, uint32_t id)
 	struct kvc_entry *entry = kvc_cache_entry(cache, id);
 
 	if (entry->flags & KVC_ENTRY_LISTED)
-		kvc_recency_remove(list_of(cache, entry), cache->index, id, slab_bytes(cache, entry));
+		kvc_recency_remove(&cache->lists[entry->list], cache->index, id, slab_bytes(cache, entry));
 }
 
 void kvc_entry_touch(struct kvc_cache *cache, uint32_t id)
 {
-	if (!(kvc_cache_entry(cache, id)->flags & KVC_ENTRY_LISTED))
+	struct kvc_entry *entry = kvc_cache_entry(cache, id);
+
+	entry->flags |= KVC_ENTRY_HIT;
+	if (!(entry->flags & KVC_ENTRY_LISTED))
 		return;
 	kvc_entry_unlist(cache, id);
 	kvc_entry_list(cache, id, KVC_HOT);
@@ -116,7 +132,7 @@ static void place_forget(struct kvc_cache *cache, struct kvc_entry *entry)
 
 	if (!(entry->flags & KVC_ENTRY_ON_DISK))
 		return;
-	entry->flags &= (uint16_t)~KVC_ENTRY_ON_DISK;
+	entry->flags &= (uint8_t)~KVC_ENTRY_ON_DISK;
 	cache->options.disk->ops->forget(cache->options.disk, &record);
 }
 
@@ -128,7 +144,7 @@ void kvc_entry_drop(struct kvc_cache *cache, uint32_t id)
 	kvc_entry_unlist(cache, id);
 	place_forget(cache, entry);
 	kvc_index_unlink(cache->index, id);
-	entry->flags = (uint16_t)((entry->flags | KVC_ENTRY_DEAD) & ~KVC_ENTRY_VISIBLE);
+	entry->flags = (uint8_t)((entry->flags | KVC_ENTRY_DEAD) & ~KVC_ENTRY_VISIBLE);
 	kvc_stat_add(cache->count.entries, -1);
 	if (entry->refs == 0)
 		entry_free(cache, id);
@@ -154,12 +170,16 @@ void kvc_entry_lose_place(struct kvc_cache *cache, uint32_t id)
 	struct kvc_entry *entry = kvc_cache_entry(cache, id);
 
 	kvc_entry_unlist(cache, id);
-	entry->flags &= (uint16_t)~KVC_ENTRY_ON_DISK;
+	entry->flags &= (uint8_t)~KVC_ENTRY_ON_DISK;
 	if (entry->slab == KVC_EXTENT_NONE && entry->flight == KVC_FLIGHT_NONE) {
 		kvc_stat_add(cache->count.lost, 1);
 		kvc_entry_drop(cache, id);
 		return;
 	}
+	/* Written again only if someone has used it since: else a full disk and RAM would hand blocks round
+	 * forever. */
+	if (!(entry->flags & KVC_ENTRY_HIT) || cache->state == KVC_CACHE_STOPPING)
+		entry->flags |= KVC_ENTRY_LOOSE;
 	kvc_entry_list(cache, id, KVC_COLD);
-	kvc_space_wake(cache); /* it is dirty again */
+	kvc_space_wake(cache);
 }

@@ -190,7 +190,7 @@ static void store_place(struct kvc_flight *flight)
 		cache->options.disk->ops->forget(cache->options.disk, &flight->record);
 		return;
 	}
-	entry->flags = (uint16_t)((entry->flags | KVC_ENTRY_ON_DISK) & ~KVC_ENTRY_LOOSE);
+	entry->flags = (uint8_t)((entry->flags | KVC_ENTRY_ON_DISK) & ~KVC_ENTRY_LOOSE);
 	entry->place = flight->record.place;
 	entry->epoch = (uint32_t)flight->record.epoch;
 	kvc_stat_add(cache->count.demoted, 1);
@@ -201,14 +201,16 @@ static void store_done(struct kvc_move *move)
 	struct kvc_flight *flight = kvc_container_of(move, struct kvc_flight, move);
 	struct kvc_cache *cache = flight->cache;
 	uint32_t id = flight->entry;
+	struct kvc_entry *entry = kvc_cache_entry(cache, id);
 	struct kvc_list waiters;
 	struct kvc_op *op;
 
 	if (move->status == KVC_OK)
 		store_place(flight);
 	else
-		kvc_cache_entry(cache, id)->flags |= KVC_ENTRY_LOOSE;
-	kvc_entry_list(cache, id, flight->demotion ? KVC_COLD : KVC_HOT);
+		entry->flags |= KVC_ENTRY_LOOSE;
+	kvc_entry_list(cache, id,
+	               flight->demotion && !(entry->flags & KVC_ENTRY_HIT) ? KVC_DEMOTED : KVC_HOT);
 	cache->stores--;
 	kvc_flight_end(flight, &waiters);
 	while ((op = waiter_pop(&waiters)))
@@ -219,7 +221,7 @@ static void store_done(struct kvc_move *move)
 
 kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, bool demotion, struct kvc_flight **out)
 {
-	const struct kvc_entry *entry = kvc_cache_entry(cache, id);
+	struct kvc_entry *entry = kvc_cache_entry(cache, id);
 	uint8_t *record = kvc_entry_record(cache, entry);
 	struct kvc_flight *flight;
 	kvc_status status = kvc_flight_begin(cache, id, KVC_FLIGHT_STORE, &flight);
@@ -229,6 +231,7 @@ kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, bool demotion, 
 	status = kvc_record_parse(record, kvc_slab_bytes(cache->options.arena, entry->slab), &flight->record);
 	KVC_INVARIANT(status == KVC_OK);
 	kvc_entry_unlist(cache, id);
+	entry->flags &= (uint8_t)~KVC_ENTRY_HIT;
 	cache->stores++;
 	flight->demotion = demotion;
 	flight->move = (struct kvc_move){
@@ -247,7 +250,7 @@ kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, bool demotion, 
 /* The coldest dirty entry that has no flight. */
 static uint32_t cleaner_pick(struct kvc_cache *cache)
 {
-	uint32_t id = cache->dirty.coldest;
+	uint32_t id = cache->lists[KVC_LIST_DIRTY].coldest;
 
 	for (unsigned i = 0; i < CLEAN_SCAN && id != KVC_ENTRY_NONE; i++) {
 		const struct kvc_entry *entry = kvc_cache_entry(cache, id);
@@ -261,11 +264,13 @@ static uint32_t cleaner_pick(struct kvc_cache *cache)
 
 static bool cleaner_wanted(const struct kvc_cache *cache)
 {
-	if (!cache->dirty.count || cache->stores >= cache->stores_max || !kvc_cache_disk_writable(cache))
+	const struct kvc_recency *dirty = &cache->lists[KVC_LIST_DIRTY];
+
+	if (!dirty->count || cache->stores >= cache->stores_max || !kvc_cache_disk_writable(cache))
 		return false;
 	if (cache->state == KVC_CACHE_STOPPING)
 		return !cache->flush_over;
-	return cache->dirty.bytes > cache->dirty_limit || kvc_space_wanted(cache);
+	return dirty->bytes > cache->dirty_limit || kvc_space_wanted(cache);
 }
 
 void kvc_cleaner_run(struct kvc_cache *cache)
@@ -309,6 +314,12 @@ static void sync_start(struct kvc_cache *cache)
 	sync->running = true;
 	sync->move = (struct kvc_move){.kind = KVC_MOVE_SYNC, .done = sync_done};
 	kvc_move_submit(cache->mover, &sync->move);
+}
+
+void kvc_sync_last(struct kvc_cache *cache)
+{
+	KVC_PRE(!cache->sync.running);
+	sync_start(cache);
 }
 
 void kvc_sync_join(struct kvc_cache *cache, struct kvc_op *op)

@@ -72,7 +72,7 @@ struct kvc_entry *kvc_index_entry(struct kvc_index *index, uint32_t id)
 
 static uint32_t bucket_of(const struct kvc_index *index, const struct kvc_storage_key *key)
 {
-	uint64_t hash = key->words[0] & index->hash_mask;
+	uint64_t hash = kvc_storage_key_hash(key) & index->hash_mask;
 	uint32_t bucket = (uint32_t)(hash & ((2ull << index->level) - 1));
 
 	return bucket < index->bucket_count ? bucket : (uint32_t)(hash & ((1ull << index->level) - 1));

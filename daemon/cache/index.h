@@ -22,11 +22,12 @@ enum kvc_entry_flag {
 	KVC_ENTRY_VISIBLE = 1, /* complete: look-ups and gets may see it */
 	KVC_ENTRY_DEAD = 2,    /* out of the index; freed when nothing refers to it any more */
 	KVC_ENTRY_ON_DISK = 4, /* `place` and `epoch` hold */
-	KVC_ENTRY_LISTED = 8,  /* in one of the lists */
+	KVC_ENTRY_LISTED = 8,  /* in the list that `list` names */
 	KVC_ENTRY_LOOSE = 16,  /* in RAM only, and not to be written to disk */
+	KVC_ENTRY_HIT = 32,    /* used since it was written to disk */
 };
 
-/* One block. 80 bytes; owned by the index, filled by the cache. */
+/* One block. 84 bytes; owned by the index, filled by the cache. */
 struct kvc_entry {
 	struct kvc_storage_key key;
 	uint32_t chain;  /* next entry of the bucket, or of the free list */
@@ -38,13 +39,15 @@ struct kvc_entry {
 	uint32_t image_bytes;
 	uint32_t flight; /* what is happening to it, KVC_FLIGHT_NONE: nothing */
 	uint32_t refs;   /* operations, moves and leases that use it: it may not be freed, nor its slab */
+	uint32_t stamp;  /* when it was last used: turns of the cache's clock */
 	uint16_t pins;   /* leases that keep it */
-	uint16_t flags;
+	uint8_t flags;
+	uint8_t list; /* enum kvc_list_kind */
 	uint16_t tokens;
 	uint16_t depth; /* blocks before it in its sequence, capped */
 };
 
-static_assert(sizeof(struct kvc_entry) <= 80, "the index must stay small");
+static_assert(sizeof(struct kvc_entry) <= 84, "the index must stay small");
 
 struct kvc_index;
 

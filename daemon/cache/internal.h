@@ -10,9 +10,11 @@
  *   recovery ----------------------------------------------------------------> on disk only --+
  *
  * At most one flight (FILL, LOAD or STORE) runs for an entry at a time; operations that need its result wait
- * in its list. Lists: clean (in RAM and on disk), dirty (in RAM, to be written), loose (in RAM only and never
- * written: there is no disk, or the write failed). An entry in RAM is in the list that its flags name, unless
- * it is pinned or has a STORE flight. */
+ * in its list. * An entry in RAM is in one list, unless it is pinned or has a STORE flight: dirty (to be
+ * written), demoted (written because it was cold, not used since), clean (on disk too, used since), loose (in
+ * RAM only and not to be written: there is no disk, the write failed, or the disk gave it up and nobody had
+ * used it). Each list is in the order of last use, by itself: so the coldest of all is the one with the
+ * oldest stamp among the lists' first entries. */
 #ifndef KVC_CACHE_INTERNAL_H
 #define KVC_CACHE_INTERNAL_H
 
@@ -74,14 +76,15 @@ struct kvc_cache_counters {
 	kvc_stat_cell *pins;
 };
 
+enum kvc_list_kind { KVC_LIST_DIRTY, KVC_LIST_DEMOTED, KVC_LIST_CLEAN, KVC_LIST_LOOSE, KVC_LISTS };
+
 struct kvc_cache {
 	struct kvc_cache_options options;
 	enum kvc_cache_state state;
 	struct kvc_index *index;
 	struct kvc_mover *mover;
-	struct kvc_recency clean;
-	struct kvc_recency dirty;
-	struct kvc_recency loose;
+	struct kvc_recency lists[KVC_LISTS];
+	uint32_t clock;       /* stamp of the last use of any entry */
 	uint64_t dirty_limit; /* bytes in the dirty list above which the cleaner writes */
 	uint64_t generation;  /* of the newest block */
 	uint32_t ops;         /* unfinished */
@@ -100,6 +103,7 @@ struct kvc_cache {
 	struct kvc_cache_counters count;
 	struct kvc_timer flush_timer;
 	bool flush_over;
+	bool last_sync; /* begun */
 	void (*recovered)(void *context, kvc_status status);
 	void (*stopped)(void *context);
 	void *callback_context;
@@ -128,15 +132,17 @@ uint32_t kvc_cache_find(struct kvc_cache *cache, const struct kvc_storage_key *k
 
 uint8_t *kvc_entry_record(struct kvc_cache *cache, const struct kvc_entry *entry);
 
-/* List an entry that is in RAM and not pinned; else nothing. */
-enum kvc_heat { KVC_COLD, KVC_HOT };
+/* List an entry that is in RAM and not pinned; else nothing. As just used; as demoted now, used when its
+ * stamp says; as the coldest of its list. */
+enum kvc_heat { KVC_HOT, KVC_DEMOTED, KVC_COLD };
 void kvc_entry_list(struct kvc_cache *cache, uint32_t id, enum kvc_heat heat);
 void kvc_entry_unlist(struct kvc_cache *cache, uint32_t id);
 void kvc_entry_touch(struct kvc_cache *cache, uint32_t id);
 
 /* List a new block just colder than its parent, if that is in the same list, so that a chain loses its
- * deepest block first; else as the hottest. */
-void kvc_entry_list_child(struct kvc_cache *cache, uint32_t id, uint32_t parent);
+ * deepest block first; as the coldest if there is no such parent, for nobody can reach it then; else as the
+ * hottest. */
+void kvc_entry_list_child(struct kvc_cache *cache, uint32_t id, const struct kvc_storage_key *parent);
 
 void kvc_entry_ref(struct kvc_cache *cache, uint32_t id);
 void kvc_entry_unref(struct kvc_cache *cache, uint32_t id);
@@ -178,6 +184,9 @@ void kvc_cleaner_run(struct kvc_cache *cache);
 
 /* The operation waits for a sync that begins from now on. */
 void kvc_sync_join(struct kvc_cache *cache, struct kvc_op *op);
+
+/* One more sync, for the stop. */
+void kvc_sync_last(struct kvc_cache *cache);
 
 /* ---- op.c, put.c, get.c ---- */
 

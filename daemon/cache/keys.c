@@ -8,14 +8,12 @@ static uint8_t rest_of(const struct kvc_entry *entry)
 	return entry->slab != KVC_EXTENT_NONE ? KVC_REST_RAM : KVC_REST_DISK;
 }
 
-void kvc_cache_touch(struct kvc_cache *cache, const struct kvc_storage_key *keys, uint32_t count)
+void kvc_cache_touch(struct kvc_cache *cache, const struct kvc_storage_key *key)
 {
-	for (uint32_t i = count; i-- > 0;) {
-		uint32_t id = kvc_cache_find(cache, &keys[i]);
+	uint32_t id = kvc_cache_find(cache, key);
 
-		if (id != KVC_ENTRY_NONE)
-			kvc_entry_touch(cache, id);
-	}
+	if (id != KVC_ENTRY_NONE)
+		kvc_entry_touch(cache, id);
 }
 
 /* Backwards, so that the first block of the chain is touched last. */

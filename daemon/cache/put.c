@@ -113,7 +113,6 @@ static void put_commit(struct kvc_op *op)
 {
 	struct kvc_cache *cache = op->cache;
 	struct kvc_entry *entry = kvc_cache_entry(cache, op->entry);
-	uint32_t parent = op->has_parent ? kvc_cache_find(cache, &op->parent) : KVC_ENTRY_NONE;
 	struct kvc_list waiters;
 
 	/* A slab that cannot shrink for want of a node only wastes its tail. */
@@ -124,7 +123,10 @@ static void put_commit(struct kvc_op *op)
 	entry->flags |= KVC_ENTRY_VISIBLE;
 	if (!cache->options.disk)
 		entry->flags |= KVC_ENTRY_LOOSE;
-	kvc_entry_list_child(cache, op->entry, parent);
+	if (op->has_parent)
+		kvc_entry_list_child(cache, op->entry, &op->parent);
+	else
+		kvc_entry_list(cache, op->entry, KVC_HOT);
 	kvc_flight_end(kvc_entry_flight(cache, entry), &waiters);
 	put_settle(op, op->entry);
 	waiters_again(&waiters);
@@ -216,6 +218,7 @@ static void put_create(struct kvc_op *op)
 		return;
 	}
 	kvc_stat_add(cache->count.entries, 1);
+	kvc_stat_set(cache->count.index_bytes, (int64_t)kvc_index_bytes(cache->index));
 	entry = kvc_cache_entry(cache, id);
 	entry->tokens = (uint16_t)op->tokens;
 	entry->depth = depth_of(op);

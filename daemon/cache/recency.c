@@ -64,7 +64,7 @@ void kvc_recency_remove(struct kvc_recency *list, struct kvc_index *index, uint3
 	else
 		kvc_index_entry(index, entry->hotter)->colder = entry->colder;
 	entry->colder = entry->hotter = KVC_ENTRY_NONE;
-	entry->flags &= (uint16_t)~KVC_ENTRY_LISTED;
+	entry->flags &= (uint8_t)~KVC_ENTRY_LISTED;
 	list->count--;
 	list->bytes -= bytes;
 }

@@ -1,6 +1,4 @@
-/* A list of entries from cold to hot, linked through the entries themselves. The clean list holds blocks in
- * RAM that are on disk too (their RAM can be taken at any time), the dirty list those that rest in RAM only.
- */
+/* A list of entries in RAM from cold to hot, linked through the entries themselves. */
 #ifndef KVC_RECENCY_H
 #define KVC_RECENCY_H
 

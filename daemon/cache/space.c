@@ -3,36 +3,51 @@
 
 enum { EVICT_SCAN = 64 }; /* entries in use that eviction looks past before it gives up */
 
-/* Evict the coldest entry of a list that nothing refers to. */
-static bool evict_from(struct kvc_cache *cache, const struct kvc_recency *list)
+/* The coldest entry of a list that nothing refers to, KVC_ENTRY_NONE if there is none near its cold end. */
+static uint32_t coldest_unused(struct kvc_cache *cache, enum kvc_list_kind kind)
 {
-	uint32_t id = list->coldest;
+	uint32_t id = cache->lists[kind].coldest;
 
 	for (unsigned i = 0; i < EVICT_SCAN && id != KVC_ENTRY_NONE; i++) {
 		const struct kvc_entry *entry = kvc_cache_entry(cache, id);
 
-		if (!entry->refs) {
-			kvc_entry_evict(cache, id);
-			return true;
-		}
+		if (!entry->refs)
+			return id;
 		id = entry->hotter;
 	}
-	return false;
+	return KVC_ENTRY_NONE;
 }
 
-/* Blocks that will never be on disk go first, then those that are; dirty ones only when they cannot be
- * written. */
+static bool colder(struct kvc_cache *cache, uint32_t a, uint32_t b)
+{
+	if (a == KVC_ENTRY_NONE || b == KVC_ENTRY_NONE)
+		return b == KVC_ENTRY_NONE;
+	return (int32_t)(kvc_cache_entry(cache, a)->stamp - kvc_cache_entry(cache, b)->stamp) < 0;
+}
+
+/* Evict the coldest entry of all lists; dirty ones only if they cannot be written. */
 static bool evict_one(struct kvc_cache *cache)
 {
-	if (evict_from(cache, &cache->loose) || evict_from(cache, &cache->clean))
-		return true;
-	return !kvc_cache_disk_writable(cache) && evict_from(cache, &cache->dirty);
+	enum kvc_list_kind first = kvc_cache_disk_writable(cache) ? KVC_LIST_DEMOTED : KVC_LIST_DIRTY;
+	uint32_t victim = KVC_ENTRY_NONE;
+
+	for (unsigned kind = first; kind < KVC_LISTS; kind++) {
+		uint32_t id = coldest_unused(cache, (enum kvc_list_kind)kind);
+
+		if (colder(cache, id, victim))
+			victim = id;
+	}
+	if (victim == KVC_ENTRY_NONE)
+		return false;
+	kvc_entry_evict(cache, victim);
+	return true;
 }
 
 /* Whether something that runs now can make room when it ends. */
 static bool hope(const struct kvc_cache *cache)
 {
-	return cache->stores || cache->dirty.count || kvc_mover_pending(cache->mover, KVC_MOVE_DECODE) ||
+	return cache->stores || cache->lists[KVC_LIST_DIRTY].count ||
+	       kvc_mover_pending(cache->mover, KVC_MOVE_DECODE) ||
 	       kvc_mover_pending(cache->mover, KVC_MOVE_ENCODE) ||
 	       kvc_mover_pending(cache->mover, KVC_MOVE_LOAD);
 }

@@ -15,7 +15,6 @@ static const char *const log_levels[] = {"error", "warn", "info", "debug", "trac
 static const char *const io_backends[] = {"auto", "io_uring", "threads", NULL};
 static const char *const simd_levels[] = {"auto", "scalar", "avx2", "avx512", NULL};
 
-/* clang-format off: one row, one option */
 const struct kvc_option kvc_options[] = {
         {.section = "service",
          .name = "socket",
@@ -23,8 +22,8 @@ const struct kvc_option kvc_options[] = {
          .automatic = true,
          AT(socket),
          .initial = "auto",
-         .help = "Unix socket that clients connect to. auto: /run/kvcellar/kvcellar.sock for root, else "
-                 "$XDG_RUNTIME_DIR/kvcellar.sock. Ignored if the service manager passes a socket."},
+         .help = "Unix socket that clients connect to. auto: kvcellar.sock in $RUNTIME_DIRECTORY (a service), in "
+         "/run/kvcellar (root) or in $XDG_RUNTIME_DIR. Ignored if the service manager passes a socket."},
         {.section = "service",
          .name = "socket-mode",
          .type = KVC_OPTION_MODE,
@@ -88,7 +87,7 @@ const struct kvc_option kvc_options[] = {
          .name = "disk-size",
          .type = KVC_OPTION_SIZE,
          AT(disk_size),
-         .min = 64 * MIB,
+         .min = 16 * MIB,
          .max = 4096 * TIB,
          .initial = "16G",
          .help = "Bytes that the disk tier may use."},
@@ -97,10 +96,11 @@ const struct kvc_option kvc_options[] = {
          .type = KVC_OPTION_SIZE,
          .automatic = true,
          AT(segment_size),
-         .min = 16 * MIB,
-         .max = 256 * MIB,
+         .min = 1 * MIB,
+         .max = 1 * GIB,
          .initial = "auto",
-         .help = "Size of a segment file, the unit in which disk space is reclaimed. auto: from disk-size."},
+         .help = "Size of a segment file, the unit in which disk space is reclaimed; at most a quarter of disk-size. "
+         "auto: as the directory has it, or from disk-size."},
         {.section = "disk",
          .name = "verify-on-start",
          .type = KVC_OPTION_BOOL,
@@ -279,7 +279,6 @@ const struct kvc_option kvc_options[] = {
                  "than this "
                  "to arrive or to be taken."},
 };
-/* clang-format on */
 
 const unsigned kvc_option_count = sizeof kvc_options / sizeof kvc_options[0];
 

@@ -17,75 +17,14 @@ static kvc_status refuse(char *error, const char *what)
 	return KVC_INVALID;
 }
 
-/* ---- memory -------------------------------------------------------------------------------- */
-
-static uint64_t meminfo_available(void)
+static uint64_t ram_auto(uint64_t available)
 {
-	FILE *file = fopen("/proc/meminfo", "re");
-	char line[128];
-	unsigned long long kib = 0;
-
-	if (!file)
-		return 0;
-	while (fgets(line, sizeof line, file)) {
-		if (sscanf(line, "MemAvailable: %llu", &kib) == 1)
-			break;
-	}
-	fclose(file);
-	return kib * 1024;
-}
-
-/* A limit in a one-line file; none ("max", or no file) is UINT64_MAX. */
-static uint64_t limit_read(const char *path)
-{
-	FILE *file = fopen(path, "re");
-	unsigned long long bytes;
-	int fields;
-
-	if (!file)
-		return UINT64_MAX;
-	fields = fscanf(file, "%llu", &bytes);
-	fclose(file);
-	return fields == 1 ? bytes : UINT64_MAX;
-}
-
-/* The tightest memory.max of this process's cgroup and those above it (cgroup v2). */
-static uint64_t cgroup_limit(void)
-{
-	FILE *file = fopen("/proc/self/cgroup", "re");
-	uint64_t least = UINT64_MAX;
-	char group[512] = "";
-	char path[640];
-
-	if (!file)
-		return least;
-	if (fscanf(file, "0::%511s", group) != 1)
-		group[0] = 0;
-	fclose(file);
-	for (char *end = group + strlen(group);; *end = 0) {
-		uint64_t limit;
-
-		snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.max", group);
-		limit = limit_read(path);
-		least = limit < least ? limit : least;
-		end = strrchr(group, '/');
-		if (!end)
-			return least;
-	}
-}
-
-static uint64_t ram_auto(void)
-{
-	uint64_t available = meminfo_available();
-	uint64_t limit = cgroup_limit();
-	uint64_t ram = (limit < available ? limit : available) / 4;
+	uint64_t ram = available / 4;
 
 	ram = ram < RAM_MAX ? ram : RAM_MAX;
 	ram = ram > RAM_MIN ? ram : RAM_MIN;
 	return ram / MIB * MIB;
 }
-
-/* ---- the rest ------------------------------------------------------------------------------ */
 
 static uint64_t threads_auto(void)
 {
@@ -98,23 +37,21 @@ static uint64_t threads_auto(void)
 	return count < 1 ? 1 : count > 256 ? 256 : (uint64_t)count;
 }
 
+/* Under a service manager in the folder that it made ($RUNTIME_DIRECTORY), for root where clients look by
+ * default, else in the user's own. */
 static kvc_status socket_auto(struct kvc_conf *conf, char *error)
 {
-	const char *directory = getenv("XDG_RUNTIME_DIR");
-	int bytes;
+	const char *service = getenv("RUNTIME_DIRECTORY");
+	const char *own = getenv("XDG_RUNTIME_DIR");
+	const char *directory = service && *service == '/' ? service : geteuid() == 0 ? "/run/kvcellar" : own;
 
-	if (geteuid() == 0) {
-		snprintf(conf->socket, sizeof conf->socket, "/run/kvcellar/kvcellar.sock");
-		return KVC_OK;
-	}
-	if (!directory || directory[0] != '/')
-		return refuse(
-		        error,
-		        "socket: XDG_RUNTIME_DIR is not set, so there is no default: use --socket PATH");
-	bytes = snprintf(conf->socket, sizeof conf->socket, "%s/kvcellar.sock", directory);
-	if (bytes < (int)sizeof conf->socket)
-		return KVC_OK;
-	return refuse(error, "socket: XDG_RUNTIME_DIR is too long: use --socket PATH");
+	if (!directory || *directory != '/')
+		return refuse(error,
+		              "socket: XDG_RUNTIME_DIR is not set, so there is no default: use --socket PATH");
+	if ((size_t)snprintf(conf->socket, sizeof conf->socket, "%s/kvcellar.sock", directory) >=
+	    sizeof conf->socket)
+		return refuse(error, "socket: the default directory is too long: use --socket PATH");
+	return KVC_OK;
 }
 
 static kvc_status contradictions(const struct kvc_conf *conf, char *error)
@@ -128,10 +65,10 @@ static kvc_status contradictions(const struct kvc_conf *conf, char *error)
 	return KVC_OK;
 }
 
-kvc_status kvc_conf_resolve(struct kvc_conf *conf, char *error)
+kvc_status kvc_conf_resolve(struct kvc_conf *conf, uint64_t memory_bytes, char *error)
 {
 	if (conf->ram == 0)
-		conf->ram = ram_auto();
+		conf->ram = ram_auto(memory_bytes);
 	if (conf->threads == 0)
 		conf->threads = threads_auto();
 	if (conf->socket[0] == 0)

@@ -19,30 +19,40 @@ enum kvc_engine_op { KVC_ENGINE_ENCODE = 1, KVC_ENGINE_DECODE = 2, KVC_ENGINE_VE
 
 struct kvc_engine;
 
+enum kvc_engine_job_state {
+	KVC_JOB_IDLE,     /* not submitted, or done */
+	KVC_JOB_QUEUED,   /* nobody has begun */
+	KVC_JOB_OPENING,  /* one worker looks at the image; not in the queue */
+	KVC_JOB_RUNNING,  /* ranges of tiles are handed out; in the queue */
+	KVC_JOB_DRAINING, /* nothing is left to hand out, workers are still at it */
+	KVC_JOB_FINISHED, /* on its way to the loop */
+};
+
 struct kvc_engine_job {
 	/* set by the caller */
 	enum kvc_engine_op op;
-	const struct kvc_image_plan *plan; /* encode: what to make. decode: what the image must be (same shape
-	                                    * and codec sizes), else KVC_CORRUPT. verify: ignored */
+	const struct kvc_image_plan *plan; /* encode: what to make. decode: the image must be of this shape,
+	                                    * else KVC_CORRUPT. verify: ignored */
 	struct kvc_block_view view;        /* source or destination; unused by verify */
 	uint8_t *image;                    /* KVC_IMAGE_ALIGN aligned */
 	uint64_t image_bytes;              /* encode: capacity. else: length */
 	void (*done)(struct kvc_engine_job *job);
 
 	/* results */
-	kvc_status
-	        status;  /* encode: as kvc_image_seal. decode, verify: KVC_OK or KVC_CORRUPT. KVC_CANCELLED */
-	uint64_t length; /* encode: of the image, or what is needed when KVC_NO_SPACE */
+	kvc_status status; /* encode: as kvc_image_seal. decode, verify: KVC_OK or KVC_CORRUPT. All:
+	                    * KVC_CANCELLED; KVC_NO_MEMORY, no scratch for tiles of this size */
+	uint64_t length;   /* encode: of the image, or what is needed when KVC_NO_SPACE */
 
 	/* private to the engine */
 	struct kvc_task finished;
 	struct kvc_list node;
 	struct kvc_engine *engine;
 	struct kvc_image opened;
+	enum kvc_engine_job_state state;
 	uint32_t next_tile;
-	uint32_t tiles;
+	uint32_t range; /* tiles that one worker takes at a time */
 	uint32_t parts_running;
-	int cancelled;
+	bool cancelled;
 	kvc_status part_status;
 };
 

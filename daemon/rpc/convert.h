@@ -162,7 +162,7 @@ size_t kvc_pack_open(uint64_t raw_bytes, uint64_t image_bytes, uint8_t *out);
 size_t kvc_pack_blocks(const struct kvc_blocks_reply *reply, uint8_t *out);
 size_t kvc_pack_keys(const struct kvc_keys_reply *reply, uint8_t *out);
 
-/* At most KVC_FRAME_BODY_MAX; 0 if there is no memory. */
+/* At most KVC_FRAME_BODY_MAX. Overwrites what was unpacked last. */
 size_t kvc_pack_stats(struct kvc_convert *convert, const struct kvc_stats_reply *reply, uint8_t *out);
 
 #endif

@@ -91,14 +91,13 @@ size_t kvc_pack_keys(const struct kvc_keys_reply *reply, uint8_t *out)
 }
 
 /* Counters as they are now, built in the memory that requests are unpacked in. */
-static bool stats_fill(struct kvc_convert *convert, struct kvc_stats *stats, Kvcellar__StatsReply *reply)
+static void stats_fill(struct kvc_convert *convert, struct kvc_stats *stats, Kvcellar__StatsReply *reply)
 {
 	uint32_t count = kvc_stats_count(stats);
 	Kvcellar__Stat *cells = kvc_convert_room(convert, count * sizeof *cells);
 	Kvcellar__Stat **pointers = kvc_convert_room(convert, count * sizeof(Kvcellar__Stat *));
 
-	if (!cells || !pointers)
-		return false;
+	KVC_INVARIANT(cells && pointers); /* at most KVC_STATS_MAX */
 	for (uint32_t i = 0; i < count; i++) {
 		const char *name;
 		int64_t value;
@@ -111,7 +110,6 @@ static bool stats_fill(struct kvc_convert *convert, struct kvc_stats *stats, Kvc
 	}
 	reply->n_stats = count;
 	reply->stats = pointers;
-	return true;
 }
 
 size_t kvc_pack_stats(struct kvc_convert *convert, const struct kvc_stats_reply *reply, uint8_t *out)
@@ -122,7 +120,6 @@ size_t kvc_pack_stats(struct kvc_convert *convert, const struct kvc_stats_reply 
 	convert->used = 0;
 	stats.version = text_of(reply->version);
 	stats.uptime_ms = reply->uptime_ms;
-	if (!stats_fill(convert, reply->stats, &stats))
-		return 0;
+	stats_fill(convert, reply->stats, &stats);
 	return pack(&stats.base, out, KVC_FRAME_BODY_MAX);
 }

@@ -81,6 +81,7 @@ struct kvc_rpc {
 	uint8_t *read_buffer; /* KVC_RPC_READ_BYTES */
 	struct kvc_storage_key *keys;
 	uint8_t *rest;
+	uint32_t *statuses;
 
 	uint64_t inline_used; /* bytes of all payload buffers */
 

@@ -20,23 +20,18 @@
 struct kvc_disk_options {
 	const char *directory;
 	uint64_t bytes;         /* of all segments together */
-	uint64_t segment_bytes; /* 0: chosen from `bytes`, 16 to 256 MiB */
+	uint64_t segment_bytes; /* 0: as it is, or 1/16 of `bytes`, 4 to 256 MiB (more above 1 TiB) */
 	uint32_t write_bytes;   /* most bytes of one write request; 0: 4 MiB */
 	bool verify_on_start;   /* also check the tiles of every recovered record */
 };
 
 /* Open or create the directory (mode 0700), take its lock, read the superblock and the secret. On failure
  * `detail` says what to do. KVC_IN_USE: another process holds it. KVC_ACCESS, KVC_VERSION, KVC_NO_SPACE,
- * KVC_CORRUPT, KVC_IO. Nothing is recovered yet. */
+ * KVC_CORRUPT, KVC_INVALID (sizes), KVC_IO. Nothing is recovered yet: that is recover(). */
 kvc_status kvc_disk_open(struct kvc_loop *loop, struct kvc_io *io, struct kvc_stats *stats,
                          const struct kvc_disk_options *options, char *detail, size_t detail_bytes,
                          struct kvc_tier **tier);
 
 void kvc_disk_secret(const struct kvc_tier *tier, struct kvc_secret *secret);
-
-/* Scan all segments and report every valid record, oldest first; then done(context). Requests are refused
- * before. */
-void kvc_disk_recover(struct kvc_tier *tier, const struct kvc_tier_events *events,
-                      void (*done)(void *context, kvc_status status), void *context);
 
 #endif

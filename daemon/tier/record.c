@@ -128,15 +128,21 @@ static bool same_record(const struct kvc_record *a, const struct kvc_record *b)
 	       a->tokens == b->tokens;
 }
 
+bool kvc_record_binds(const uint8_t *bytes)
+{
+	const uint8_t *image = bytes + KVC_RECORD_HEADER_BYTES;
+
+	return !memcmp(image + KVC_IMAGE_SUM_OFFSET, bytes + offsetof(struct header, image_sum),
+	               KVC_IMAGE_SUM_BYTES);
+}
+
 kvc_status kvc_record_match(const uint8_t *bytes, uint64_t length, const struct kvc_record *expected)
 {
-	const uint8_t *image_sum = bytes + KVC_RECORD_HEADER_BYTES + KVC_IMAGE_SUM_OFFSET;
 	struct kvc_record found;
 
 	if (length < KVC_RECORD_HEADER_BYTES + KVC_IMAGE_HEADER_BYTES ||
-	    kvc_record_parse(bytes, length, &found) != KVC_OK || !same_record(&found, expected))
-		return KVC_CORRUPT;
-	if (memcmp(image_sum, bytes + offsetof(struct header, image_sum), KVC_IMAGE_SUM_BYTES) != 0)
+	    kvc_record_parse(bytes, length, &found) != KVC_OK || !same_record(&found, expected) ||
+	    !kvc_record_binds(bytes))
 		return KVC_CORRUPT;
 	return KVC_OK;
 }

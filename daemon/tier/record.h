@@ -8,6 +8,7 @@
 #ifndef KVC_RECORD_H
 #define KVC_RECORD_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "daemon/base/key.h"
@@ -47,6 +48,10 @@ void kvc_record_seal(const struct kvc_record *record, uint8_t *bytes);
  * it is damaged. */
 kvc_status kvc_record_parse(const uint8_t header[KVC_RECORD_HEADER_BYTES], uint64_t available,
                             struct kvc_record *record);
+
+/* Whether the image that stands behind a sound header is the one that was sealed with it, as far as the
+ * image's own header tells. Looks at the first KVC_RECORD_ALIGN bytes of the record. */
+bool kvc_record_binds(const uint8_t *bytes);
 
 /* Whether a record that was read is the one expected: key, device, place, low half of the epoch, sizes, and
  * the image's own checksum as noted in the record. A segment's epoch is used once, so place and epoch name

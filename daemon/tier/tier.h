@@ -23,13 +23,14 @@ struct kvc_tier_req {
 	/* set by the caller */
 	enum kvc_tier_op op;
 	struct kvc_record record;
-	uint8_t *slab;   /* kvc_record_bytes(record.image_bytes) long; a store seals the header in it */
-	uint32_t cookie; /* store: handed to `reclaimed` when the record's place is given up */
+	uint8_t *slab; /* kvc_record_bytes(record.image_bytes) long; a store seals the header in it */
+	uint32_t
+	        cookie; /* store: handed to `reclaimed` when the record's place is given up; not UINT32_MAX */
 	void (*done)(struct kvc_tier_req *req);
 
 	/* result: store KVC_OK, KVC_NO_SPACE, KVC_IO, KVC_UNAVAILABLE (tier off). load KVC_OK, KVC_CORRUPT,
-	 * KVC_MISS, KVC_IO, KVC_UNAVAILABLE. sync KVC_OK, KVC_IO: what was not synced before must be taken
-	 * for lost */
+	 * KVC_MISS, KVC_IO, KVC_UNAVAILABLE. sync KVC_OK, KVC_IO: something stored since the submission of
+	 * the sync before this one was lost; `reclaimed` said what */
 	kvc_status status;
 
 	/* private to the tier */
@@ -43,7 +44,8 @@ struct kvc_tier_events {
 	/* At start: a valid record was found. The owner returns the cookie, or false to ignore the record. */
 	bool (*recovered)(void *context, const struct kvc_record *record, uint32_t *cookie);
 
-	/* The place of a record is about to be overwritten: forget it now if it is still at this place. */
+	/* The place of a record is about to be overwritten, or was lost by a failed write or sync: forget it
+	 * now if it is still at this place. Must not submit a request. */
 	void (*reclaimed)(void *context, uint32_t cookie, struct kvc_place place);
 
 	void *context;

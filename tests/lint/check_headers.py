@@ -45,7 +45,10 @@ def check_internal(top, path, flags, report):
     extra = next((option for level, option in SIMD.items() if level in os.path.basename(path)), [])
     prefix = CMOCKA if "<cmocka.h>" in source.text(top, path) else ""
     report.saw()
-    error = compile_alone([os.environ.get("CC", "cc"), "-x", "c", "-std=c11", *flags, *extra],
+    language = ["-x", "c", "-std=c11"]
+    if re.search(r"^(template|namespace)\b", source.text(top, path), re.M):
+        language = ["-x", "c++", "-std=c++17"]
+    error = compile_alone([os.environ.get("CC", "cc"), *language, *flags, *extra],
                           f'{prefix}#include "{path}"\n', top)
     if error:
         report.bad(path, f"does not compile alone:\n{error}")

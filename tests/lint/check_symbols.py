@@ -20,7 +20,8 @@ def declared(top):
         content = re.sub(r"^[ \t]*#(?:[^\n]*\\\n)*[^\n]*", "", content, flags=re.M)
         for statement in re.split(r"[;{}]", content):
             match = re.search(r"\b(\w+)\s*\(", statement)
-            if match and "typedef" not in statement:
+            # Capitals are macros: X-macro tables look like calls.
+            if match and "typedef" not in statement and not match.group(1).isupper():
                 names.add(match.group(1))
     return names
 
@@ -28,8 +29,9 @@ def declared(top):
 def exported(top):
     done = subprocess.run(["nm", "-D", "--defined-only", LIBRARY], cwd=top, check=True, capture_output=True,
                           text=True)
-    symbols = (line.split()[-1].split("@")[0] for line in done.stdout.splitlines())
-    return {name for name in symbols if not re.fullmatch(r"(LIB)?KVCELLAR_[\d.]+", name)}
+    # Type A: the version nodes of the symbol map.
+    symbols = (line.split() for line in done.stdout.splitlines())
+    return {fields[-1].split("@")[0] for fields in symbols if fields[-2] != "A"}
 
 
 def needed(top):

@@ -11,7 +11,9 @@ import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
 GUARDED = "#ifndef {0}\n#define {0}\n\n{1}\n\n#endif\n"
-HEADER_STATUS = GUARDED.format("KVC_STATUS_H", "typedef enum { KVC_OK = 0 } kvc_status;")
+HEADER_STATUS = GUARDED.format("KVC_STATUS_H", "#define KVC_TABLE(X) X(OK, 0)\n\n"
+                               "typedef enum {\n#define E(name, number) KVC_##name = number,\n"
+                               "\tKVC_TABLE(E)\n#undef E\n} kvc_status;")
 HEADER_CLIENT = GUARDED.format("KVCELLAR_H", '#include "kvc_status.h"\n\n'
                                "#ifdef __cplusplus\nextern \"C\" {\n#endif\n\nkvc_status kvc_ping(void);\n\n"
                                "#ifdef __cplusplus\n}\n#endif")
@@ -50,7 +52,8 @@ PLANTED = {
         "71 lines in a test": {"tests/a.c": "int f(void)\n{\n" + "\tf();\n" * 68 + "}\n"},
     },
     "files": {
-        "a long header": {"daemon/base/list.h": "\n" * 301},
+        "a long header without a reason": {"daemon/base/list.h": "\n" * 301},
+        "a very long header": {"daemon/base/list.h": "/* Long because. */\n" * 401},
         "a very long file": {"daemon/base/list.c": "/* Long because. */\n" * 1201},
         "a long file without a reason": {"daemon/base/list.c": "\n" * 801},
         "no newline at the end": {"daemon/base/list.c": "int a;"},
@@ -64,6 +67,8 @@ PLANTED = {
     },
     "headers": {
         "needs another header": {"daemon/base/list.h": GUARDED.format("A_H", "size_t f(void);")},
+        "needs another header, in C++": {"daemon/base/list.h": GUARDED.format(
+            "A_H", "template <typename T> T f(std::size_t);")},
         "no guard": {"daemon/base/list.h": "int f(void);\n"},
         "not C++": {"client/kvcellar.h": GUARDED.format("KVCELLAR_H", "int kvc_f(int class);")},
         "needs the project's folders": {"client/kvcellar.h": GUARDED.format("KVCELLAR_H",
@@ -104,10 +109,12 @@ def build_symbols(top):
     compiler = os.environ.get("CC", "cc")
     (top / "build/lib").mkdir(parents=True)
     (top / "build/bin").mkdir()
+    (top / "lib.map").write_text("libkvcellar_0 { global: *; };\n")
     (top / "main.c").write_text("int main(void) { return 0; }\n")
     (top / "none.c").write_text("int cuInit(unsigned flags) { return (int)flags; }\n")
     for command in ([compiler, "-shared", "-fPIC", "none.c", "-o", "libcuda.so"],
-                    [compiler, "-shared", "-fPIC", "lib.c", "-o", "build/lib/libkvcellar.so"],
+                    [compiler, "-shared", "-fPIC", "lib.c", "-Wl,--version-script,lib.map", "-o",
+                     "build/lib/libkvcellar.so"],
                     [compiler, "main.c", "-o", "build/bin/kvcellard",
                      *(top / "daemon.link").read_text().split()]):
         subprocess.run(command, cwd=top, check=True)

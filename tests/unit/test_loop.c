@@ -98,7 +98,8 @@ static void test_defer_does_not_starve(void **state)
 	kvc_loop_defer(loop, &forever.task);
 	assert_int_equal(kvc_timer_start(loop, &forever.timer, 2), KVC_OK);
 	assert_true(kvc_test_run_until_set(loop, &forever.stop));
-	kvc_loop_turn(loop);
+	if (forever.task.queued) /* else a turn would wait for something to happen */
+		kvc_loop_turn(loop);
 	assert_false(forever.task.queued);
 	assert_true(forever.runs > 1);
 }

@@ -1,0 +1,106 @@
+/* kvcellar ping, kvcellar stats: about the daemon itself. */
+#include <stdio.h>
+#include <time.h>
+
+#include "client/cli/cmd.h"
+#include "client/cli/job.h"
+#include "client/cli/report.h"
+
+static const struct kvc_usage ping_usage = {
+        .name = "ping",
+        .groups = KVC_GROUP_COMMON,
+        .what = "Ask the daemon for a sign of life; say which it is and how long that took.",
+        .examples = "  kvcellar ping\n  kvcellar ping --socket /run/kvcellar/kvcellar.sock --json\n",
+};
+
+static double now_us(void)
+{
+	struct timespec time;
+
+	(void)clock_gettime(CLOCK_MONOTONIC, &time);
+	return (double)time.tv_sec * 1e6 + (double)time.tv_nsec / 1e3;
+}
+
+static int print_ping(const struct kvc_settings *settings, const struct kvc_daemon_info *info,
+                      double microseconds)
+{
+	struct kvc_report report;
+	char boot_id[2 * sizeof(info->boot_id) + 1];
+
+	(void)sodium_bin2hex(boot_id, sizeof(boot_id), info->boot_id, sizeof(info->boot_id));
+	kvc_report_init(&report);
+	kvc_report_text(&report, "version", info->version);
+	kvc_report_count(&report, "protocol", info->protocol);
+	kvc_report_text(&report, "boot_id", boot_id);
+	kvc_report_flag(&report, "shm_plane", info->planes & 1u << 2);
+	kvc_report_flag(&report, "cuda_plane", info->planes & 1u << 3);
+	kvc_report_count(&report, "batch", info->batch);
+	kvc_report_count(&report, "inflight", info->inflight);
+	kvc_report_real(&report, "round_trip_us", microseconds);
+	return kvc_report_print(&report, settings->json, KVC_EXIT_OK);
+}
+
+int kvc_cmd_ping(int argc, char **argv)
+{
+	struct kvc_daemon_info info = {.size = sizeof(info)};
+	struct kvc_settings settings;
+	struct kvc_client *client;
+	int code = kvc_settings_parse(&ping_usage, argc, argv, &settings);
+	double start;
+
+	if (code < 0)
+		code = kvc_job_connect("ping", &settings, &client);
+	if (code >= 0)
+		return code;
+	if (kvc_client_info(client, &info, 0) !=
+	    KVC_OK) { /* connects; the second round trip is the measured one */
+		code = kvc_failure("ping", "%s", kvc_last_error());
+		goto out;
+	}
+	start = now_us();
+	if (kvc_ping(client, 0) == KVC_OK)
+		code = print_ping(&settings, &info, now_us() - start);
+	else
+		code = kvc_failure("ping", "%s", kvc_last_error());
+out:
+	kvc_client_destroy(client);
+	return code;
+}
+
+static const struct kvc_usage stats_usage = {
+        .name = "stats",
+        .groups = KVC_GROUP_COMMON,
+        .what = "Print the daemon's counters and gauges. The last word of a name is its unit.",
+        .examples = "  kvcellar stats\n  kvcellar stats --json | jq '.\"ram.used_bytes\"'\n",
+};
+
+int kvc_cmd_stats(int argc, char **argv)
+{
+	struct kvc_settings settings;
+	struct kvc_client *client;
+	struct kvc_report report;
+	struct kvc_stat *stats;
+	size_t count;
+	int code = kvc_settings_parse(&stats_usage, argc, argv, &settings);
+
+	if (code < 0)
+		code = kvc_job_connect("stats", &settings, &client);
+	if (code >= 0)
+		return code;
+	if (kvc_stats(client, 0, &stats, &count) != KVC_OK) {
+		kvc_client_destroy(client);
+		return kvc_failure("stats", "%s", kvc_last_error());
+	}
+	kvc_report_init(&report);
+	for (size_t i = 0; i < count; i++) {
+		double value = stats[i].value;
+
+		if (value >= 0 && value < 9e15 && value == (double)(uint64_t)value)
+			kvc_report_count(&report, stats[i].name, (uint64_t)value);
+		else
+			kvc_report_real(&report, stats[i].name, value);
+	}
+	kvc_stats_free(stats);
+	kvc_client_destroy(client);
+	return kvc_report_print(&report, settings.json, KVC_EXIT_OK);
+}

@@ -1,0 +1,424 @@
+/* The CPU engine: a pool of threads that share the blocks in the queue.
+ *
+ *        submit                       encode: straight on
+ *   IDLE ------> QUEUED --> OPENING --> RUNNING --> DRAINING --> FINISHED --> IDLE
+ *                   |          |     ranges go out  none is left   ^     done, on the loop
+ *                   +----------+-----------------------------------+
+ *                    cancelled, or the image is bad
+ *
+ * The head of the queue is worked on by all threads: each takes the next range of tiles, about RANGE_BYTES of
+ * source, so that one block is as fast as the pool. Who finishes a job's last range seals it and posts it to
+ * the loop. A cancelled or failed job hands out no further ranges.
+ *
+ * The mutex guards the queue, `stop` and the private fields of all queued jobs; it is never held over codec
+ * work. Each worker owns its scratch memory, which grows to the largest tile it has met. */
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+
+#include "daemon/base/alloc.h"
+#include "daemon/base/check.h"
+#include "daemon/base/checked.h"
+#include "daemon/base/log.h"
+#include "daemon/engine/engine.h"
+
+enum {
+	RANGE_BYTES = 512 << 10,
+	RANGE_STEP = 8, /* ranges begin at multiples of this: the raw map has 8 tiles a byte */
+	SCRATCH_ALIGN = 64,
+};
+
+struct worker {
+	pthread_t thread;
+	struct engine_cpu *engine;
+	uint8_t *memory;  /* what was allocated */
+	uint8_t *scratch; /* aligned, inside it */
+	size_t scratch_bytes;
+};
+
+struct engine_cpu {
+	struct kvc_engine base;
+	struct kvc_loop *loop;
+	const struct kvc_codec *codec;
+	pthread_mutex_t lock;
+	pthread_cond_t work; /* the queue is not empty, or stop */
+	struct kvc_list queue;
+	bool stop;
+	uint32_t worker_count;
+	struct worker workers[];
+};
+
+/* A range of tiles of a job that a worker has taken. */
+struct part {
+	struct kvc_engine_job *job;
+	uint32_t first;
+	uint32_t count;
+};
+
+static struct engine_cpu *cpu_of(struct kvc_engine *engine)
+{
+	return kvc_container_of(engine, struct engine_cpu, base);
+}
+
+static void job_move(struct kvc_engine_job *job, enum kvc_engine_job_state to)
+{
+	static const uint32_t moves[] = {
+	        [KVC_JOB_IDLE] = 1u << KVC_JOB_QUEUED,
+	        [KVC_JOB_QUEUED] = 1u << KVC_JOB_OPENING | 1u << KVC_JOB_RUNNING | 1u << KVC_JOB_FINISHED,
+	        [KVC_JOB_OPENING] = 1u << KVC_JOB_RUNNING | 1u << KVC_JOB_FINISHED,
+	        [KVC_JOB_RUNNING] = 1u << KVC_JOB_DRAINING,
+	        [KVC_JOB_DRAINING] = 1u << KVC_JOB_FINISHED,
+	        [KVC_JOB_FINISHED] = 1u << KVC_JOB_IDLE,
+	};
+
+	KVC_INVARIANT(moves[job->state] & 1u << to);
+	job->state = to;
+}
+
+/* --- on a worker, without the lock ---------------------------------------------------------------- */
+
+static kvc_status scratch_ready(struct worker *worker, const struct kvc_image_plan *plan)
+{
+	size_t bytes = kvc_image_scratch_bytes(plan);
+	uint8_t *memory;
+
+	if (bytes <= worker->scratch_bytes)
+		return KVC_OK;
+	memory = kvc_calloc(1, bytes + SCRATCH_ALIGN);
+	if (!memory)
+		return KVC_NO_MEMORY;
+	kvc_free(worker->memory);
+	worker->memory = memory;
+	worker->scratch = memory + (-(uintptr_t)memory & (SCRATCH_ALIGN - 1));
+	worker->scratch_bytes = bytes;
+	return KVC_OK;
+}
+
+static kvc_status part_decode(const struct worker *worker, const struct part *part)
+{
+	const struct kvc_engine_job *job = part->job;
+
+	return kvc_image_decode_tiles(&job->opened, worker->engine->codec, &job->view, part->first,
+	                              part->count, 0, worker->scratch);
+}
+
+static kvc_status part_encode(const struct worker *worker, const struct part *part)
+{
+	const struct kvc_engine_job *job = part->job;
+
+	kvc_image_encode_tiles(job->plan, worker->engine->codec, &job->view, job->image, part->first,
+	                       part->count, worker->scratch);
+	return KVC_OK;
+}
+
+static kvc_status part_run(struct worker *worker, const struct part *part)
+{
+	const struct kvc_engine_job *job = part->job;
+	bool encode = job->op == KVC_ENGINE_ENCODE;
+	kvc_status status;
+
+	if (job->op == KVC_ENGINE_VERIFY)
+		return kvc_image_verify(&job->opened);
+	status = scratch_ready(worker, encode ? job->plan : &job->opened.plan);
+	if (status)
+		return status;
+	return encode ? part_encode(worker, part) : part_decode(worker, part);
+}
+
+static bool same_shape(const struct kvc_block_shape *a, const struct kvc_block_shape *b)
+{
+	return a->layers == b->layers && a->heads == b->heads && a->key_dim == b->key_dim &&
+	       a->value_dim == b->value_dim && a->tokens == b->tokens && a->dtype == b->dtype;
+}
+
+/* The image says itself how it is coded; what it must agree on is what it decodes to. */
+static kvc_status job_open(struct kvc_engine_job *job)
+{
+	kvc_status status = kvc_image_open(job->image, job->image_bytes, 0, &job->opened);
+
+	if (status == KVC_OK && job->op == KVC_ENGINE_DECODE &&
+	    !same_shape(&job->opened.plan.shape, &job->plan->shape))
+		status = KVC_CORRUPT;
+	return status;
+}
+
+static uint32_t range_of(const struct kvc_image_plan *plan)
+{
+	uint64_t tile_bytes = kvc_block_raw_bytes(&plan->shape) / plan->tiles + 1;
+	uint64_t range = kvc_round_up(RANGE_BYTES / tile_bytes + 1, RANGE_STEP);
+
+	return range < plan->tiles ? (uint32_t)range : plan->tiles;
+}
+
+static void job_seal(struct kvc_engine_job *job)
+{
+	job->status = job->part_status;
+	if (job->status == KVC_OK && job->op == KVC_ENGINE_ENCODE)
+		job->status =
+		        kvc_image_seal(job->plan, &job->view, job->image, job->image_bytes, &job->length);
+}
+
+/* --- under the lock ------------------------------------------------------------------------------- */
+
+static const struct kvc_image_plan *plan_of(const struct kvc_engine_job *job)
+{
+	return job->op == KVC_ENGINE_ENCODE ? job->plan : &job->opened.plan;
+}
+
+/* From here on ranges can be taken. A verification is one range. */
+static void job_begin(struct engine_cpu *cpu, struct kvc_engine_job *job)
+{
+	const struct kvc_image_plan *plan = plan_of(job);
+
+	job->range = job->op == KVC_ENGINE_VERIFY ? plan->tiles : range_of(plan);
+	job_move(job, KVC_JOB_RUNNING);
+	kvc_list_remove(&job->node);
+	kvc_list_push(cpu->queue.next, &job->node); /* at the head: it was there when it was taken */
+	if (job->range < plan->tiles)
+		pthread_cond_broadcast(&cpu->work);
+}
+
+static void job_drain(struct kvc_engine_job *job)
+{
+	kvc_list_remove(&job->node);
+	job_move(job, KVC_JOB_DRAINING);
+}
+
+static struct part part_take(struct kvc_engine_job *job)
+{
+	uint32_t tiles = plan_of(job)->tiles;
+	uint32_t left = tiles - job->next_tile;
+	struct part part = {job, job->next_tile, left < job->range ? left : job->range};
+
+	job->next_tile += part.count;
+	job->parts_running++;
+	if (job->next_tile == tiles)
+		job_drain(job);
+	return part;
+}
+
+/* Hand out no further ranges. The first cause counts. */
+static void job_stop(struct kvc_engine_job *job, kvc_status cause)
+{
+	if (job->part_status == KVC_OK)
+		job->part_status = cause;
+	if (job->state == KVC_JOB_RUNNING)
+		job_drain(job);
+}
+
+/* True: it was the job's last part. */
+static bool part_end(const struct part *part, kvc_status status)
+{
+	struct kvc_engine_job *job = part->job;
+
+	if (status != KVC_OK)
+		job_stop(job, status);
+	job->parts_running--;
+	return job->state == KVC_JOB_DRAINING && !job->parts_running;
+}
+
+/* --- worker ----------------------------------------------------------------------------------------- */
+
+/* Called with the lock held, which is given up for a while; the job belongs to the loop afterwards. */
+static void job_finish(struct engine_cpu *cpu, struct kvc_engine_job *job)
+{
+	job_move(job, KVC_JOB_FINISHED);
+	pthread_mutex_unlock(&cpu->lock);
+	kvc_loop_post(cpu->loop, &job->finished);
+	pthread_mutex_lock(&cpu->lock);
+}
+
+/* Open the image of the job at the head, alone; other workers see the next job meanwhile. */
+static void worker_open(struct engine_cpu *cpu, struct kvc_engine_job *job)
+{
+	kvc_status status;
+
+	kvc_list_remove(&job->node);
+	job_move(job, KVC_JOB_OPENING);
+	pthread_mutex_unlock(&cpu->lock);
+	status = job_open(job);
+	pthread_mutex_lock(&cpu->lock);
+	if (status == KVC_OK && !job->cancelled) {
+		job_begin(cpu, job);
+		return;
+	}
+	job->status = status == KVC_OK ? KVC_CANCELLED : status;
+	job_finish(cpu, job);
+}
+
+static void worker_run_part(struct worker *worker, struct kvc_engine_job *job)
+{
+	struct engine_cpu *cpu = worker->engine;
+	struct part part = part_take(job);
+	kvc_status status;
+
+	pthread_mutex_unlock(&cpu->lock);
+	status = part_run(worker, &part);
+	pthread_mutex_lock(&cpu->lock);
+	if (!part_end(&part, status))
+		return;
+	pthread_mutex_unlock(&cpu->lock);
+	job_seal(job);
+	pthread_mutex_lock(&cpu->lock);
+	job_finish(cpu, job);
+}
+
+static void *worker_main(void *context)
+{
+	struct worker *worker = context;
+	struct engine_cpu *cpu = worker->engine;
+
+	pthread_mutex_lock(&cpu->lock);
+	for (;;) {
+		struct kvc_engine_job *job;
+
+		while (kvc_list_empty(&cpu->queue) && !cpu->stop)
+			pthread_cond_wait(&cpu->work, &cpu->lock);
+		if (cpu->stop)
+			break;
+		job = kvc_container_of(cpu->queue.next, struct kvc_engine_job, node);
+		if (job->state == KVC_JOB_RUNNING)
+			worker_run_part(worker, job);
+		else if (job->op == KVC_ENGINE_ENCODE)
+			job_begin(cpu, job);
+		else
+			worker_open(cpu, job);
+	}
+	pthread_mutex_unlock(&cpu->lock);
+	return NULL;
+}
+
+/* --- on the loop ------------------------------------------------------------------------------------ */
+
+static void finished_run(struct kvc_task *task)
+{
+	struct kvc_engine_job *job = kvc_container_of(task, struct kvc_engine_job, finished);
+
+	job_move(job, KVC_JOB_IDLE);
+	job->done(job);
+}
+
+static void cpu_submit(struct kvc_engine *engine, struct kvc_engine_job *job)
+{
+	struct engine_cpu *cpu = cpu_of(engine);
+
+	KVC_PRE(job->done && job->image && (uintptr_t)job->image % KVC_IMAGE_ALIGN == 0);
+	KVC_PRE(job->plan || job->op == KVC_ENGINE_VERIFY);
+	KVC_PRE(job->op != KVC_ENGINE_ENCODE || job->image_bytes >= job->plan->image_bytes);
+	KVC_PRE(job->state == KVC_JOB_IDLE);
+	job->engine = engine;
+	job->finished = (struct kvc_task){.run = finished_run};
+	job->next_tile = 0;
+	job->parts_running = 0;
+	job->cancelled = false;
+	job->part_status = KVC_OK;
+	job->length = 0;
+	pthread_mutex_lock(&cpu->lock);
+	job_move(job, KVC_JOB_QUEUED);
+	kvc_list_push(&cpu->queue, &job->node);
+	pthread_cond_signal(&cpu->work);
+	pthread_mutex_unlock(&cpu->lock);
+}
+
+/* True: nobody works at the job, and nobody will. */
+static bool job_cancel(struct kvc_engine_job *job)
+{
+	job->cancelled = true;
+	if (job->state == KVC_JOB_RUNNING)
+		job_stop(job, KVC_CANCELLED);
+	else if (job->state == KVC_JOB_QUEUED)
+		kvc_list_remove(&job->node);
+	else
+		return false;
+	return !job->parts_running;
+}
+
+static void cpu_cancel(struct kvc_engine *engine, struct kvc_engine_job *job)
+{
+	struct engine_cpu *cpu = cpu_of(engine);
+
+	pthread_mutex_lock(&cpu->lock);
+	if (job_cancel(job)) {
+		job->status = KVC_CANCELLED;
+		job_finish(cpu, job);
+	}
+	pthread_mutex_unlock(&cpu->lock);
+}
+
+/* --- life ------------------------------------------------------------------------------------------- */
+
+static void workers_join(struct engine_cpu *cpu)
+{
+	pthread_mutex_lock(&cpu->lock);
+	cpu->stop = true;
+	pthread_cond_broadcast(&cpu->work);
+	pthread_mutex_unlock(&cpu->lock);
+	for (uint32_t i = 0; i < cpu->worker_count; i++) {
+		pthread_join(cpu->workers[i].thread, NULL);
+		kvc_free(cpu->workers[i].memory);
+	}
+}
+
+static void cpu_close(struct kvc_engine *engine)
+{
+	struct engine_cpu *cpu = cpu_of(engine);
+
+	KVC_PRE(kvc_list_empty(&cpu->queue));
+	workers_join(cpu);
+	pthread_cond_destroy(&cpu->work);
+	pthread_mutex_destroy(&cpu->lock);
+	kvc_free(cpu);
+}
+
+/* As many threads as can be had; signals stay with the loop thread. */
+static void workers_start(struct engine_cpu *cpu, uint32_t threads)
+{
+	sigset_t all, before;
+	int error = 0;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	for (uint32_t i = 0; i < threads && !error; i++) {
+		cpu->workers[i].engine = cpu;
+		error = pthread_create(&cpu->workers[i].thread, NULL, worker_main, &cpu->workers[i]);
+		cpu->worker_count += !error;
+	}
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (error)
+		kvc_warn("only %u of %u codec threads: %s", cpu->worker_count, threads, strerror(error));
+}
+
+static const struct kvc_engine_ops cpu_ops = {
+        .name = "cpu",
+        .submit = cpu_submit,
+        .cancel = cpu_cancel,
+        .close = cpu_close,
+};
+
+kvc_status kvc_engine_cpu_open(struct kvc_loop *loop, uint32_t threads, enum kvc_simd simd,
+                               struct kvc_engine **engine)
+{
+	const struct kvc_codec *codec = kvc_codec_get(simd);
+	struct engine_cpu *cpu;
+
+	KVC_PRE(threads > 0);
+	if (!codec)
+		return KVC_UNSUPPORTED;
+	cpu = kvc_calloc(1, sizeof *cpu + threads * sizeof(struct worker));
+	if (!cpu)
+		return KVC_NO_MEMORY;
+	cpu->base.ops = &cpu_ops;
+	cpu->loop = loop;
+	cpu->codec = codec;
+	pthread_mutex_init(&cpu->lock, NULL);
+	pthread_cond_init(&cpu->work, NULL);
+	kvc_list_init(&cpu->queue);
+	workers_start(cpu, threads);
+	if (!cpu->worker_count) {
+		cpu_close(&cpu->base);
+		return KVC_BUSY;
+	}
+	kvc_info("codec: %s, %u threads", codec->name, cpu->worker_count);
+	*engine = &cpu->base;
+	return KVC_OK;
+}

@@ -1,0 +1,318 @@
+/* The disk tier seen from above: its table of functions, and starting and stopping.
+ *
+ *   COLD --> RECOVERING --> ON --> CLOSING --> CLOSED
+ *     `-----------`---------------^
+ *
+ * Loop thread only. The tier owns the directory's descriptors and all memory but the requests and the slabs.
+ * What is read or written, and when, is in the other files; disk_private.h lists them, and what holds on
+ * disk. */
+#include "daemon/tier/disk.h"
+
+#include <stdlib.h>
+
+#include "daemon/base/alloc.h"
+#include "daemon/base/check.h"
+#include "daemon/base/log.h"
+#include "daemon/tier/disk_private.h"
+
+enum { WRITE_BYTES = 4 << 20 };
+
+static void state_move(struct kvc_disk *disk, enum disk_state to)
+{
+	static const uint32_t moves[] = {
+	        [DISK_COLD] = 1u << DISK_RECOVERING | 1u << DISK_CLOSING,
+	        [DISK_RECOVERING] = 1u << DISK_ON | 1u << DISK_CLOSING,
+	        [DISK_ON] = 1u << DISK_CLOSING,
+	        [DISK_CLOSING] = 1u << DISK_CLOSED,
+	        [DISK_CLOSED] = 0,
+	};
+
+	KVC_INVARIANT(moves[disk->state] & 1u << to);
+	disk->state = to;
+	kvc_disk_update_writable(disk);
+}
+
+void kvc_disk_update_writable(struct kvc_disk *disk)
+{
+	disk->base.writable = disk->state == DISK_ON && !disk->writing.off && !disk->reading.off;
+	kvc_stat_set(disk->count.writable, disk->base.writable);
+}
+
+/* --- requests ------------------------------------------------------------------------------------- */
+
+static void answer_run(struct kvc_task *task)
+{
+	struct kvc_tier_req *req = kvc_container_of(task, struct kvc_tier_req, deferred);
+
+	req->done(req);
+}
+
+void kvc_disk_answer_later(struct kvc_disk *disk, struct kvc_tier_req *req, kvc_status status)
+{
+	req->status = status;
+	req->deferred.run = answer_run;
+	kvc_loop_defer(disk->loop, &req->deferred);
+}
+
+static void disk_submit(struct kvc_tier *tier, struct kvc_tier_req *req)
+{
+	struct kvc_disk *disk = disk_of(tier);
+
+	KVC_PRE(req->done);
+	req->deferred = (struct kvc_task){.run = answer_run};
+	if (disk->state != DISK_ON) {
+		kvc_disk_answer_later(disk, req, KVC_UNAVAILABLE);
+		return;
+	}
+	switch (req->op) {
+	case KVC_TIER_STORE:
+		kvc_disk_store(disk, req);
+		break;
+	case KVC_TIER_LOAD:
+		kvc_disk_load(disk, req);
+		break;
+	case KVC_TIER_SYNC:
+		kvc_disk_sync(disk, req);
+		break;
+	}
+}
+
+static void disk_forget(struct kvc_tier *tier, const struct kvc_record *record)
+{
+	kvc_disk_forget(disk_of(tier), record);
+}
+
+static void disk_recover(struct kvc_tier *tier, const struct kvc_tier_events *events,
+                         void (*done)(void *context, kvc_status status), void *context)
+{
+	struct kvc_disk *disk = disk_of(tier);
+
+	disk->events = *events;
+	state_move(disk, DISK_RECOVERING);
+	kvc_disk_recover_start(disk, done, context);
+}
+
+void kvc_disk_on(struct kvc_disk *disk)
+{
+	state_move(disk, DISK_ON);
+	kvc_disk_prepare(disk, false);
+}
+
+/* --- stopping ------------------------------------------------------------------------------------- */
+
+static void last_sync_done(struct kvc_tier_req *req)
+{
+	struct kvc_disk *disk = kvc_container_of(req, struct kvc_disk, last_sync);
+
+	disk->last_step = DISK_LAST_DONE;
+	kvc_disk_progress(disk);
+}
+
+static void last_sync_start(struct kvc_disk *disk)
+{
+	disk->last_step = DISK_LAST_RUNNING;
+	disk->last_sync = (struct kvc_tier_req){.op = KVC_TIER_SYNC, .done = last_sync_done};
+	kvc_disk_sync(disk, &disk->last_sync);
+}
+
+static bool quiet(const struct kvc_disk *disk)
+{
+	return !disk->recovery && kvc_list_empty(&disk->stores) && kvc_list_empty(&disk->writes.busy) &&
+	       !disk->loads.busy && kvc_list_empty(&disk->loads.waiting) &&
+	       disk->sync.step == DISK_SYNC_IDLE && kvc_list_empty(&disk->sync.waiting) &&
+	       disk->prepare.step == DISK_PREPARE_IDLE;
+}
+
+static void disk_free(struct kvc_disk *disk)
+{
+	kvc_disk_recover_free(disk);
+	kvc_disk_dir_close(disk);
+	kvc_free(disk->writes.all);
+	kvc_free(disk->loads.all);
+	free(disk->prepare.page);
+	kvc_free(disk);
+}
+
+static void closed_run(struct kvc_task *task)
+{
+	struct kvc_disk *disk = kvc_container_of(task, struct kvc_disk, closed_task);
+	void (*done)(void *context) = disk->closed;
+	void *context = disk->closed_context;
+
+	kvc_info("disk tier: closed");
+	disk_free(disk);
+	done(context);
+}
+
+static void close_progress(struct kvc_disk *disk)
+{
+	if (disk->state != DISK_CLOSING || !quiet(disk))
+		return;
+	if (disk->last_step == DISK_LAST_NONE) {
+		last_sync_start(disk);
+		return;
+	}
+	kvc_timer_stop(&disk->writing.timer);
+	kvc_timer_stop(&disk->reading.timer);
+	state_move(disk, DISK_CLOSED);
+	disk->closed_task.run = closed_run;
+	kvc_loop_defer(disk->loop, &disk->closed_task);
+}
+
+static void disk_close(struct kvc_tier *tier, void (*done)(void *context), void *context)
+{
+	struct kvc_disk *disk = disk_of(tier);
+
+	disk->closed = done;
+	disk->closed_context = context;
+	state_move(disk, DISK_CLOSING);
+	kvc_disk_recover_stop(disk);
+	kvc_disk_progress(disk);
+}
+
+/* --- progress ------------------------------------------------------------------------------------- */
+
+static void progress_run(struct kvc_task *task)
+{
+	struct kvc_disk *disk = kvc_container_of(task, struct kvc_disk, progress);
+
+	kvc_disk_gather(disk);
+	kvc_disk_sync_progress(disk);
+	close_progress(disk);
+}
+
+void kvc_disk_progress(struct kvc_disk *disk)
+{
+	if (disk->state != DISK_CLOSED)
+		kvc_loop_defer(disk->loop, &disk->progress);
+}
+
+/* --- starting ------------------------------------------------------------------------------------- */
+
+static const struct kvc_tier_ops disk_ops = {
+        .name = "disk",
+        .submit = disk_submit,
+        .forget = disk_forget,
+        .recover = disk_recover,
+        .close = disk_close,
+};
+
+static void stats_open(struct kvc_disk *disk, struct kvc_stats *stats)
+{
+	const struct {
+		kvc_stat_cell **cell;
+		const char *name;
+	} cells[] = {
+	        {&disk->count.used_bytes, "disk.used_bytes"},
+	        {&disk->count.records, "disk.records"},
+	        {&disk->count.segments, "disk.segments"},
+	        {&disk->count.free_segments, "disk.free_segments"},
+	        {&disk->count.retired_segments, "disk.retired_segments"},
+	        {&disk->count.stores, "disk.stores"},
+	        {&disk->count.writes, "disk.writes"},
+	        {&disk->count.write_bytes, "disk.write_bytes"},
+	        {&disk->count.loads, "disk.loads"},
+	        {&disk->count.reads, "disk.reads"},
+	        {&disk->count.read_bytes, "disk.read_bytes"},
+	        {&disk->count.syncs, "disk.syncs"},
+	        {&disk->count.errors, "disk.errors"},
+	        {&disk->count.read_errors, "disk.read_errors"},
+	        {&disk->count.write_errors, "disk.write_errors"},
+	        {&disk->count.sync_errors, "disk.sync_errors"},
+	        {&disk->count.no_space, "disk.no_space"},
+	        {&disk->count.corrupt, "disk.corrupt"},
+	        {&disk->count.missing, "disk.missing"},
+	        {&disk->count.reclaimed, "disk.reclaimed_records"},
+	        {&disk->count.lost, "disk.lost_records"},
+	        {&disk->count.recovered, "disk.recovered_records"},
+	        {&disk->count.damaged, "disk.damaged_segments"},
+	        {&disk->count.offs, "disk.offs"},
+	        {&disk->count.writable, "disk.writable"},
+	        {&disk->count.direct, "disk.direct"},
+	};
+
+	for (unsigned i = 0; i < sizeof cells / sizeof cells[0]; i++)
+		*cells[i].cell = kvc_stats_cell(stats, cells[i].name);
+}
+
+static void stats_set(struct kvc_disk *disk, struct kvc_stats *stats)
+{
+	kvc_stat_set(kvc_stats_cell(stats, "disk.bytes"),
+	             (int64_t)(disk->super.segment_bytes * disk->segment_count));
+	kvc_stat_set(kvc_stats_cell(stats, "disk.segment_bytes"), (int64_t)disk->super.segment_bytes);
+	kvc_stat_set(disk->count.segments, disk->segment_count);
+	kvc_stat_set(disk->count.free_segments, disk->segment_count);
+	kvc_stat_set(disk->count.direct, disk->super_file.direct);
+}
+
+static kvc_status pools_open(struct kvc_disk *disk)
+{
+	disk->writes.all = kvc_calloc(DISK_WRITES, sizeof *disk->writes.all);
+	disk->loads.all = kvc_calloc(DISK_LOADS, sizeof *disk->loads.all);
+	disk->prepare.page = aligned_alloc(KVC_IO_ALIGN, KVC_PAGE_BYTES);
+	if (!disk->writes.all || !disk->loads.all || !disk->prepare.page)
+		return KVC_NO_MEMORY;
+	for (uint32_t i = 0; i < DISK_WRITES; i++) {
+		disk->writes.all[i].disk = disk;
+		kvc_list_init(&disk->writes.all[i].requests);
+		kvc_list_push(&disk->writes.idle, &disk->writes.all[i].node);
+	}
+	for (uint32_t i = 0; i < DISK_LOADS; i++) {
+		disk->loads.all[i].disk = disk;
+		kvc_list_push(&disk->loads.idle, &disk->loads.all[i].node);
+	}
+	return KVC_OK;
+}
+
+static void lists_init(struct kvc_disk *disk)
+{
+	kvc_list_init(&disk->stores);
+	kvc_list_init(&disk->writes.idle);
+	kvc_list_init(&disk->writes.busy);
+	kvc_list_init(&disk->loads.idle);
+	kvc_list_init(&disk->loads.waiting);
+	kvc_list_init(&disk->sync.waiting);
+	kvc_list_init(&disk->sync.current);
+	kvc_list_init(&disk->sync.dirty);
+}
+
+kvc_status kvc_disk_open(struct kvc_loop *loop, struct kvc_io *io, struct kvc_stats *stats,
+                         const struct kvc_disk_options *options, char *detail, size_t detail_bytes,
+                         struct kvc_tier **tier)
+{
+	const struct disk_detail told = {detail, detail_bytes};
+	struct kvc_disk *disk = kvc_calloc(1, sizeof *disk);
+	kvc_status status;
+
+	KVC_PRE(detail_bytes > 0);
+	detail[0] = '\0';
+	if (!disk)
+		return KVC_NO_MEMORY;
+	disk->base.ops = &disk_ops;
+	disk->loop = loop;
+	disk->io = io;
+	disk->dir_fd = disk->lock_fd = disk->segments_dir.fd = disk->super_file.fd = -1;
+	disk->write_bytes = options->write_bytes ? options->write_bytes : WRITE_BYTES;
+	disk->verify = options->verify_on_start;
+	disk->progress.run = progress_run;
+	lists_init(disk);
+	stats_open(disk, stats);
+	kvc_disk_health_init(disk);
+	status = pools_open(disk);
+	if (status == KVC_OK)
+		status = kvc_disk_dir_open(disk, options, &told);
+	if (status == KVC_OK)
+		status = kvc_disk_recover_open(disk);
+	if (status) {
+		disk_free(disk);
+		return status;
+	}
+	stats_set(disk, stats);
+	*tier = &disk->base;
+	return KVC_OK;
+}
+
+void kvc_disk_secret(const struct kvc_tier *tier, struct kvc_secret *secret)
+{
+	*secret = ((const struct kvc_disk *)(const void *)tier)->secret; /* base comes first */
+}

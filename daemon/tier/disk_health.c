@@ -1,0 +1,120 @@
+/* Switching the tier off when it fails, and on again.
+ *
+ * Writing stops after WRITE_FAILURES failures in a row, or at once when there is no space; reads of what is
+ * there go on. Reading stops, and all else with it, after READ_FAILURES failures within a minute. After a
+ * pause, which doubles each time, the tier is tried again; the first failure then stops it again. */
+#include <string.h>
+
+#include "daemon/base/log.h"
+#include "daemon/tier/disk_private.h"
+
+enum {
+	WRITE_FAILURES = 3,
+	READ_FAILURES = 16,
+	READ_WINDOW_MS = 60000,
+	PAUSE_MIN_MS = 1000,
+	PAUSE_MAX_MS = 60000,
+};
+
+static void stores_refuse(struct kvc_disk *disk, kvc_status cause)
+{
+	kvc_disk_fail_stores(disk, cause == KVC_NO_SPACE ? KVC_NO_SPACE : KVC_UNAVAILABLE);
+}
+
+/* Without a timer, for want of memory, nobody would switch it on again: it stays on. */
+static void trip(struct kvc_disk *disk, struct disk_breaker *breaker, kvc_status cause, const char *why)
+{
+	if (breaker->off)
+		return;
+	if (kvc_timer_start(disk->loop, &breaker->timer, breaker->pause_ms) == KVC_OK) {
+		kvc_warn("disk tier: %s stops for %u ms: %s", breaker->what, breaker->pause_ms, why);
+		breaker->off = true;
+		breaker->cause = cause;
+		breaker->pause_ms =
+		        breaker->pause_ms < PAUSE_MAX_MS / 2 ? 2 * breaker->pause_ms : PAUSE_MAX_MS;
+		kvc_stat_add(disk->count.offs, 1);
+		kvc_disk_update_writable(disk);
+	}
+	stores_refuse(disk, cause);
+}
+
+static void resume(struct kvc_disk *disk, struct disk_breaker *breaker)
+{
+	kvc_info("disk tier: %s is tried again", breaker->what);
+	breaker->off = false;
+	kvc_disk_update_writable(disk);
+	kvc_disk_progress(disk);
+}
+
+/* A clean segment is the proof that writing works; making one is the try. */
+static void writing_fired(struct kvc_timer *timer)
+{
+	struct disk_breaker *breaker = kvc_container_of(timer, struct disk_breaker, timer);
+	struct kvc_disk *disk = kvc_container_of(breaker, struct kvc_disk, writing);
+
+	breaker->failures = WRITE_FAILURES - 1;
+	if (breaker->cause == KVC_INTERNAL)
+		for (uint32_t i = 0; i < disk->segment_count; i++)
+			disk->segments[i].failures = 0;
+	resume(disk, breaker);
+	if (!disk->ready && !disk->open)
+		kvc_disk_prepare(disk, true);
+}
+
+void kvc_disk_no_segment(struct kvc_disk *disk)
+{
+	trip(disk, &disk->writing, KVC_INTERNAL, "writes failed in every segment");
+}
+
+static void reading_fired(struct kvc_timer *timer)
+{
+	struct disk_breaker *breaker = kvc_container_of(timer, struct disk_breaker, timer);
+	struct kvc_disk *disk = kvc_container_of(breaker, struct kvc_disk, reading);
+
+	breaker->failures = READ_FAILURES - 1;
+	breaker->since_ms = kvc_loop_now_ms(disk->loop);
+	resume(disk, breaker);
+}
+
+void kvc_disk_health_init(struct kvc_disk *disk)
+{
+	disk->writing = (struct disk_breaker){
+	        .what = "writing", .pause_ms = PAUSE_MIN_MS, .timer = {.fire = writing_fired}};
+	disk->reading = (struct disk_breaker){
+	        .what = "reading", .pause_ms = PAUSE_MIN_MS, .timer = {.fire = reading_fired}};
+}
+
+void kvc_disk_write_failed(struct kvc_disk *disk, kvc_stat_cell *cell, const struct kvc_io_req *io)
+{
+	const char *why = strerror(io->error);
+
+	kvc_stat_add(disk->count.errors, 1);
+	kvc_stat_add(io->status == KVC_NO_SPACE ? disk->count.no_space : cell, 1);
+	disk->writing.failures++;
+	if (io->status == KVC_NO_SPACE || disk->writing.failures >= WRITE_FAILURES)
+		trip(disk, &disk->writing, io->status, why);
+	else
+		kvc_warn("disk tier: a write failed: %s", why);
+}
+
+void kvc_disk_write_worked(struct kvc_disk *disk)
+{
+	disk->writing.failures = 0;
+	disk->writing.pause_ms = PAUSE_MIN_MS;
+}
+
+void kvc_disk_read_failed(struct kvc_disk *disk, int error)
+{
+	struct disk_breaker *breaker = &disk->reading;
+	uint64_t now = kvc_loop_now_ms(disk->loop);
+
+	kvc_stat_add(disk->count.errors, 1);
+	kvc_stat_add(disk->count.read_errors, 1);
+	if (now - breaker->since_ms > READ_WINDOW_MS) {
+		breaker->since_ms = now;
+		breaker->failures = 0;
+		breaker->pause_ms = PAUSE_MIN_MS;
+	}
+	if (++breaker->failures >= READ_FAILURES)
+		trip(disk, breaker, KVC_IO, strerror(error));
+}

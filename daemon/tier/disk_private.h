@@ -1,0 +1,329 @@
+/* What the files of the disk tier share. Nobody else includes it.
+ *
+ *   disk.c          the tier's table of functions, its states, starting and stopping
+ *   disk_dir.c      the directory: lock, superblock, secret, files. Synchronous, at open
+ *   disk_segment.c  the life of a segment, its records, reclaiming
+ *   disk_prepare.c  making the next segment ready
+ *   disk_write.c    stores    disk_read.c  loads    disk_sync.c  syncs
+ *   disk_health.c   switching off and on again after errors
+ *   disk_recover.c  the scan at start
+ *
+ * What holds of the directory at any moment, also after a crash in which any subset of the pages that were
+ * not yet synced arrived:
+ *
+ *   I1  An epoch is given to one segment, once. Before an epoch is used, a superblock whose epoch_limit is
+ *       above it is on stable storage.
+ *   I2  A record counts only in the segment, at the page and in the epoch that it names, and the epoch is the
+ *       one in the segment's header. So what a segment held before its header changed is void from then on,
+ *       wherever it lies, and what was written for a header that did not arrive is void too.
+ *   I3  The header of a new epoch completes before any record of that epoch is submitted, and the file's
+ *       directory entry is on stable storage before that.
+ *   I4  Records of an epoch lie without gaps from page 1 on. A write that fails ends the segment's epoch:
+ * what lies behind the gap is declared lost, since a scan will not find it. I5  A page of an epoch is written
+ * once. I6  The superblock that is in force is never overwritten: a newer one goes to the other slot. */
+#ifndef KVC_DISK_PRIVATE_H
+#define KVC_DISK_PRIVATE_H
+
+#include <string.h>
+
+#include "daemon/tier/disk.h"
+#include "daemon/tier/segment.h"
+
+#define DISK_NO_COOKIE UINT32_MAX
+#define DISK_NO_PAGE   UINT32_MAX
+
+enum {
+	DISK_WRITES = 8,      /* writes in flight */
+	DISK_WRITE_IOV = 256, /* records of one write */
+	DISK_LOADS = 128,     /* loads in flight */
+	DISK_SCANNERS = 16,   /* segments that are scanned at a time */
+};
+
+enum disk_segment_state {
+	DISK_FREE,       /* holds nothing */
+	DISK_PREPARING,  /* gets its header */
+	DISK_READY,      /* clean, next to be opened */
+	DISK_OPEN,       /* records are appended */
+	DISK_SEALED,     /* full, or left over from before the start */
+	DISK_RETIRED,    /* a write or sync failed; what is sound in it is still read */
+	DISK_RECLAIMING, /* forgotten; loads are still in flight */
+	DISK_SCANNING,   /* at start */
+	DISK_SEGMENT_STATES,
+};
+
+/* A record's place and whom to tell when it is given up. In page order, without gaps: a record ends where the
+ * next one begins. */
+struct disk_entry {
+	uint32_t cookie; /* DISK_NO_COOKIE: nobody */
+	uint32_t page;
+};
+
+struct kvc_disk;
+
+struct disk_segment {
+	struct kvc_disk *disk;
+	uint32_t number;
+	enum disk_segment_state state;
+	struct kvc_file file;  /* fd -1: there is none yet */
+	uint64_t epoch;        /* 0: holds nothing */
+	uint32_t end_page;     /* where the next record goes */
+	uint32_t synced_page;  /* what lies before is on stable storage */
+	uint32_t syncing_page; /* what the running sync covers */
+	uint32_t lost_page;    /* what lies from here on was declared lost */
+	uint32_t loads;        /* in flight */
+	uint32_t writes;       /* in flight */
+	uint32_t failures;     /* in all its epochs */
+	uint64_t live_bytes;
+	uint32_t live_records;
+	struct disk_entry *entries;
+	uint32_t entry_count;
+	uint32_t entry_capacity;
+	struct kvc_list dirty; /* in disk->sync.dirty while there may be something to sync */
+	struct kvc_io_req sync;
+	bool sync_busy;
+};
+
+struct disk_write {
+	struct kvc_io_req io;
+	struct kvc_list node; /* disk->writes.idle or .busy */
+	struct kvc_disk *disk;
+	struct disk_segment *segment;
+	uint64_t sequence;
+	uint32_t first_page;
+	uint64_t bytes;
+	struct kvc_list requests;
+	struct iovec iov[DISK_WRITE_IOV];
+};
+
+struct disk_load {
+	struct kvc_io_req io;
+	struct kvc_list node;
+	struct kvc_disk *disk;
+	struct disk_segment *segment;
+	struct kvc_tier_req *request;
+	bool again; /* read a second time after a mismatch */
+	struct iovec iov;
+};
+
+enum disk_prepare_step {
+	DISK_PREPARE_IDLE,
+	DISK_PREPARE_ALLOCATE,
+	DISK_PREPARE_DIRECTORY,
+	DISK_PREPARE_SUPER,
+	DISK_PREPARE_SUPER_SYNC,
+	DISK_PREPARE_HEADER,
+};
+
+struct disk_prepare {
+	enum disk_prepare_step step;
+	struct disk_segment *segment;
+	bool created;
+	struct kvc_super super; /* what is being written */
+	struct kvc_io_req io;
+	struct iovec iov;
+	uint8_t *page;
+};
+
+/* One way of failing, and the pause that follows. */
+struct disk_breaker {
+	const char *what; /* "reading", "writing" */
+	bool off;
+	kvc_status cause;
+	uint32_t failures; /* writes: in a row. reads: since since_ms */
+	uint64_t since_ms;
+	uint32_t pause_ms; /* of the next time */
+	struct kvc_timer timer;
+};
+
+enum disk_sync_step {
+	DISK_SYNC_IDLE,
+	DISK_SYNC_WRITES, /* waits for the writes that were in flight when it began */
+	DISK_SYNC_FILES,  /* waits for the files */
+};
+
+enum disk_state {
+	DISK_COLD, /* open, not recovered */
+	DISK_RECOVERING,
+	DISK_ON,
+	DISK_CLOSING,
+	DISK_CLOSED,
+};
+
+struct disk_recovery;
+
+struct kvc_disk {
+	struct kvc_tier base;
+	enum disk_state state;
+	struct kvc_loop *loop;
+	struct kvc_io *io;
+	struct kvc_tier_events events;
+
+	int dir_fd;
+	int lock_fd;
+	struct kvc_file segments_dir; /* for syncing it */
+	struct kvc_file super_file;
+	struct kvc_super super; /* the one in force on stable storage */
+	struct kvc_secret secret;
+	uint64_t next_epoch;
+
+	uint32_t segment_pages;
+	uint32_t segment_count;
+	struct disk_segment *segments;
+	struct disk_segment *open;  /* NULL: none */
+	struct disk_segment *ready; /* NULL: none */
+	struct disk_prepare prepare;
+
+	uint32_t write_bytes;
+	struct kvc_list stores; /* wait for a write */
+	struct kvc_task progress;
+	struct {
+		struct disk_write *all;
+		struct kvc_list idle;
+		struct kvc_list busy;
+		uint64_t sequence;
+	} writes;
+	struct {
+		struct disk_load *all;
+		struct kvc_list idle;
+		struct kvc_list waiting; /* requests */
+		uint32_t busy;
+	} loads;
+	struct {
+		struct kvc_list waiting; /* requests */
+		struct kvc_list current;
+		struct kvc_list dirty; /* segments */
+		enum disk_sync_step step;
+		uint32_t files_left;
+		uint64_t barrier;  /* writes up to this one must end first */
+		uint32_t losses;   /* times that something was declared lost */
+		uint32_t baseline; /* losses when the last sync was submitted */
+	} sync;
+
+	struct disk_breaker reading;
+	struct disk_breaker writing;
+
+	struct disk_recovery *recovery;
+	bool verify;
+	struct kvc_tier_req last_sync; /* before closing */
+	enum disk_last_sync { DISK_LAST_NONE, DISK_LAST_RUNNING, DISK_LAST_DONE } last_step;
+	struct kvc_task closed_task;
+	void (*closed)(void *context);
+	void *closed_context;
+
+	struct {
+		kvc_stat_cell *used_bytes, *records, *segments, *free_segments, *retired_segments;
+		kvc_stat_cell *stores, *writes, *write_bytes, *loads, *reads, *read_bytes, *syncs;
+		kvc_stat_cell *errors, *read_errors, *write_errors, *sync_errors, *no_space, *corrupt,
+		        *missing;
+		kvc_stat_cell *reclaimed, *lost, *recovered, *damaged, *offs, *writable, *direct;
+	} count;
+};
+
+static inline struct kvc_disk *disk_of(struct kvc_tier *tier)
+{
+	return kvc_container_of(tier, struct kvc_disk, base);
+}
+
+/* --- disk.c --- */
+
+/* End a request, but not from here. */
+void kvc_disk_answer_later(struct kvc_disk *disk, struct kvc_tier_req *req, kvc_status status);
+
+/* Something came or ended: soon, let what waits go on, and see whether a stop is complete. */
+void kvc_disk_progress(struct kvc_disk *disk);
+
+/* The scan is over: take requests. */
+void kvc_disk_on(struct kvc_disk *disk);
+
+/* Set base.writable from all that bears on it. */
+void kvc_disk_update_writable(struct kvc_disk *disk);
+
+/* --- disk_dir.c --- */
+
+struct disk_detail {
+	char *text;
+	size_t bytes;
+};
+
+/* All of the directory that is needed before a scan. */
+kvc_status kvc_disk_dir_open(struct kvc_disk *disk, const struct kvc_disk_options *options,
+                             const struct disk_detail *detail);
+void kvc_disk_dir_close(struct kvc_disk *disk);
+
+/* The name of a segment's file. */
+#define DISK_NAME_BYTES 16
+void kvc_disk_segment_name(uint32_t number, char name[DISK_NAME_BYTES]);
+
+/* --- disk_segment.c --- */
+
+void kvc_disk_segment_move(struct disk_segment *segment, enum disk_segment_state to);
+
+/* Begin an epoch. */
+void kvc_disk_segment_reset(struct disk_segment *segment, uint64_t epoch);
+
+/* Note a record of `pages` at the end. KVC_NO_MEMORY: nothing was noted. */
+kvc_status kvc_disk_segment_append(struct disk_segment *segment, uint32_t cookie, uint32_t pages);
+
+/* The record that was appended last belongs to that cookie. */
+void kvc_disk_segment_adopt(struct disk_segment *segment, uint32_t cookie);
+
+/* The segment that holds a record, by place and epoch; NULL: given up. */
+struct disk_segment *kvc_disk_holder(const struct kvc_disk *disk, const struct kvc_record *record);
+
+/* Close the open segment for appending. */
+void kvc_disk_seal(struct kvc_disk *disk);
+
+/* A write or sync failed: no more is written in this epoch, and what lies from `page` on is lost. */
+void kvc_disk_retire(struct disk_segment *segment, uint32_t page);
+
+/* Forget all its records, telling the owner, and free it as soon as nothing is in flight on it. */
+void kvc_disk_reclaim(struct disk_segment *segment);
+
+/* Reclaim or free it if nothing wanted is left in it. */
+void kvc_disk_segment_settle(struct disk_segment *segment);
+
+void kvc_disk_forget(struct kvc_disk *disk, const struct kvc_record *record);
+
+/* --- disk_prepare.c --- */
+
+/* Have a clean segment in reserve. `reclaim`: also at the price of the oldest one. */
+void kvc_disk_prepare(struct kvc_disk *disk, bool reclaim);
+
+/* --- disk_write.c, disk_read.c, disk_sync.c --- */
+
+void kvc_disk_store(struct kvc_disk *disk, struct kvc_tier_req *req);
+void kvc_disk_gather(struct kvc_disk *disk);
+void kvc_disk_fail_stores(struct kvc_disk *disk, kvc_status status);
+void kvc_disk_load(struct kvc_disk *disk, struct kvc_tier_req *req);
+void kvc_disk_sync(struct kvc_disk *disk, struct kvc_tier_req *req);
+void kvc_disk_sync_progress(struct kvc_disk *disk);
+
+/* Take the segment off the list of dirty ones if nothing in it is left to sync. */
+void kvc_disk_dirty_update(struct disk_segment *segment);
+
+/* --- disk_health.c --- */
+
+void kvc_disk_health_init(struct kvc_disk *disk);
+
+/* A write, sync or allocation failed; `cell` counts its kind. */
+void kvc_disk_write_failed(struct kvc_disk *disk, kvc_stat_cell *cell, const struct kvc_io_req *io);
+
+/* No segment is left that may be written. */
+void kvc_disk_no_segment(struct kvc_disk *disk);
+
+void kvc_disk_write_worked(struct kvc_disk *disk);
+void kvc_disk_read_failed(struct kvc_disk *disk, int error);
+
+/* --- disk_recover.c --- */
+
+/* All memory that it needs but for the records. What was had is freed by kvc_disk_recover_free. */
+kvc_status kvc_disk_recover_open(struct kvc_disk *disk);
+void kvc_disk_recover_free(struct kvc_disk *disk);
+
+void kvc_disk_recover_start(struct kvc_disk *disk, void (*done)(void *context, kvc_status status),
+                            void *context);
+
+/* Stop the scan; done(KVC_SHUTDOWN) comes when no read is in flight. */
+void kvc_disk_recover_stop(struct kvc_disk *disk);
+
+#endif

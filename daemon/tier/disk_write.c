@@ -1,0 +1,198 @@
+/* Stores: waiting requests are gathered into large writes at the end of the open segment.
+ *
+ * A lone store goes out in the turn of the loop that brought it. While all DISK_WRITES writes are in flight,
+ * stores wait, and so gather. Records go from the slabs as they are; only their headers are sealed here, when
+ * their place is known. */
+#include "daemon/base/check.h"
+#include "daemon/tier/disk_private.h"
+
+static struct kvc_tier_req *request_of(struct kvc_list *node)
+{
+	return kvc_container_of(node, struct kvc_tier_req, node);
+}
+
+static uint32_t pages_of(const struct kvc_tier_req *req)
+{
+	return (uint32_t)(kvc_record_bytes(req->record.image_bytes) / KVC_PAGE_BYTES);
+}
+
+static bool fits(const struct kvc_disk *disk, const struct disk_segment *segment,
+                 const struct kvc_tier_req *req)
+{
+	return pages_of(req) <= disk->segment_pages - segment->end_page;
+}
+
+/* --- gathering ------------------------------------------------------------------------------------ */
+
+/* There is an open segment with room for the request afterwards, or false: one is being prepared. */
+static bool segment_ready(struct kvc_disk *disk, const struct kvc_tier_req *req)
+{
+	if (disk->open && fits(disk, disk->open, req))
+		return true;
+	if (disk->open)
+		kvc_disk_seal(disk);
+	if (!disk->ready) {
+		kvc_disk_prepare(disk, true);
+		return false;
+	}
+	disk->open = disk->ready;
+	disk->ready = NULL;
+	kvc_disk_segment_move(disk->open, DISK_OPEN);
+	kvc_disk_prepare(disk, true); /* the next one, in reserve */
+	return true;
+}
+
+static void record_add(struct disk_write *write, struct kvc_tier_req *req, uint32_t page)
+{
+	struct kvc_disk *disk = write->disk;
+	struct iovec *iov = &write->iov[write->io.iov_count++];
+
+	req->record.place = (struct kvc_place){write->segment->number, page};
+	req->record.epoch = write->segment->epoch;
+	memcpy(req->record.device, disk->super.instance, sizeof req->record.device);
+	kvc_record_seal(&req->record, req->slab);
+	*iov = (struct iovec){.iov_base = req->slab, .iov_len = (size_t)pages_of(req) * KVC_PAGE_BYTES};
+	write->bytes += iov->iov_len;
+	kvc_list_push(&write->requests, &req->node);
+}
+
+static bool takes(const struct disk_write *write, const struct kvc_tier_req *req)
+{
+	const struct kvc_disk *disk = write->disk;
+	uint64_t bytes = write->bytes + (uint64_t)pages_of(req) * KVC_PAGE_BYTES;
+
+	return fits(disk, write->segment, req) && write->io.iov_count < DISK_WRITE_IOV &&
+	       (write->io.iov_count == 0 || bytes <= disk->write_bytes);
+}
+
+static void write_fill(struct disk_write *write)
+{
+	struct kvc_disk *disk = write->disk;
+
+	while (!kvc_list_empty(&disk->stores)) {
+		struct kvc_tier_req *req = request_of(disk->stores.next);
+		uint32_t page = write->segment->end_page;
+
+		if (!takes(write, req))
+			break;
+		kvc_list_remove(&req->node);
+		if (kvc_disk_segment_append(write->segment, req->cookie, pages_of(req)) == KVC_OK)
+			record_add(write, req, page);
+		else
+			kvc_disk_answer_later(disk, req, KVC_NO_MEMORY);
+	}
+}
+
+static void write_done(struct kvc_io_req *io);
+
+static void write_start(struct kvc_disk *disk)
+{
+	struct disk_write *write =
+	        kvc_container_of(kvc_list_pop(&disk->writes.idle), struct disk_write, node);
+
+	write->segment = disk->open;
+	write->first_page = disk->open->end_page;
+	write->bytes = 0;
+	write->io = (struct kvc_io_req){
+	        .op = KVC_IO_WRITE,
+	        .file = &disk->open->file,
+	        .offset = (uint64_t)write->first_page * KVC_PAGE_BYTES,
+	        .iov = write->iov,
+	        .done = write_done,
+	};
+	write_fill(write);
+	if (!write->io.iov_count) {
+		kvc_list_push(&disk->writes.idle, &write->node);
+		return;
+	}
+	write->sequence = ++disk->writes.sequence;
+	write->segment->writes++;
+	kvc_list_push(&disk->writes.busy, &write->node);
+	kvc_stat_add(disk->count.writes, 1);
+	kvc_io_submit(disk->io, &write->io);
+}
+
+void kvc_disk_gather(struct kvc_disk *disk)
+{
+	while (!kvc_list_empty(&disk->stores) && !kvc_list_empty(&disk->writes.idle) &&
+	       segment_ready(disk, request_of(disk->stores.next)))
+		write_start(disk);
+}
+
+/* --- ends ----------------------------------------------------------------------------------------- */
+
+/* A gap ends the epoch (I4): what this write held, and what lies behind it, is lost. */
+static void write_account(struct disk_write *write)
+{
+	struct kvc_disk *disk = write->disk;
+
+	if (write->io.status == KVC_OK) {
+		kvc_disk_write_worked(disk);
+		kvc_stat_add(disk->count.write_bytes, (int64_t)write->bytes);
+		return;
+	}
+	kvc_disk_retire(write->segment, write->first_page);
+	kvc_disk_write_failed(disk, disk->count.write_errors, &write->io);
+}
+
+static void write_done(struct kvc_io_req *io)
+{
+	struct disk_write *write = kvc_container_of(io, struct disk_write, io);
+	struct kvc_disk *disk = write->disk;
+	struct disk_segment *segment = write->segment;
+	kvc_status failure = io->status == KVC_NO_SPACE ? KVC_NO_SPACE : KVC_IO;
+	struct kvc_list requests;
+	struct kvc_list *node;
+	bool lost;
+
+	write_account(write);
+	lost = write->first_page >= segment->lost_page;
+	kvc_list_init(&requests);
+	kvc_list_splice(&requests, &write->requests);
+	while ((node = kvc_list_pop(&requests))) {
+		struct kvc_tier_req *req = request_of(node);
+
+		req->status = lost ? failure : KVC_OK;
+		kvc_stat_add(disk->count.stores, !lost);
+		req->done(req);
+	}
+	segment->writes--;
+	kvc_list_remove(&write->node);
+	kvc_list_push(&disk->writes.idle, &write->node);
+	kvc_disk_segment_settle(segment);
+	kvc_disk_progress(disk);
+}
+
+/* --- requests ------------------------------------------------------------------------------------- */
+
+static kvc_status refusal(const struct kvc_disk *disk, const struct kvc_tier_req *req)
+{
+	if (disk->writing.off && disk->writing.cause == KVC_NO_SPACE)
+		return KVC_NO_SPACE;
+	if (!disk->base.writable)
+		return KVC_UNAVAILABLE;
+	if (kvc_record_bytes(req->record.image_bytes) > disk->super.segment_bytes - KVC_PAGE_BYTES)
+		return KVC_NO_SPACE;
+	return KVC_OK;
+}
+
+void kvc_disk_store(struct kvc_disk *disk, struct kvc_tier_req *req)
+{
+	kvc_status status = refusal(disk, req);
+
+	KVC_PRE(req->cookie != DISK_NO_COOKIE && (uintptr_t)req->slab % KVC_IO_ALIGN == 0);
+	if (status) {
+		kvc_disk_answer_later(disk, req, status);
+		return;
+	}
+	kvc_list_push(&disk->stores, &req->node);
+	kvc_disk_progress(disk);
+}
+
+void kvc_disk_fail_stores(struct kvc_disk *disk, kvc_status status)
+{
+	struct kvc_list *node;
+
+	while ((node = kvc_list_pop(&disk->stores)))
+		kvc_disk_answer_later(disk, request_of(node), status);
+}

@@ -1,0 +1,337 @@
+/* See fake_cache.h. Its own memory comes from malloc, so that tests can count and fail the daemon's. */
+#include "tests/fake/fake_cache.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/base/check.h"
+
+enum { BLOCKS = 256 };
+
+struct fake_block {
+	bool present;
+	struct kvc_storage_key key;
+	uint32_t tokens;
+	uint8_t *data;
+	size_t bytes;
+};
+
+struct kvc_cache {
+	struct kvc_loop *loop;
+	enum kvc_fake_mode mode;
+	struct kvc_list waiting;
+	unsigned objects;
+	struct fake_block blocks[BLOCKS];
+};
+
+struct kvc_ns {
+	struct kvc_cache *cache;
+	struct kvc_image_plan plan;
+	struct kvc_secret secret;
+};
+
+struct kvc_lease {
+	struct kvc_cache *cache;
+};
+
+/* ---- control ------------------------------------------------------------------------------- */
+
+struct kvc_cache *kvc_fake_cache_open(struct kvc_loop *loop)
+{
+	struct kvc_cache *cache = calloc(1, sizeof *cache);
+
+	KVC_INVARIANT(cache);
+	cache->loop = loop;
+	kvc_list_init(&cache->waiting);
+	return cache;
+}
+
+void kvc_fake_cache_close(struct kvc_cache *cache)
+{
+	KVC_INVARIANT(kvc_list_empty(&cache->waiting) && cache->objects == 0);
+	for (unsigned i = 0; i < BLOCKS; i++)
+		free(cache->blocks[i].data);
+	free(cache);
+}
+
+void kvc_fake_mode_set(struct kvc_cache *cache, enum kvc_fake_mode mode)
+{
+	cache->mode = mode;
+}
+
+unsigned kvc_fake_waiting(const struct kvc_cache *cache)
+{
+	unsigned count = 0;
+
+	kvc_list_each (node, &cache->waiting)
+		count++;
+	return count;
+}
+
+const struct kvc_block_view *kvc_fake_oldest_view(const struct kvc_cache *cache)
+{
+	return &kvc_container_of(cache->waiting.next, struct kvc_op, wait_node)->view;
+}
+
+unsigned kvc_fake_open_objects(const struct kvc_cache *cache)
+{
+	return cache->objects;
+}
+
+unsigned kvc_fake_blocks(const struct kvc_cache *cache)
+{
+	unsigned count = 0;
+
+	for (unsigned i = 0; i < BLOCKS; i++)
+		count += cache->blocks[i].present;
+	return count;
+}
+
+/* ---- blocks -------------------------------------------------------------------------------- */
+
+static struct fake_block *block_find(struct kvc_cache *cache, const struct kvc_storage_key *key)
+{
+	for (unsigned i = 0; i < BLOCKS; i++) {
+		if (cache->blocks[i].present && kvc_storage_key_equal(&cache->blocks[i].key, key))
+			return &cache->blocks[i];
+	}
+	return NULL;
+}
+
+static struct fake_block *block_new(struct kvc_cache *cache)
+{
+	for (unsigned i = 0; i < BLOCKS; i++) {
+		if (!cache->blocks[i].present)
+			return &cache->blocks[i];
+	}
+	return NULL;
+}
+
+/* Rows between the view and contiguous memory, in either direction. */
+static uint8_t *rows_copy(const struct kvc_block_shape *shape, uint32_t dim, void *base,
+                          const struct kvc_block_layout *layout, uint8_t *flat, bool to_flat)
+{
+	size_t bytes = dim * kvc_dtype_bytes(shape->dtype);
+
+	for (uint32_t row = 0; row < shape->layers * shape->tokens * shape->heads; row++) {
+		uint8_t *at = (uint8_t *)base + row / shape->heads / shape->tokens * layout->layer_stride +
+		              row / shape->heads % shape->tokens * layout->token_stride +
+		              row % shape->heads * layout->head_stride;
+
+		memcpy(to_flat ? flat : at, to_flat ? at : flat, bytes);
+		flat += bytes;
+	}
+	return flat;
+}
+
+static void view_copy(const struct kvc_op *op, uint8_t *flat, bool to_flat)
+{
+	struct kvc_block_shape shape = op->ns->plan.shape;
+
+	shape.tokens = op->tokens;
+	flat = rows_copy(&shape, shape.key_dim, op->view.key, &op->view.key_layout, flat, to_flat);
+	if (shape.value_dim)
+		rows_copy(&shape, shape.value_dim, op->view.value, &op->view.value_layout, flat, to_flat);
+}
+
+static kvc_status put(struct kvc_op *op)
+{
+	struct fake_block *block = block_find(op->cache, &op->key);
+	struct kvc_block_shape shape = op->ns->plan.shape;
+
+	if (block)
+		return KVC_OK;
+	block = block_new(op->cache);
+	if (!block)
+		return KVC_NO_SPACE;
+	shape.tokens = op->tokens;
+	free(block->data);
+	*block = (struct fake_block){true, op->key, op->tokens, NULL, kvc_block_raw_bytes(&shape)};
+	block->data = malloc(block->bytes);
+	KVC_INVARIANT(block->data);
+	view_copy(op, block->data, true);
+	op->image_bytes = block->bytes;
+	return KVC_OK;
+}
+
+static kvc_status get(struct kvc_op *op)
+{
+	const struct fake_block *block = block_find(op->cache, &op->key);
+
+	if (!block)
+		return KVC_MISS;
+	if (block->tokens != op->tokens)
+		return KVC_CONFLICT;
+	view_copy(op, block->data, false);
+	op->image_bytes = block->bytes;
+	op->from = KVC_REST_RAM;
+	return KVC_OK;
+}
+
+/* ---- operations ---------------------------------------------------------------------------- */
+
+static void finished_run(struct kvc_task *task)
+{
+	struct kvc_op *op = kvc_container_of(task, struct kvc_op, finished);
+
+	op->done(op);
+}
+
+static void finish(struct kvc_op *op, kvc_status status)
+{
+	op->status = status;
+	kvc_loop_defer(op->cache->loop, &op->finished);
+}
+
+static void carry_out(struct kvc_op *op)
+{
+	if (op->cancel_status != KVC_OK)
+		finish(op, op->cancel_status);
+	else
+		finish(op, op->kind == KVC_OP_PUT ? put(op) : get(op));
+}
+
+void kvc_op_submit(struct kvc_cache *cache, struct kvc_op *op)
+{
+	op->cache = cache;
+	op->cancel_status = KVC_OK;
+	op->finished = (struct kvc_task){.run = finished_run};
+	kvc_list_init(&op->wait_node);
+	if (cache->mode == KVC_FAKE_AT_ONCE)
+		carry_out(op);
+	else
+		kvc_list_push(&cache->waiting, &op->wait_node);
+}
+
+void kvc_op_cancel(struct kvc_op *op, kvc_status status)
+{
+	if (kvc_list_empty(&op->wait_node)) /* on its way */
+		return;
+	op->cancel_status = status;
+	if (op->cache->mode == KVC_FAKE_STUCK)
+		return;
+	kvc_list_remove(&op->wait_node);
+	finish(op, status);
+}
+
+void kvc_fake_release(struct kvc_cache *cache, unsigned count)
+{
+	struct kvc_list *node;
+
+	while (count-- && (node = kvc_list_pop(&cache->waiting)))
+		carry_out(kvc_container_of(node, struct kvc_op, wait_node));
+}
+
+/* ---- namespaces and keys ------------------------------------------------------------------- */
+
+kvc_status kvc_ns_open(struct kvc_cache *cache, const struct kvc_ns_options *options, struct kvc_ns **ns)
+{
+	struct kvc_secret zero = {0};
+	struct kvc_ns *opened = calloc(1, sizeof *opened);
+	kvc_status status;
+
+	KVC_INVARIANT(opened);
+	status = kvc_image_plan_init(&opened->plan, &options->shape, &options->codec);
+	if (status != KVC_OK) {
+		free(opened);
+		return status;
+	}
+	opened->cache = cache;
+	kvc_secret_derive(&zero, "tenant", options->tenant, strlen(options->tenant), &opened->secret);
+	cache->objects++;
+	*ns = opened;
+	return KVC_OK;
+}
+
+void kvc_ns_close(struct kvc_ns *ns)
+{
+	ns->cache->objects--;
+	free(ns);
+}
+
+const struct kvc_image_plan *kvc_ns_plan(const struct kvc_ns *ns)
+{
+	return &ns->plan;
+}
+
+void kvc_ns_key(const struct kvc_ns *ns, const void *block_key, size_t bytes, struct kvc_storage_key *key)
+{
+	kvc_storage_key_derive(&ns->secret, block_key, bytes, key);
+}
+
+uint32_t kvc_cache_lookup(struct kvc_cache *cache, const struct kvc_storage_key *keys, uint32_t count,
+                          uint8_t *rest)
+{
+	uint32_t prefix = count;
+
+	for (uint32_t i = count; i-- > 0;) {
+		rest[i] = block_find(cache, &keys[i]) ? KVC_REST_RAM : KVC_REST_NONE;
+		prefix = rest[i] ? prefix : i;
+	}
+	return prefix;
+}
+
+static uint32_t leading(struct kvc_cache *cache, const struct kvc_storage_key *keys, uint32_t count)
+{
+	uint32_t i = 0;
+
+	while (i < count && block_find(cache, &keys[i]))
+		i++;
+	return i;
+}
+
+uint32_t kvc_cache_prefetch(struct kvc_cache *cache, const struct kvc_storage_key *keys, uint32_t count)
+{
+	return leading(cache, keys, count);
+}
+
+uint32_t kvc_cache_drop(struct kvc_cache *cache, const struct kvc_storage_key *keys, uint32_t count)
+{
+	uint32_t dropped = 0;
+
+	for (uint32_t i = 0; i < count; i++) {
+		struct fake_block *block = block_find(cache, &keys[i]);
+
+		if (!block)
+			continue;
+		block->present = false;
+		dropped++;
+	}
+	return dropped;
+}
+
+void kvc_cache_touch(struct kvc_cache *cache, const struct kvc_storage_key *key)
+{
+	(void)cache;
+	(void)key;
+}
+
+/* ---- leases -------------------------------------------------------------------------------- */
+
+kvc_status kvc_lease_open(struct kvc_cache *cache, uint32_t pins_max, struct kvc_lease **lease)
+{
+	(void)pins_max;
+	*lease = calloc(1, sizeof **lease);
+	KVC_INVARIANT(*lease);
+	(*lease)->cache = cache;
+	cache->objects++;
+	return KVC_OK;
+}
+
+void kvc_lease_close(struct kvc_lease *lease)
+{
+	lease->cache->objects--;
+	free(lease);
+}
+
+kvc_status kvc_lease_pin(struct kvc_lease *lease, const struct kvc_storage_key *keys, uint32_t count,
+                         uint32_t *done)
+{
+	*done = leading(lease->cache, keys, count);
+	return KVC_OK;
+}
+
+uint32_t kvc_lease_unpin(struct kvc_lease *lease, const struct kvc_storage_key *keys, uint32_t count)
+{
+	return leading(lease->cache, keys, count);
+}

@@ -1,0 +1,95 @@
+/* Any bytes as what rests in a disk tier's directory: superblocks, a segment's header, its records. Decoding
+ * must stay in bounds, and what it accepts must be possible.
+ *
+ *   byte 0: bit 0: superblocks, else a segment; bit 1: checksums of records are set right first, so that what
+ *           stands behind them is reached */
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "daemon/tier/record.h"
+#include "daemon/tier/segment.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+enum { SUM_OFFSET = 496 }; /* of a record's header checksum, which covers all before */
+
+static void must(bool holds, const char *what)
+{
+	if (holds)
+		return;
+	fprintf(stderr, "failed: %s\n", what);
+	abort();
+}
+
+/* A copy that ends where its memory ends, padded with zeros. */
+static uint8_t *copy(const uint8_t *data, size_t size, size_t bytes)
+{
+	uint8_t *exact = calloc(1, bytes);
+
+	if (!exact)
+		exit(1);
+	memcpy(exact, data, size < bytes ? size : bytes);
+	return exact;
+}
+
+static void supers(const uint8_t *data, size_t size)
+{
+	uint8_t *slots = copy(data, size, KVC_SUPER_SLOTS * KVC_PAGE_BYTES);
+	struct kvc_super super;
+
+	if (kvc_super_decode(slots, &super) == KVC_OK)
+		must(super.segment_bytes > 0 && super.epoch_limit > 0, "a plausible superblock");
+	free(slots);
+}
+
+static void set_sum(uint8_t *page)
+{
+	XXH128_hash_t sum = XXH3_128bits(page, SUM_OFFSET);
+
+	memcpy(page + SUM_OFFSET, &sum.low64, 8);
+	memcpy(page + SUM_OFFSET + 8, &sum.high64, 8);
+}
+
+/* Hop from record to record as the scan at start does. */
+static void segment(const uint8_t *data, size_t size, bool trusted)
+{
+	uint32_t pages = (uint32_t)(size / KVC_PAGE_BYTES);
+	struct kvc_segment_header header = {.number = 3, .epoch = 99};
+	uint32_t page = 1;
+
+	if (pages < 2)
+		return;
+	if (kvc_segment_header_decode(data, &header) != KVC_OK)
+		memset(header.instance, 0x44, sizeof header.instance);
+	header.segment_bytes = (uint64_t)pages * KVC_PAGE_BYTES;
+	while (page < pages) {
+		uint8_t *bytes = copy(data + (size_t)page * KVC_PAGE_BYTES, KVC_PAGE_BYTES, KVC_PAGE_BYTES);
+		struct kvc_record record;
+		kvc_status status;
+
+		if (trusted)
+			set_sum(bytes);
+		status = kvc_segment_accept(&header, page, bytes, &record);
+		free(bytes);
+		if (status != KVC_OK)
+			break;
+		must(record.place.page == page && record.epoch == header.epoch, "a record of this place");
+		must(kvc_record_bytes(record.image_bytes) <= (uint64_t)(pages - page) * KVC_PAGE_BYTES,
+		     "a record that ends in its segment");
+		page += (uint32_t)(kvc_record_bytes(record.image_bytes) / KVC_PAGE_BYTES);
+	}
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	if (size < 1)
+		return 0;
+	if (data[0] & 1)
+		supers(data + 1, size - 1);
+	else
+		segment(data + 1, size - 1, data[0] & 2);
+	return 0;
+}

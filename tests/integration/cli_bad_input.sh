@@ -1,0 +1,105 @@
+#!/bin/bash
+# kvcellar tells of every bad input what was wrong, what was expected and what to do: cli_bad_input.sh [BIN].
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+# shellcheck source=tests/support/cli.sh
+. tests/support/cli.sh
+
+keys=tests/data/keys.bf16 # 8 layers, 256 tokens, 2 heads, 128 channels
+values=tests/data/values.bf16
+model=(--model m --layers 8 --heads 2 --dim 128 --dtype bf16)
+shape=("${model[@]}" --tokens 256)
+files=(--keys "$keys" --values "$values")
+out=(--out-keys "$work/k" --out-values "$work/v")
+
+# ---- the command line ----
+run 0 "usage: kvcellar" "help" --help
+run 0 "kvcellar 0." "version" --version
+run 2 "no command: expected one of: ping stats" "no command"
+run 2 "unknown command pung: expected one of: ping" "an unknown command" pung
+run 2 "wrong option before the command" "an unknown option before the command" --frobnicate ping
+for command in ping stats put get lookup drop bench; do
+	run 0 "examples:" "help of $command" $command --help
+done
+run 2 "unknown option --frobnicate (see 'kvcellar put --help')" "an unknown option" put --frobnicate
+run 2 "--tokens needs a value" "no value" put "${model[@]}" --tokens
+run 2 "unexpected argument 'x'" "an argument too many" ping x
+run 2 "unknown option --keys" "an option of another command" ping --keys x
+run 2 "--model is missing: model and revision" "no model" put
+run 2 "--layers is missing" "no layers" put --model m
+run 2 "--dtype is missing: element type" "no type" put --model m --layers 8 --heads 2 --dim 128 --tokens 1 "${files[@]}"
+run 2 "--tokens is missing" "no tokens" put "${model[@]}" "${files[@]}"
+run 2 "--keys is missing" "no keys" put "${shape[@]}" --values "$values"
+run 2 "--values is missing; a cache of keys only says --value-dim 0" "no values" put "${shape[@]}" --keys "$keys"
+run 2 "--value-dim 0 says that there are no values" "values too many" put "${shape[@]}" --value-dim 0 "${files[@]}"
+run 2 "--sequence is missing: the name that put was given" "no sequence to get" get "${shape[@]}" "${out[@]}"
+run 2 "--sequence is missing" "no sequence to look up" lookup "${shape[@]}"
+run 2 "--sequence is missing" "no sequence to drop" drop "${shape[@]}"
+run 2 "--out-keys is missing" "nowhere to put keys" get "${shape[@]}" --sequence s
+run 2 "--out-values is missing" "nowhere to put values" get "${shape[@]}" --sequence s --out-keys "$work/k"
+
+# ---- values of options ----
+run 2 "--layers 0: expected a number from 1 to 512" "no layers" put "${shape[@]}" --layers 0 "${files[@]}"
+run 2 "--heads 257: expected a number from 1 to 256" "too many heads" put "${shape[@]}" --heads 257 "${files[@]}"
+run 2 "--tokens -1: expected a number" "a negative number" put "${model[@]}" --tokens -1 "${files[@]}"
+run 2 "--tokens 12k: expected a number" "a number with a unit" put "${model[@]}" --tokens 12k "${files[@]}"
+run 2 "--tokens 99999999999999999999: expected" "a huge number" put "${model[@]}" --tokens 99999999999999999999 "${files[@]}"
+run 2 "--block-tokens 5000: expected a number from 1 to 4096" "a huge block" put "${shape[@]}" --block-tokens 5000 "${files[@]}"
+run 2 "--dim 100 is no multiple of 16: pad the heads" "an odd dim" put "${shape[@]}" --dim 100 "${files[@]}"
+run 2 "--value-dim 40 is no multiple of 16" "an odd value dim" put "${shape[@]}" --value-dim 40 "${files[@]}"
+run 2 "--dtype int8: expected one of: bf16, fp16, fp32" "an unknown type" put "${shape[@]}" --dtype int8 "${files[@]}"
+run 2 "--ack tape: expected one of: ram, disk" "an unknown ack" put "${shape[@]}" --ack tape "${files[@]}"
+run 2 "--plane air: expected one of: shm, inline" "an unknown plane" put "${shape[@]}" --plane air "${files[@]}"
+run 2 "--preset best: expected one of: quality, compact" "an unknown preset" put "${shape[@]}" --preset best "${files[@]}"
+run 2 "--shard 2: expected less than --shards 2" "a shard too many" put "${shape[@]}" --shard 2 --shards 2 "${files[@]}"
+run 2 "--key-codec and --value-codec go together" "half a codec" put "${shape[@]}" --key-codec 4,g32 "${files[@]}"
+for spec in 9,g32 4,g48 4,g32,fast 4,clip=2 "" "," 4x; do
+	run 2 "--key-codec" "codec '$spec'" put "${shape[@]}" --key-codec "$spec" --value-codec 2,g64 "${files[@]}"
+done
+run 2 "--deadline-ms 0: expected" "no time" ping --deadline-ms 0
+run 2 "--layers, --heads and --dim go together" "half a shape" bench --layers 8
+
+# ---- files ----
+run 1 "cannot read keys file $work/none: No such file" "a missing file" put "${shape[@]}" --keys "$work/none" --values "$values"
+run 1 "$work is no regular file" "a folder" put "${shape[@]}" --keys "$work" --values "$values"
+run 1 "is 1048576 bytes long, expected 2097152 = 8 layers x 512 tokens x 2 heads x 128 dim x 2 bytes" \
+	"a file too short" put "${model[@]}" --tokens 512 "${files[@]}"
+run 1 "expected 524288 = 8 layers x 128 tokens" "a file too long" put "${model[@]}" --tokens 128 "${files[@]}"
+run 1 "expected 2097152 = 8 layers x 256 tokens x 2 heads x 128 dim x 4 bytes" "another type" put "${shape[@]}" --dtype fp32 "${files[@]}"
+run 1 "x 64 dim x 2 bytes" "another value dim" put "${shape[@]}" --value-dim 64 "${files[@]}"
+run 1 "cannot write $work/none/k: No such file" "an output that cannot be" \
+	get "${shape[@]}" --sequence s --out-keys "$work/none/k" --out-values "$work/v"
+result "nothing is left behind" "$(ls "$work")"
+
+# ---- no daemon ----
+run 1 "no daemon at $work/s (No such file or directory): start kvcellard, or name its socket with --socket or KVCELLAR_SOCKET" \
+	"no daemon" ping
+run 1 "no daemon at $work/other" "no daemon at another socket" --socket "$work/other" stats
+long=$(printf 'x%.0s' {1..200})
+run 1 "a Unix socket's has at most 107" "a long path" ping --socket "/$long"
+run 1 "no daemon at" "a get without daemon" get "${shape[@]}" --sequence s "${out[@]}"
+result "no file of a get that failed" "$(ls "$work")"
+
+# ---- a daemon ----
+daemon_start
+run 3 "only 0 of 256 tokens are stored, no files written" "nothing stored" get "${shape[@]}" --sequence s "${out[@]}"
+result "no file of a get that found nothing" "$(others s s.lock daemon.log)"
+run 3 "prefix_blocks     0" "a look-up of nothing" lookup "${shape[@]}" --sequence s
+run 1 "tenant" "a tenant with a slash" put "${shape[@]}" --tenant a/b "${files[@]}"
+run 1 "tenant" "a tenant with a newline" put "${shape[@]}" --tenant $'a\nb' "${files[@]}"
+run 1 "UNSUPPORTED" "disk acknowledgement without a disk" put "${shape[@]}" --ack disk "${files[@]}"
+run 0 "ratio" "a good put" put "${shape[@]}" --sequence s "${files[@]}"
+mkdir "$work/folder"
+run 1 "cannot complete $work/folder: Is a directory" "an output that is a folder" \
+	get "${shape[@]}" --sequence s --out-keys "$work/folder" --out-values "$work/v"
+rmdir "$work/folder"
+run 0 "tokens" "a good get" get "${shape[@]}" --sequence s "${out[@]}"
+if [ "$(id -u)" -eq 0 ] && command -v setpriv >/dev/null; then
+	chmod 711 "$work"
+	said=$(setpriv --reuid=65534 --clear-groups "$program" ping 2>&1)
+	[[ $said == *"not allowed to connect to $work/s (Permission denied)"* ]] && said=
+	result "no right to the socket" "$said"
+fi
+daemon_stop
+run 1 "start kvcellard" "the daemon is gone" stats
+finish

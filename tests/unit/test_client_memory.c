@@ -1,0 +1,161 @@
+/* The client library without memory: a script of every verb runs with each of its allocations failing, one by
+ * one and all from one on. It may fail, with an honest status; it must not crash, hang, leak or give wrong
+ * bytes. */
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "client/alloc.h"
+#include "tests/support/client_fixture.h"
+
+static struct {
+	pthread_mutex_t lock;
+	size_t until; /* allocations that succeed */
+	bool all;     /* then all fail, not just one */
+	size_t made;
+	size_t live;
+} heap = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static void *failing_alloc(size_t bytes)
+{
+	void *memory = NULL;
+	bool fails;
+
+	(void)pthread_mutex_lock(&heap.lock);
+	fails = heap.all ? heap.made >= heap.until : heap.made == heap.until;
+	heap.made++;
+	if (!fails)
+		memory = malloc(bytes);
+	heap.live += memory != NULL;
+	(void)pthread_mutex_unlock(&heap.lock);
+	return memory;
+}
+
+static void counting_free(void *memory)
+{
+	(void)pthread_mutex_lock(&heap.lock);
+	heap.live -= memory != NULL;
+	(void)pthread_mutex_unlock(&heap.lock);
+	free(memory);
+}
+
+static void inline_get(struct fixture *f)
+{
+	uint8_t data[FIXTURE_BLOCK];
+	struct kvc_transfer transfer;
+	struct kvc_block block;
+	uint64_t key;
+
+	kvc_transfer_init(&transfer, NULL);
+	fixture_blocks(&block, &key, 1, 1);
+	if (kvc_get_inline(f->ns, &transfer, &block, 1, data, sizeof(data), NULL) != KVC_OK ||
+	    block.status != KVC_OK)
+		return;
+	for (size_t i = 0; i < sizeof(data); i++)
+		assert_int_equal(data[i], fixture_byte(1, i));
+}
+
+/* Every verb once, as far as it gets; what comes back must be an honest status. */
+static void script(const struct fixture *outer)
+{
+	struct fixture f = *outer;
+	struct kvc_completion completion;
+	struct kvc_client_options options;
+	struct kvc_namespace_options shape;
+	struct kvc_key key = {"key", 3};
+	struct kvc_stat *stats = NULL;
+	size_t n = 0;
+
+	kvc_client_options_init(&options);
+	options.socket_path = f.path;
+	f.client = NULL;
+	f.ns = NULL;
+	f.memory = NULL;
+	if (kvc_client_create(&options, &f.client) != KVC_OK)
+		return;
+	kvc_namespace_options_init(&shape);
+	shape.model = "model";
+	shape.layers = FIXTURE_LAYERS;
+	shape.heads = FIXTURE_HEADS;
+	shape.key_dim = FIXTURE_DIM;
+	shape.value_dim = FIXTURE_DIM;
+	shape.element = KVC_ELEMENT_BF16;
+	shape.block_tokens = FIXTURE_TOKENS;
+	(void)kvc_client_fd(f.client);
+	if (kvc_namespace_open(f.client, &shape, 0, &f.ns) == KVC_OK &&
+	    kvc_memory_create(f.client, 40 * FIXTURE_BLOCK, &f.memory) == KVC_OK) {
+		if (fixture_put(&f, 30, 0, 0) == KVC_OK) {
+			fixture_clear(f.memory);
+			if (fixture_get(&f, 30, 0, 0) == KVC_OK)
+				fixture_expect(f.memory, 30, 0);
+		}
+		(void)kvc_lookup(f.ns, &key, 1, 0, &n, NULL);
+		if (kvc_lookup_submit(f.ns, &key, 1, 0, NULL, NULL) == KVC_OK) {
+			do
+				assert_int_equal(kvc_client_next(f.client, &completion, 1, 10000, &n),
+				                 KVC_OK);
+			while (n == 0);
+		}
+		inline_get(&f);
+		(void)kvc_memory_renew(f.memory);
+		(void)kvc_drop(f.ns, &key, 1, 0, &n);
+	}
+	if (kvc_stats(f.client, 0, &stats, &n) == KVC_OK)
+		kvc_stats_free(stats);
+	kvc_memory_destroy(f.memory);
+	kvc_namespace_close(f.ns);
+	kvc_client_destroy(f.client);
+}
+
+static void sweep(bool all)
+{
+	static const struct kvcc_allocator allocator = {failing_alloc, counting_free};
+	struct fixture f;
+	size_t points = 0;
+
+	fixture_open_empty(&f);
+	fixture_start_daemon(&f, NULL);
+	kvc_client_destroy(f.client);
+	f.client = NULL;
+	kvcc_alloc_set(&allocator);
+	for (heap.until = 0;; heap.until++, points++) {
+		heap.all = all;
+		heap.made = 0;
+		heap.live = 0;
+		script(&f);
+		assert_int_equal(heap.live, 0);
+		if (heap.made <= heap.until)
+			break; /* nothing failed: every allocation was swept */
+	}
+	kvcc_alloc_set(NULL);
+	print_message("%zu allocations failed\n", points);
+	assert_true(points > 15);
+	fixture_close(&f);
+}
+
+static void test_no_memory_once(void **state)
+{
+	(void)state;
+	sweep(false);
+}
+
+static void test_no_memory_any_more(void **state)
+{
+	(void)state;
+	sweep(true);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        cmocka_unit_test(test_no_memory_once),
+	        cmocka_unit_test(test_no_memory_any_more),
+	};
+
+	return cmocka_run_group_tests_name("client_memory", tests, NULL, NULL);
+}

@@ -1,0 +1,462 @@
+/* Configuration: values, files, flags, errors, defaults, reload, and the sample that is installed. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "daemon/conf/conf.h"
+#include "daemon/conf/table.h"
+
+#define MIB (1024ull * 1024ull)
+
+static char error[KVC_CONF_ERROR_BYTES];
+static struct kvc_conf conf;
+static enum kvc_conf_action action;
+
+static kvc_status load(const char *const *flags)
+{
+	const char *argv[16] = {"kvcellard"};
+	int argc = 1;
+
+	while (*flags)
+		argv[argc++] = *flags++;
+	return kvc_conf_load(argc, (char *const *)(uintptr_t)argv, &conf, &action, error);
+}
+
+#define LOAD(...) load((const char *const[]){__VA_ARGS__, NULL})
+
+/* A file with that text, and its name. */
+static char path[256];
+
+static const char *file_of(const char *text, size_t bytes)
+{
+	const char *folder = getenv("TMPDIR");
+	int fd;
+
+	snprintf(path, sizeof path, "%s/kvconf-XXXXXX", folder ? folder : "/tmp");
+	fd = mkstemp(path);
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, text, bytes), bytes);
+	close(fd);
+	return path;
+}
+
+static kvc_status load_file(const char *text)
+{
+	kvc_status status = LOAD("--config", file_of(text, strlen(text)));
+
+	unlink(path);
+	return status;
+}
+
+static void assert_error(const char *part)
+{
+	if (!strstr(error, part))
+		print_error("'%s' lacks '%s'\n", error, part);
+	assert_non_null(strstr(error, part));
+}
+
+/* ---- defaults ------------------------------------------------------------------------------ */
+
+static void test_defaults(void **state)
+{
+	cpu_set_t set;
+
+	(void)state;
+	assert_int_equal(load((const char *const[]){NULL}), KVC_OK);
+	assert_int_equal(action, KVC_CONF_RUN);
+	assert_string_equal(conf.socket, "auto");
+	assert_int_equal(conf.ram, 0);
+	assert_string_equal(conf.disk, "");
+	assert_int_equal(conf.socket_mode, 0600);
+	assert_int_equal(kvc_conf_resolve(&conf, 1000 * MIB, error), KVC_OK);
+	assert_int_equal(conf.ram, 250 * MIB);
+	assert_int_equal(sched_getaffinity(0, sizeof set, &set), 0);
+	assert_int_equal(conf.threads, CPU_COUNT(&set));
+}
+
+static void test_ram_is_bounded(void **state)
+{
+	(void)state;
+	assert_int_equal(load((const char *const[]){NULL}), KVC_OK);
+	assert_int_equal(kvc_conf_resolve(&conf, UINT64_MAX, error), KVC_OK);
+	assert_int_equal(conf.ram, 4096 * MIB);
+	conf.ram = 0;
+	assert_int_equal(kvc_conf_resolve(&conf, 0, error), KVC_OK);
+	assert_int_equal(conf.ram, 16 * MIB);
+}
+
+static void test_default_socket(void **state)
+{
+	(void)state;
+	assert_int_equal(load((const char *const[]){NULL}), KVC_OK);
+	setenv("RUNTIME_DIRECTORY", "/run/here", 1);
+	assert_int_equal(kvc_conf_resolve(&conf, MIB, error), KVC_OK);
+	assert_string_equal(conf.socket, "/run/here/kvcellar.sock");
+	unsetenv("RUNTIME_DIRECTORY");
+	setenv("XDG_RUNTIME_DIR", "/run/user/7", 1);
+	strcpy(conf.socket, "auto");
+	assert_int_equal(kvc_conf_resolve(&conf, MIB, error), KVC_OK);
+	assert_string_equal(conf.socket,
+	                    geteuid() == 0 ? "/run/kvcellar/kvcellar.sock" : "/run/user/7/kvcellar.sock");
+	unsetenv("XDG_RUNTIME_DIR");
+	strcpy(conf.socket, "auto");
+	assert_int_equal(kvc_conf_resolve(&conf, MIB, error), geteuid() == 0 ? KVC_OK : KVC_INVALID);
+}
+
+/* ---- values -------------------------------------------------------------------------------- */
+
+static void test_sizes(void **state)
+{
+	static const struct {
+		const char *text;
+		uint64_t bytes; /* 0: refused */
+	} cases[] = {
+	        {"64M", 64 * MIB},
+	        {"1048576", MIB},
+	        {"1024K", MIB},
+	        {"2G", 2048 * MIB},
+	        {"1T", MIB * MIB},
+	        {"0", 0},
+	        {"1K", 0},
+	        {"65T", 0},
+	        {"", 0},
+	        {"M", 0},
+	        {"64m", 0},
+	        {"64MB", 0},
+	        {"64 M", 0},
+	        {"-1M", 0},
+	        {"+64M", 0},
+	        {"1.5G", 0},
+	        {"0x10M", 0},
+	        {" 64M", 0},
+	        {"16777216T", 0},
+	        {"18446744073709551615", 0},
+	        {"18446744073709551616", 0},
+	        {"99999999999999999999999", 0},
+	        {"64M64M", 0},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+		kvc_status status = LOAD("--ram", cases[i].text);
+
+		print_message("'%s'\n", cases[i].text);
+		assert_int_equal(status, cases[i].bytes ? KVC_OK : KVC_INVALID);
+		if (cases[i].bytes)
+			assert_int_equal(conf.ram, cases[i].bytes);
+		else
+			assert_error("1M to 64T, or auto");
+	}
+}
+
+static void test_other_types(void **state)
+{
+	(void)state;
+	assert_int_equal(LOAD("--threads", "auto", "--simd=avx2", "--socket-mode", "0660",
+	                      "--verify-on-start", "--allow-uids", "1, 2,3", "--disk", "/a b/c"),
+	                 KVC_OK);
+	assert_int_equal(conf.threads, 0);
+	assert_int_equal(conf.simd, 2);
+	assert_int_equal(conf.socket_mode, 0660);
+	assert_int_equal(conf.verify_on_start, 1);
+	assert_int_equal(conf.allow_uids.count, 3);
+	assert_int_equal(conf.allow_uids.ids[2], 3);
+	assert_string_equal(conf.disk, "/a b/c");
+	assert_int_equal(LOAD("--verify-on-start=no"), KVC_OK);
+	assert_int_equal(conf.verify_on_start, 0);
+}
+
+static void test_wrong_values(void **state)
+{
+	static const struct {
+		const char *flag, *value, *expected;
+	} cases[] = {
+	        {"--threads", "0", "1 to 256"},
+	        {"--threads", "257", "1 to 256"},
+	        {"--simd", "sse", "auto, scalar, avx2, avx512"},
+	        {"--simd", "AVX2", "one of"},
+	        {"--socket-mode", "0999", "octal"},
+	        {"--socket-mode", "1000", "octal"},
+	        {"--allow-uids", "alice", "numbers"},
+	        {"--allow-uids", "4294967295", "numbers"},
+	        {"--allow-uids", "1;2", "numbers"},
+	        {"--disk", "/x\ny", "printable"},
+	        {"--disk", "/x # comment", "printable"},
+	        {"--batch", "4097", "1 to 4096"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+		assert_int_equal(LOAD(cases[i].flag, cases[i].value), KVC_INVALID);
+		assert_error(cases[i].flag);
+		assert_error(cases[i].value);
+		assert_error(cases[i].expected);
+	}
+}
+
+static void test_text_of_greatest_length(void **state)
+{
+	char text[KVC_CONF_TEXT_BYTES + 1];
+
+	(void)state;
+	memset(text, 'x', sizeof text);
+	text[KVC_CONF_TEXT_BYTES - 1] = 0;
+	assert_int_equal(LOAD("--disk", text), KVC_OK);
+	text[KVC_CONF_TEXT_BYTES - 1] = 'x';
+	text[KVC_CONF_TEXT_BYTES] = 0;
+	assert_int_equal(LOAD("--disk", text), KVC_INVALID);
+}
+
+/* ---- command line -------------------------------------------------------------------------- */
+
+static void test_wrong_flags(void **state)
+{
+	(void)state;
+	assert_int_equal(LOAD("--rma", "1G"), KVC_INVALID);
+	assert_error("did you mean '--ram'?");
+	assert_int_equal(LOAD("--segment-sice=16M"), KVC_INVALID);
+	assert_error("'--segment-size'");
+	assert_int_equal(LOAD("--frobnicate"), KVC_INVALID);
+	assert_error("unknown flag '--frobnicate' (see");
+	assert_int_equal(LOAD("ram"), KVC_INVALID);
+	assert_int_equal(LOAD("-r"), KVC_INVALID);
+	assert_int_equal(LOAD("--"), KVC_INVALID);
+	assert_int_equal(LOAD("--ram"), KVC_INVALID);
+	assert_error("missing");
+	assert_int_equal(LOAD("--ram", "1G", "--ram", "2G"), KVC_INVALID);
+	assert_error("twice");
+	assert_int_equal(LOAD("--help=yes"), KVC_INVALID);
+	assert_int_equal(LOAD("--config"), KVC_INVALID);
+	assert_int_equal(LOAD("--config", "/does/not/exist"), KVC_IO);
+	assert_error("/does/not/exist");
+	assert_int_equal(LOAD("--config", "/"), KVC_IO);
+	assert_int_equal(LOAD("--config", "/dev/zero"), KVC_IO);
+}
+
+static void test_actions(void **state)
+{
+	(void)state;
+	assert_int_equal(LOAD("--help"), KVC_OK);
+	assert_int_equal(action, KVC_CONF_HELP);
+	assert_int_equal(LOAD("--version"), KVC_OK);
+	assert_int_equal(action, KVC_CONF_VERSION);
+	assert_int_equal(LOAD("--print-config"), KVC_OK);
+	assert_int_equal(action, KVC_CONF_PRINT);
+}
+
+static void test_help_has_every_option(void **state)
+{
+	char *text = NULL;
+	size_t bytes;
+	FILE *out = open_memstream(&text, &bytes);
+
+	(void)state;
+	assert_non_null(out);
+	kvc_conf_help(out);
+	fclose(out);
+	for (unsigned i = 0; i < kvc_option_count; i++) {
+		char flag[80];
+
+		snprintf(flag, sizeof flag, "  --%s ", kvc_options[i].name);
+		assert_non_null(strstr(text, flag));
+	}
+	free(text);
+}
+
+/* ---- file ---------------------------------------------------------------------------------- */
+
+static void test_file(void **state)
+{
+	(void)state;
+	assert_int_equal(load_file("# a comment\n; another\n\n[memory]\n  ram = 2G ; two\n[disk]\ndisk=/d\n"
+	                           "[limits]\nbatch: 7"),
+	                 KVC_OK);
+	assert_int_equal(conf.ram, 2048 * MIB);
+	assert_string_equal(conf.disk, "/d");
+	assert_int_equal(conf.batch, 7);
+}
+
+static void test_flags_win(void **state)
+{
+	const char *text = "[memory]\nram = 2G\n[limits]\nbatch = 7\n";
+
+	(void)state;
+	assert_int_equal(LOAD("--ram", "1G", "--config", file_of(text, strlen(text))), KVC_OK);
+	unlink(path);
+	assert_int_equal(conf.ram, 1024 * MIB);
+	assert_int_equal(conf.batch, 7);
+}
+
+static void test_wrong_files(void **state)
+{
+	static const struct {
+		const char *text, *expected;
+	} cases[] = {
+	        {"[memory]\nram = 3Q\n", ":2: option 'ram': '3Q' is not a size"},
+	        {"[memory]\nrma = 1G\n", ":2: unknown option 'rma', did you mean 'ram'?"},
+	        {"[limits]\nram = 1G\n", ":2: option 'ram' belongs into section [memory], not [limits]"},
+	        {"ram = 1G\n", ":1: option 'ram' belongs into section [memory]"},
+	        {"[memroy]\n", ":1: unknown section 'memroy', did you mean 'memory'?"},
+	        {"\n[nothing like it]\n", ":2: unknown section"},
+	        {"[memory]\nram = 1G\nram = 1G\n", ":3: option 'ram' is set twice"},
+	        {"[memory]\nram = 1G\n[memory]\nram = 2G\n", ":4: option 'ram' is set twice"},
+	        {"[memory]\nram = 1G\n  ram = 2G\n", ":3: option 'ram' is set twice"},
+	        {"[memory\nram = 1G\n", ":1: section header without ']'"},
+	        {"[memory] ram = 1G\n", ":1: unexpected text"},
+	        {"[memory]\nram\n", ":2: neither"},
+	        {"[memory]\nram = 1G # big\n", ":2: option 'ram': '1G # big'"},
+	        {"[memory]\nram = 1G 2G\n", ":2: option 'ram': '1G 2G'"},
+	        {"[memory]\nram =\n", ":2: option 'ram': ''"},
+	        {"[memory]\nram = 99999999999999999999\n", ":2: option 'ram'"},
+	        {"[memory]\nRAM = 1G\n", ":2: unknown option 'RAM'"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+		assert_int_equal(load_file(cases[i].text), KVC_INVALID);
+		assert_error(cases[i].expected);
+	}
+}
+
+static void test_long_lines_and_zero_bytes(void **state)
+{
+	static const char zero[] = "[memory]\nram = 1G\0\n[disk]\n";
+	char text[4096] = "[disk]\ndisk = ";
+
+	(void)state;
+	memset(text + strlen(text), 'x', 300);
+	strcat(text, "\n");
+	assert_int_equal(load_file(text), KVC_INVALID);
+	assert_error(":2: line longer than");
+	memset(text + 14, 'x', 3000);
+	strcpy(text + 3014, "\n");
+	assert_int_equal(load_file(text), KVC_INVALID);
+	assert_error(":2: line longer than");
+	assert_int_equal(LOAD("--config", file_of(zero, sizeof zero - 1)), KVC_INVALID);
+	unlink(path);
+	assert_error(":2: ");
+}
+
+static void test_contradictions(void **state)
+{
+	(void)state;
+	assert_int_equal(LOAD("--deadline-default-ms", "2000", "--deadline-max-ms", "1000"), KVC_OK);
+	assert_int_equal(kvc_conf_resolve(&conf, MIB, error), KVC_INVALID);
+	assert_error("deadline-max-ms");
+	assert_int_equal(LOAD("--inline-max", "1G", "--inline-budget", "1M"), KVC_OK);
+	assert_int_equal(kvc_conf_resolve(&conf, MIB, error), KVC_INVALID);
+	assert_int_equal(LOAD("--segment-size", "64M", "--disk-size", "128M"), KVC_OK);
+	assert_int_equal(kvc_conf_resolve(&conf, MIB, error), KVC_INVALID);
+	assert_int_equal(LOAD("--socket="), KVC_OK);
+	assert_int_equal(kvc_conf_resolve(&conf, MIB, error), KVC_INVALID);
+}
+
+/* ---- printing ------------------------------------------------------------------------------ */
+
+static char *printed(size_t *bytes)
+{
+	char *text = NULL;
+	FILE *out = open_memstream(&text, bytes);
+
+	assert_non_null(out);
+	kvc_conf_print(&conf, out);
+	fclose(out);
+	return text;
+}
+
+static void test_print_reads_back(void **state)
+{
+	struct kvc_conf first;
+	size_t bytes;
+	char *text;
+
+	(void)state;
+	assert_int_equal(LOAD("--ram", "1536M", "--disk", "/d", "--allow-gids", "4,5", "--simd", "scalar",
+	                      "--socket-mode", "0666", "--verify-on-start", "--disk-size", "1000000001"),
+	                 KVC_OK);
+	first = conf;
+	text = printed(&bytes);
+	assert_int_equal(load_file(text), KVC_OK);
+	assert_memory_equal(&first, &conf, sizeof conf);
+	free(text);
+}
+
+/* The installed sample is what --print-config prints. */
+static void test_sample_is_current(void **state)
+{
+	FILE *sample = fopen("deploy/kvcellard.conf", "re");
+	static char text[65536];
+	size_t count;
+	size_t bytes;
+	char *now;
+
+	(void)state;
+	if (!sample) {
+		print_message("not run from the source folder\n");
+		skip();
+	}
+	count = fread(text, 1, sizeof text, sample);
+	fclose(sample);
+	assert_int_equal(load((const char *const[]){NULL}), KVC_OK);
+	now = printed(&bytes);
+	assert_int_equal(count, bytes);
+	assert_memory_equal(text, now, bytes);
+	free(now);
+}
+
+/* ---- reload -------------------------------------------------------------------------------- */
+
+static void test_reload_takes_live_options_only(void **state)
+{
+	struct kvc_conf now;
+	char ignored[256];
+
+	(void)state;
+	assert_int_equal(load((const char *const[]){NULL}), KVC_OK);
+	now = conf;
+	assert_int_equal(LOAD("--log-level", "debug", "--batch", "5", "--ram", "1G", "--disk", "/new"),
+	                 KVC_OK);
+	kvc_conf_reload(&now, &conf, ignored, sizeof ignored);
+	assert_int_equal(now.log_level, 3);
+	assert_int_equal(now.batch, 5);
+	assert_int_equal(now.ram, 0);
+	assert_string_equal(now.disk, "");
+	assert_string_equal(ignored, "ram, disk");
+	kvc_conf_reload(&now, &now, ignored, sizeof ignored);
+	assert_string_equal(ignored, "");
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        cmocka_unit_test(test_defaults),
+	        cmocka_unit_test(test_ram_is_bounded),
+	        cmocka_unit_test(test_default_socket),
+	        cmocka_unit_test(test_sizes),
+	        cmocka_unit_test(test_other_types),
+	        cmocka_unit_test(test_wrong_values),
+	        cmocka_unit_test(test_text_of_greatest_length),
+	        cmocka_unit_test(test_wrong_flags),
+	        cmocka_unit_test(test_actions),
+	        cmocka_unit_test(test_help_has_every_option),
+	        cmocka_unit_test(test_file),
+	        cmocka_unit_test(test_flags_win),
+	        cmocka_unit_test(test_wrong_files),
+	        cmocka_unit_test(test_long_lines_and_zero_bytes),
+	        cmocka_unit_test(test_contradictions),
+	        cmocka_unit_test(test_print_reads_back),
+	        cmocka_unit_test(test_sample_is_current),
+	        cmocka_unit_test(test_reload_takes_live_options_only),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

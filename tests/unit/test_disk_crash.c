@@ -1,0 +1,339 @@
+/* The disk tier and the end of the world: the process or the machine stops at every single disk operation of
+ * a script in turn, with what the drive had not yet been told to keep lost, kept or mixed, sector by sector.
+ * After the restart all that was synced is there and right, and nothing is wrong. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "daemon/base/log.h"
+#include "daemon/io/io_fault.h"
+#include "tests/support/disk_rig.h"
+#include "tests/support/loop_run.h"
+#include "tests/support/prng.h"
+
+enum { SECTOR = 512, JOURNAL = 4096, SCRIPT_STORES = 60 };
+
+/* A write that the drive may still forget: what was there before it. */
+struct volatile_write {
+	int fd;
+	ino_t inode;
+	uint64_t offset;
+	uint64_t bytes;
+	uint8_t *before;
+};
+
+enum loss {
+	LOSS_NONE,   /* the process died: what was handed over arrives */
+	LOSS_ALL,    /* power: nothing that was not synced arrives */
+	LOSS_RANDOM, /* power: any subset of the sectors arrives */
+	LOSSES,
+};
+
+static struct rig rig;
+static struct prng prng;
+
+static struct {
+	uint32_t crash_at; /* operation, from 1 */
+	uint32_t operations;
+	bool crashed;
+	struct volatile_write journal[JOURNAL];
+	uint32_t count;
+	struct rig_block promised[RIG_BLOCKS]; /* as of the crash */
+} world;
+
+/* --- the drive ------------------------------------------------------------------------------------ */
+
+static ino_t inode_of(int fd)
+{
+	struct stat st;
+
+	assert_int_equal(fstat(fd, &st), 0);
+	return st.st_ino;
+}
+
+static void journal_add(const struct kvc_io_req *req)
+{
+	struct volatile_write *entry = &world.journal[world.count++];
+	uint64_t bytes = req->wanted - req->transferred;
+
+	assert_true(world.count < JOURNAL);
+	entry->fd = dup(req->file->fd);
+	entry->inode = inode_of(entry->fd);
+	entry->offset = req->offset + req->transferred;
+	entry->bytes = bytes;
+	entry->before = aligned_alloc(KVC_IO_ALIGN, bytes);
+	memset(entry->before, 0, bytes);
+	assert_true(pread(entry->fd, entry->before, bytes, (off_t)entry->offset) >= 0);
+}
+
+static void journal_drop(struct volatile_write *entry)
+{
+	close(entry->fd);
+	free(entry->before);
+}
+
+static void journal_sync(ino_t inode)
+{
+	uint32_t kept = 0;
+
+	for (uint32_t i = 0; i < world.count; i++)
+		if (world.journal[i].inode == inode)
+			journal_drop(&world.journal[i]);
+		else
+			world.journal[kept++] = world.journal[i];
+	world.count = kept;
+}
+
+/* Take back what did not arrive. A page at a time, as the file may be open with O_DIRECT. */
+static void page_restore(const struct volatile_write *entry, uint64_t at, enum loss loss)
+{
+	static _Alignas(KVC_IO_ALIGN) uint8_t page[KVC_IO_ALIGN];
+	off_t offset = (off_t)(entry->offset + at);
+
+	assert_int_equal(pread(entry->fd, page, sizeof page, offset), sizeof page);
+	for (uint32_t sector = 0; sector < sizeof page; sector += SECTOR)
+		if (loss == LOSS_ALL || prng_chance(&prng, 2))
+			memcpy(page + sector, entry->before + at + sector, SECTOR);
+	assert_int_equal(pwrite(entry->fd, page, sizeof page, offset), sizeof page);
+}
+
+static void journal_restore(enum loss loss)
+{
+	while (world.count) {
+		struct volatile_write *entry = &world.journal[--world.count];
+
+		for (uint64_t at = 0; loss != LOSS_NONE && at < entry->bytes; at += KVC_IO_ALIGN)
+			page_restore(entry, at, loss);
+		journal_drop(entry);
+	}
+}
+
+static void crash_now(void)
+{
+	world.crashed = true;
+	memcpy(world.promised, rig.blocks, sizeof world.promised);
+}
+
+/* Writes happen at once, so that what was written before a sync is known. */
+static void world_hook(void *context, const struct kvc_io_req *req, struct kvc_io_fault *fault)
+{
+	(void)context;
+	if (req->op == KVC_IO_READ)
+		return;
+	if (++world.operations == world.crash_at)
+		crash_now();
+	if (world.crashed && world.operations == world.crash_at && req->op == KVC_IO_WRITE) {
+		journal_add(req);
+		fault->kind = KVC_FAULT_TORN;
+		fault->bytes = prng_below(&prng, (uint32_t)(req->wanted / SECTOR) + 1) * SECTOR;
+	} else if (world.crashed) {
+		fault->kind = KVC_FAULT_LOST;
+	} else if (req->op == KVC_IO_WRITE) {
+		journal_add(req);
+		fault->kind = KVC_FAULT_MISDIRECT; /* to where it belongs: at once */
+		fault->offset = req->offset + req->transferred;
+	} else if (req->op == KVC_IO_SYNC) {
+		journal_sync(inode_of(req->file->fd));
+	}
+}
+
+/* --- the script ----------------------------------------------------------------------------------- */
+
+/* Stores of all sizes, in bunches, some of them again, with syncs between; several times the tier's size. */
+static void script(void)
+{
+	struct rig_request *bunch[4];
+
+	for (uint32_t i = 0; i < SCRIPT_STORES && !world.crashed; i += 4) {
+		for (uint32_t j = 0; j < 4; j++)
+			bunch[j] = rig_store_begin(&rig, (i + j) % 50, (i + j) % 3);
+		for (uint32_t j = 0; j < 4; j++)
+			rig_end(bunch[j]);
+		if (i % 8 == 4)
+			rig_sync(&rig);
+	}
+}
+
+/* The same version or a newer one, and right. */
+static void promises_check(void)
+{
+	for (uint32_t i = 0; i < RIG_BLOCKS; i++) {
+		const struct rig_block *promised = &world.promised[i];
+
+		if (!promised->synced || !promised->stored)
+			continue;
+		assert_true(rig.blocks[i].stored);
+		assert_true(rig.blocks[i].record.generation >= promised->record.generation);
+		if (rig.blocks[i].record.generation == promised->record.generation)
+			assert_int_equal(rig_load(&rig, i), RIG_RIGHT);
+	}
+}
+
+/* False: the script ended before the crash. */
+static bool crash_run(uint32_t crash_at, enum loss loss)
+{
+	bool crashed;
+
+	rig_init(&rig);
+	rig.options.bytes = 4 * 512 * 1024;
+	rig.options.segment_bytes = 512 * 1024;
+	memset(world.promised, 0, sizeof world.promised);
+	world.crash_at = crash_at;
+	world.operations = 0;
+	world.crashed = false;
+	kvc_io_fault_install(world_hook, NULL);
+	rig_start(&rig);
+	script();
+	crashed = world.crashed;
+	rig_stop(&rig);
+	kvc_io_fault_install(NULL, NULL);
+	journal_restore(loss);
+	rig_start(&rig);
+	if (crashed)
+		promises_check();
+	rig_check_all(&rig, true);
+	/* It works on, and a second start finds the same. */
+	for (uint32_t i = 100; i < 110; i++)
+		assert_int_equal(rig_store(&rig, i, 1), KVC_OK);
+	rig_stop(&rig);
+	rig_start(&rig);
+	rig_check_all(&rig, true);
+	rig_destroy(&rig);
+	return crashed;
+}
+
+static void sweep(enum loss loss)
+{
+	uint32_t crash_at = 1;
+
+	while (crash_run(crash_at, loss))
+		crash_at++;
+	print_message("%u points\n", crash_at - 1);
+	assert_true(crash_at > 30);
+}
+
+static void test_process_dies(void **state)
+{
+	(void)state;
+	sweep(LOSS_NONE);
+}
+
+static void test_power_fails(void **state)
+{
+	(void)state;
+	sweep(LOSS_ALL);
+}
+
+static void test_power_fails_with_reordering(void **state)
+{
+	const char *rounds = getenv("KVC_TEST_ROUNDS");
+	int left = rounds ? atoi(rounds) : 3;
+
+	(void)state;
+	while (left-- > 0)
+		sweep(LOSS_RANDOM);
+}
+
+/* --- a crash in the recovery ---------------------------------------------------------------------- */
+
+static bool ignore_recovered(void *context, const struct kvc_record *record, uint32_t *cookie)
+{
+	(void)context;
+	(void)record;
+	(void)cookie;
+	return false;
+}
+
+static void ignore_reclaimed(void *context, uint32_t cookie, struct kvc_place place)
+{
+	(void)context;
+	(void)cookie;
+	(void)place;
+}
+
+static void ignore_end(void *context, kvc_status status)
+{
+	(void)context;
+	(void)status;
+}
+
+static void flag_closed(void *context)
+{
+	*(bool *)context = true;
+}
+
+static uint32_t reads_left;
+
+static void stop_reads(void *context, const struct kvc_io_req *req, struct kvc_io_fault *fault)
+{
+	(void)context;
+	if (req->op != KVC_IO_READ)
+		return;
+	if (reads_left)
+		reads_left--;
+	else
+		fault->kind = KVC_FAULT_HOLD;
+}
+
+/* Go through a recovery up to its n-th read and stop there. */
+static void recover_in_part(uint32_t reads)
+{
+	struct kvc_tier_events events = {.recovered = ignore_recovered, .reclaimed = ignore_reclaimed};
+	bool done = false;
+
+	assert_int_equal(rig_open(&rig), KVC_OK);
+	reads_left = reads;
+	kvc_io_fault_install(stop_reads, NULL);
+	rig.tier->ops->recover(rig.tier, &events, ignore_end, NULL);
+	while (!kvc_io_fault_held())
+		kvc_loop_turn(rig.loop);
+	rig.tier->ops->close(rig.tier, flag_closed, &done);
+	kvc_io_fault_install(NULL, NULL);
+	kvc_io_fault_release();
+	assert_true(kvc_test_run_until_set(rig.loop, &done));
+	kvc_io_close(rig.io);
+	kvc_stats_close(rig.stats);
+	kvc_loop_close(rig.loop);
+	rig.loop = NULL;
+}
+
+static void test_recovery_is_broken_off(void **state)
+{
+	uint32_t stored;
+
+	(void)state;
+	rig_init(&rig);
+	rig_start(&rig);
+	for (uint32_t i = 0; i < 100; i++)
+		assert_int_equal(rig_store(&rig, i, 2), KVC_OK);
+	rig_stop(&rig);
+	rig_start(&rig);
+	stored = rig.recovered;
+	rig_stop(&rig);
+	for (uint32_t reads = 0; reads < 60; reads++)
+		recover_in_part(reads);
+	rig_start(&rig);
+	assert_int_equal(rig.recovered, stored);
+	assert_int_equal(rig_check_all(&rig, false), stored);
+	rig_destroy(&rig);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        cmocka_unit_test(test_process_dies),
+	        cmocka_unit_test(test_power_fails),
+	        cmocka_unit_test(test_power_fails_with_reordering),
+	        cmocka_unit_test(test_recovery_is_broken_off),
+	};
+
+	prng.state = prng_seed("test_disk_crash");
+	kvc_log_level_now = KVC_LOG_ERROR;
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
