@@ -1,5 +1,5 @@
 /* The processor under the kernels: what is CUDA's or PTX's own, under names that a CPU can stand in for
- * (tests/gpu/emu.h runs the same kernels there, one fibre a thread).
+ * (tests/gpu/emu.cuh runs the same kernels there, one fibre a thread).
  *
  * A *team* is DEV_TEAM threads that work on one tile. A thread block is several teams, one block runs on each
  * multiprocessor, and teams of a block share nothing but the table of the hash's secret: each has its own named
@@ -173,7 +173,7 @@ DEV void dev_add(uint32_t *word, uint32_t value)
 }
 
 #else
-#include "tests/gpu/emu.h"
+#include "tests/gpu/emu.cuh"
 #endif
 
 /* 16 bytes at once. */

@@ -3,8 +3,8 @@
  * can be compared bit for bit. It finds wrong results and missing arrivals at barriers, not races or bad timing.
  *
  * Fibres switch only where threads wait for each other: barriers, shuffles, votes. */
-#ifndef KVC_TESTS_GPU_EMU_H
-#define KVC_TESTS_GPU_EMU_H
+#ifndef KVC_TESTS_GPU_EMU_CUH
+#define KVC_TESTS_GPU_EMU_CUH
 
 #include <math.h>
 #include <stddef.h>
