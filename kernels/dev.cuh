@@ -142,10 +142,10 @@ DEV void dev_block_sync()
 	__syncthreads();
 }
 
-/* Barrier 0 is the block's. */
+/* Barrier 0 is the block's. Whole warps come, so the aligned form will do. */
 DEV void dev_team_sync(uint32_t team)
 {
-	asm volatile("barrier.sync %0, %1;" ::"r"(team + 1), "n"(DEV_TEAM) : "memory");
+	asm volatile("bar.sync %0, %1;" ::"r"(team + 1), "n"(DEV_TEAM) : "memory");
 }
 
 /* Copy 16 bytes from global to shared memory in the background. */
