@@ -1,5 +1,5 @@
-/* The host's side of the GPU codec that needs no GPU: checks of a job, tasks for the kernels, the header of an
- * image that was encoded there. Pure functions; built and tested without CUDA. */
+/* The host's side of the GPU codec that needs no GPU: checks of a job, tasks for the kernels, the header of
+ * an image that was encoded there. Pure functions; built and tested without CUDA. */
 #include "kernels/codec_internal.h"
 #include "kernels/image_internal.h"
 #include "kernels/kern_task.h"
@@ -24,8 +24,8 @@ static bool place_fits(const struct kvc_kern_place *place, const struct kvc_kern
 	size_t element = kvc_dtype_bytes(shape->dtype);
 	uint64_t end = dim * element;
 
-	if ((uintptr_t)place->base % element || place->page_stride % element || place->layer_stride % element ||
-	    place->token_stride % element || place->head_stride % element)
+	if ((uintptr_t)place->base % element || place->page_stride % element ||
+	    place->layer_stride % element || place->token_stride % element || place->head_stride % element)
 		return false;
 	return product_add(&end, pool->pages - 1, place->page_stride) &&
 	       product_add(&end, shape->layers - 1, place->layer_stride) &&
@@ -70,9 +70,9 @@ static struct kern_place place_of(const struct kvc_kern_place *place, uint32_t l
 	};
 }
 
-/* With shift = ceil(log2 d) and factor = floor(2^32 (2^shift - d) / d) + 1, the quotient is exact for all n that
- * fit 32 bits (Granlund and Montgomery, "Division by invariant integers using multiplication"); n below 2^31
- * keeps the sum in 32 bits. */
+/* With shift = ceil(log2 d) and factor = floor(2^32 (2^shift - d) / d) + 1, the quotient is exact for all n
+ * that fit 32 bits (Granlund and Montgomery, "Division by invariant integers using multiplication"); n below
+ * 2^31 keeps the sum in 32 bits. */
 static struct kern_divisor divisor_of(uint32_t divisor)
 {
 	struct kern_divisor made = {.divisor = divisor};
@@ -85,8 +85,9 @@ static struct kern_divisor divisor_of(uint32_t divisor)
 
 static struct kern_pages pages_of(const struct kvc_kern_pool *pool)
 {
-	return (struct kern_pages){
-	        .pages = pool->pages, .page_tokens = divisor_of(pool->page_tokens), .id_bytes = pool->id_bytes};
+	return (struct kern_pages){.pages = pool->pages,
+	                           .page_tokens = divisor_of(pool->page_tokens),
+	                           .id_bytes = pool->id_bytes};
 }
 
 /* Layers from `layer` on that share its codec: one with an override is alone. */
@@ -168,7 +169,8 @@ static void task_codec(struct kern_task *task, const struct kvc_image_tile *tile
 	task->gain = params->gain && params->bits <= 4;
 }
 
-void kern_task_init(struct kern_task *task, const struct kvc_kern_job *job, enum kvc_kind kind, uint32_t layer)
+void kern_task_init(struct kern_task *task, const struct kvc_kern_job *job, enum kvc_kind kind,
+                    uint32_t layer)
 {
 	const struct kvc_image_plan *plan = job->plan;
 	uint32_t number = layer * (plan->tiles / plan->shape.layers);
@@ -213,7 +215,9 @@ void kern_block_task_init(struct kern_block_task *task, const struct kvc_kern_jo
 static bool place_aligned(const struct kern_place *place)
 {
 	return (place->base | place->page_stride | place->layer_stride | place->token_stride |
-	        place->head_stride) % 16 == 0;
+	        place->head_stride) %
+	               16 ==
+	       0;
 }
 
 bool kern_task_is_fast(const struct kern_task *task)

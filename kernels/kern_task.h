@@ -1,11 +1,12 @@
-/* What a kernel gets: all tiles of one kind (K or V) in one run of layers that share a codec, over all blocks of
- * a batch. Plain data, passed by value. Shared by the launchers and the kernels; not for users of kern.h. */
+/* What a kernel gets: all tiles of one kind (K or V) in one run of layers that share a codec, over all blocks
+ * of a batch. Plain data, passed by value. Shared by the launchers and the kernels; not for users of kern.h.
+ */
 #ifndef KVC_KERN_TASK_H
 #define KVC_KERN_TASK_H
 
 #include "kernels/kern.h"
 
-#define KVC_KERN_FAST_TOKENS 128u /* longest tile of the fast kernels */
+#define KVC_KERN_FAST_TOKENS 128u       /* longest tile of the fast kernels */
 #define KVC_KERN_FIRST_MAX   (1u << 30) /* above any sensible first_token */
 
 /* n / divisor for n below 2^31, without a division: (high 32 bits of n * factor, + n) >> shift. */
@@ -50,7 +51,7 @@ struct kern_task {
 	uint32_t sums;
 	uint32_t slot_bytes;
 	uint32_t raw_bytes[2]; /* of a raw tile, unpadded, by kind */
-	uint32_t scales;    /* offsets in a slot */
+	uint32_t scales;       /* offsets in a slot */
 	uint32_t codes;
 	uint32_t group_log2;
 	uint32_t run_log2; /* rotation works on 2^run_log2 channels */

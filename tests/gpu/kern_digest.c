@@ -1,5 +1,6 @@
-/* See kern_digest.h. The files hold [8 layers][tokens][2 heads][128] bf16; the blocks are those of whole sequences,
- * spread over 16-token pages in random order. Encoded and decoded on the GPU, and decoded on the CPU. */
+/* See kern_digest.h. The files hold [8 layers][tokens][2 heads][128] bf16; the blocks are those of whole
+ * sequences, spread over 16-token pages in random order. Encoded and decoded on the GPU, and decoded on the
+ * CPU. */
 #include "tests/gpu/kern_digest.h"
 
 #include "tests/gpu/kern_trial.h"
@@ -46,8 +47,8 @@ static const struct digest digests[] = {
 };
 
 /* Rows of blocks between the file's order and that of a pool's data: each layer's tokens of block b. */
-static void rows_copy(uint8_t *data, uint8_t *file, uint32_t all, uint32_t first, uint32_t blocks, uint32_t tokens,
-                      bool to_file)
+static void rows_copy(uint8_t *data, uint8_t *file, uint32_t all, uint32_t first, uint32_t blocks,
+                      uint32_t tokens, bool to_file)
 {
 	size_t part = (size_t)tokens * ROW_BYTES;
 
@@ -72,8 +73,9 @@ static void pool_collect(struct pool *pool, uint8_t *data)
 		for (uint32_t i = 0; i < LAYERS * pool->shape.tokens * HEADS; i++) {
 			uint32_t layer = i / HEADS / pool->shape.tokens, t = i / HEADS % pool->shape.tokens;
 			uint32_t position = pool->first_token + t;
-			uint64_t page = (uint64_t)
-			        pool->ids[b * pool->block_pages + position / pool->desc.page_tokens];
+			uint64_t page =
+			        (uint64_t)
+			                pool->ids[b * pool->block_pages + position / pool->desc.page_tokens];
 			const uint8_t *row = mirror + pool->offset[0] + page * place->page_stride +
 			                     layer * place->layer_stride +
 			                     position % pool->desc.page_tokens * place->token_stride +
@@ -90,9 +92,13 @@ static bool restore(const struct digest *digest, const struct file *file, uint8_
                     uint32_t first, uint32_t blocks, uint32_t tokens)
 {
 	struct kvc_block_shape shape = {LAYERS, HEADS, DIM, 0, tokens, KVC_DTYPE_BF16};
-	struct pool_wish wish = {.layout = POOL_SPLIT, .page_tokens = 16, .id_bytes = 8, .first_token = first % 16};
-	struct kvc_codec_params params = {.bits = digest->bits, .group = digest->group, .centre = true,
-	                                  .rotate = digest->rotate, .gain = true};
+	struct pool_wish wish = {
+	        .layout = POOL_SPLIT, .page_tokens = 16, .id_bytes = 8, .first_token = first % 16};
+	struct kvc_codec_params params = {.bits = digest->bits,
+	                                  .group = digest->group,
+	                                  .centre = true,
+	                                  .rotate = digest->rotate,
+	                                  .gain = true};
 	struct kvc_block_codec codec = {.key = params, .value = params};
 	struct rng rng = {first + 1};
 	struct trial trial;
