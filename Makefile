@@ -257,10 +257,10 @@ $(SIM_BIN): $(SIM_OBJ)
 $(SIM_BIN): TEST_OBJ := $(SIM_OBJ)
 
 # The same for the cache, under sessions alone.
-FAKE_CACHE_OBJ := $(OBJ)/tests/fake/fake_cache.o
 SESSION_BIN := $(BIN)/tests/unit/test_session $(BIN)/tests/fuzz/fuzz_session
-$(SESSION_BIN): $(FAKE_CACHE_OBJ)
-$(SESSION_BIN): TEST_OBJ := $(FAKE_CACHE_OBJ)
+$(SESSION_BIN): TEST_OBJ := $(OBJ)/tests/fake/fake_cache.o
+$(BIN)/tests/unit/test_session: TEST_OBJ += $(OBJ)/tests/fake/session_world.o
+$(SESSION_BIN): $(call objs,$(wildcard tests/fake/*.c))
 
 # With FUZZ=1 (clang) a fuzz target is a libFuzzer program, else it replays corpus files.
 $(FUZZ_BIN): $(BIN)/tests/%: $(OBJ)/tests/%.o $(if $(FUZZ),,$(OBJ)/tests/fuzz/replay.o) $(B)/libkvcsupport.a $(DAEMON_A) $(CLIENT_A) $(KERNEL_A)

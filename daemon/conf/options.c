@@ -22,8 +22,10 @@ const struct kvc_option kvc_options[] = {
          .automatic = true,
          AT(socket),
          .initial = "auto",
-         .help = "Unix socket that clients connect to. auto: kvcellar.sock in $RUNTIME_DIRECTORY (a service), in "
-         "/run/kvcellar (root) or in $XDG_RUNTIME_DIR. Ignored if the service manager passes a socket."},
+         .help = "Unix socket that clients connect to. auto: kvcellar.sock in $RUNTIME_DIRECTORY (a "
+                 "service), in "
+                 "/run/kvcellar (root) or in $XDG_RUNTIME_DIR. Ignored if the service manager passes a "
+                 "socket."},
         {.section = "service",
          .name = "socket-mode",
          .type = KVC_OPTION_MODE,
@@ -99,8 +101,9 @@ const struct kvc_option kvc_options[] = {
          .min = 1 * MIB,
          .max = 1 * GIB,
          .initial = "auto",
-         .help = "Size of a segment file, the unit in which disk space is reclaimed; at most a quarter of disk-size. "
-         "auto: as the directory has it, or from disk-size."},
+         .help = "Size of a segment file, the unit in which disk space is reclaimed; at most a quarter of "
+                 "disk-size. "
+                 "auto: as the directory has it, or from disk-size."},
         {.section = "disk",
          .name = "verify-on-start",
          .type = KVC_OPTION_BOOL,

@@ -103,11 +103,28 @@ static void shut(const struct connection *connection)
 		(void)shutdown(connection->fd, SHUT_RDWR);
 }
 
+/* Field 1000, so many bytes long with its head of 5 bytes; 0: none. */
+static void pad(uint8_t *out, size_t bytes)
+{
+	static const uint8_t head[] = {0xC2, 0x3E}; /* 1000 << 3 | 2 */
+	size_t length = bytes - 5;
+
+	if (bytes == 0)
+		return;
+	memset(out, 'p', bytes);
+	memcpy(out, head, sizeof(head));
+	out[2] = (uint8_t)(length | 0x80);
+	out[3] = (uint8_t)(length >> 7 | 0x80);
+	out[4] = (uint8_t)(length >> 14);
+}
+
 /* The answer, through the rule of its verb. */
 static void reply(const struct request *request, const struct fake_rule *rule, kvc_status status,
                   const ProtobufCMessage *message, const uint8_t *payload, size_t payload_bytes)
 {
-	size_t body_bytes = protobuf_c_message_get_packed_size(message);
+	size_t padding = request->connection->daemon->limits.padding;
+	size_t message_bytes = protobuf_c_message_get_packed_size(message);
+	size_t body_bytes = message_bytes + padding;
 	size_t length = KVC_FRAME_HEADER_BYTES + body_bytes + payload_bytes;
 	uint8_t *bytes = malloc(length);
 	struct kvc_frame frame = {
@@ -122,6 +139,7 @@ static void reply(const struct request *request, const struct fake_rule *rule, k
 	MUST(bytes);
 	kvc_frame_encode(&frame, bytes);
 	protobuf_c_message_pack(message, bytes + KVC_FRAME_HEADER_BYTES);
+	pad(bytes + KVC_FRAME_HEADER_BYTES + message_bytes, padding);
 	if (payload_bytes > 0)
 		memcpy(bytes + KVC_FRAME_HEADER_BYTES + body_bytes, payload, payload_bytes);
 	if (rule->action == FAKE_CUT && rule->number < length) {
@@ -694,7 +712,7 @@ struct fake_daemon *fake_daemon_start(const char *path, const struct fake_limits
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 
 	MUST(daemon && strlen(path) < sizeof(daemon->path));
-	daemon->limits = limits ? *limits : (struct fake_limits){1024, 256, 16u << 20, 0};
+	daemon->limits = limits ? *limits : (struct fake_limits){1024, 256, 16u << 20, 0, 0};
 	(void)snprintf(daemon->path, sizeof(daemon->path), "%s", path);
 	(void)snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
 	MUST(pthread_mutex_init(&daemon->lock, NULL) == 0 && pthread_cond_init(&daemon->changed, NULL) == 0);
