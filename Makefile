@@ -257,10 +257,10 @@ $(SIM_BIN): $(SIM_OBJ)
 $(SIM_BIN): TEST_OBJ := $(SIM_OBJ)
 
 # The same for the cache, under sessions alone.
-FAKE_CACHE_OBJ := $(OBJ)/tests/fake/fake_cache.o
 SESSION_BIN := $(BIN)/tests/unit/test_session $(BIN)/tests/fuzz/fuzz_session
-$(SESSION_BIN): $(FAKE_CACHE_OBJ)
-$(SESSION_BIN): TEST_OBJ := $(FAKE_CACHE_OBJ)
+$(SESSION_BIN): TEST_OBJ := $(OBJ)/tests/fake/fake_cache.o
+$(BIN)/tests/unit/test_session: TEST_OBJ += $(OBJ)/tests/fake/session_world.o
+$(SESSION_BIN): $(call objs,$(wildcard tests/fake/*.c))
 
 # With FUZZ=1 (clang) a fuzz target is a libFuzzer program, else it replays corpus files.
 $(FUZZ_BIN): $(BIN)/tests/%: $(OBJ)/tests/%.o $(if $(FUZZ),,$(OBJ)/tests/fuzz/replay.o) $(B)/libkvcsupport.a $(DAEMON_A) $(CLIENT_A) $(KERNEL_A)
@@ -268,5 +268,5 @@ $(FUZZ_BIN): $(BIN)/tests/%: $(OBJ)/tests/%.o $(if $(FUZZ),,$(OBJ)/tests/fuzz/re
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS_ALL) $(if $(FUZZ),-fsanitize=fuzzer) $< $(if $(FUZZ),,$(OBJ)/tests/fuzz/replay.o) $(TEST_OBJ) $(ALL_A) $(DAEMON_LIBS) $(CLIENT_LIBS) $(CLI_LIBS) -lm -o $@
 
-include $(wildcard deploy/install.mk)
+include $(wildcard deploy/install.mk kernels/cuda.mk)
 -include $(shell find $(OBJ) -name '*.d' 2>/dev/null)

@@ -30,16 +30,6 @@ void *kvcc_alloc_zero(size_t count, size_t bytes)
 	return memory;
 }
 
-char *kvcc_strdup(const char *text)
-{
-	size_t bytes = strlen(text) + 1;
-	char *copy = kvcc_alloc(1, bytes);
-
-	if (copy)
-		memcpy(copy, text, bytes);
-	return copy;
-}
-
 void kvcc_free(void *memory)
 {
 	current->release(memory);

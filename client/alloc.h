@@ -16,9 +16,6 @@ void *kvcc_alloc(size_t count, size_t bytes);
 /* The same, zeroed. */
 void *kvcc_alloc_zero(size_t count, size_t bytes);
 
-/* A copy of the string, NULL if there is no memory. */
-char *kvcc_strdup(const char *text);
-
 /* NULL is allowed. */
 void kvcc_free(void *memory);
 

@@ -119,8 +119,8 @@ static struct raw_total raw_count(const struct kvc_image_plan *plan, const uint8
 
 static_assert(KVC_DIM_STEP * 2 % KVC_PLANE_ALIGN == 0, "raw tiles need no padding");
 
-void kvc_image_finish(const struct kvc_image_plan *plan, const struct kvc_image_meta *meta, uint32_t raw_tiles,
-                      uint64_t image_bytes, uint8_t *image)
+void kvc_image_finish(const struct kvc_image_plan *plan, const struct kvc_image_meta *meta,
+                      uint32_t raw_tiles, uint64_t image_bytes, uint8_t *image)
 {
 	size_t fixed = kvc_image_header_build(plan, raw_tiles, image_bytes, image);
 

@@ -103,8 +103,8 @@ size_t kvc_image_header_build(const struct kvc_image_plan *plan, uint32_t raw_ti
 kvc_status kvc_image_header_parse(const uint8_t *bytes, uint64_t length, struct kvc_image_plan *plan);
 
 /* Header, padding and checksum, when slots, raw tiles, raw map and tile checksums are in place. */
-void kvc_image_finish(const struct kvc_image_plan *plan, const struct kvc_image_meta *meta, uint32_t raw_tiles,
-                      uint64_t image_bytes, uint8_t *image);
+void kvc_image_finish(const struct kvc_image_plan *plan, const struct kvc_image_meta *meta,
+                      uint32_t raw_tiles, uint64_t image_bytes, uint8_t *image);
 
 /* Checksum of all metadata. */
 void kvc_image_checksum(const uint8_t *image, uint32_t meta_bytes, uint8_t checksum[16]);

@@ -30,8 +30,15 @@ case $variant in
 	fi
 	;;
 esac
+# How much of what is random: tiles of the codec's versions against each other, histories of the simulated
+# cache. Both are single-threaded, so the thread sanitizer has little to see in them.
 if [ -n "${KVC_TEST_FULL:-}" ]; then
 	timeout_s=540
+	export KVC_TEST_TILES=${KVC_TEST_TILES:-1000000} KVC_TEST_SEEDS=${KVC_TEST_SEEDS:-200}
+elif [[ $variant == *thread* ]]; then
+	export KVC_TEST_TILES=${KVC_TEST_TILES:-10000} KVC_TEST_SEEDS=${KVC_TEST_SEEDS:-10}
+else
+	export KVC_TEST_TILES=${KVC_TEST_TILES:-100000} KVC_TEST_SEEDS=${KVC_TEST_SEEDS:-40}
 fi
 
 programs=()

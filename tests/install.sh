@@ -40,7 +40,8 @@ check() {
 installed() {
 	local path missing=0
 	for path in bin/kvcellard bin/kvcellar lib/libkvcellar.a lib/libkvcellar.so lib/pkgconfig/kvcellar.pc \
-		include/kvcellar.h include/kvc_status.h; do
+		include/kvcellar/kvcellar.h include/kvcellar/kvc_status.h \
+		lib/systemd/system/kvcellar.service etc/kvcellar/kvcellard.conf; do
 		if [ ! -e "$root$prefix/$path" ]; then
 			echo "$prefix/$path is not there"
 			missing=1
@@ -66,9 +67,7 @@ compile() {
 	$compiler -Wall -Wextra -Werror $cflags "$source" $libs -o "$out"
 }
 
-start_daemon() {
-	"$root$prefix/bin/kvcellard" --socket "$tmp/socket" --ram 64M 2>"$tmp/log" &
-	daemon=$!
+answers() {
 	for _ in $(seq 500); do
 		if "$root$prefix/bin/kvcellar" --socket "$tmp/socket" ping >/dev/null 2>&1; then
 			return 0
@@ -81,13 +80,6 @@ start_daemon() {
 
 run_example() {
 	LD_LIBRARY_PATH=$root$prefix/lib KVCELLAR_SOCKET=$tmp/socket timeout 60 "$tmp/example"
-}
-
-stop_daemon() {
-	kill "$daemon" && wait "$daemon"
-	local status=$?
-	daemon=
-	return $status
 }
 
 left() {
@@ -112,9 +104,15 @@ int main() { return std::puts(kvc_version()) < 0; }
 CODE
 check "a C++ program compiles" compile "${CXX:-c++}" "$tmp/version.cc" "$tmp/version"
 check "the example compiles" compile "${CC:-cc} -std=c11" client/examples/quickstart.c "$tmp/example"
-check "the installed daemon starts" start_daemon
+# Not inside of check: its pipe would stay open as long as the daemon lives.
+"$root$prefix/bin/kvcellard" --socket "$tmp/socket" --ram 64M >"$tmp/log" 2>&1 &
+daemon=$!
+check "the installed daemon starts" answers
 check "the example runs" run_example
-check "the daemon stops" stop_daemon
+kill "$daemon"
+wait "$daemon"
+check "the daemon stops" [ $? -eq 0 ]
+daemon=
 make --no-print-directory uninstall DESTDIR="$root" PREFIX=$prefix >/dev/null
 check "make uninstall leaves nothing" left
 [ $failures -eq 0 ]

@@ -97,6 +97,10 @@ struct kvc_op {
 	struct kvc_block_view view; /* checked by the caller against its region */
 	void (*done)(struct kvc_op *op);
 
+	/* Of a put, or NULL. Asked when the source has been read, before the block becomes visible; false:
+	 * what was read may be wrong, the block is forgotten and the put ends with KVC_DEADLINE. */
+	bool (*source_held)(const struct kvc_op *op);
+
 	/* results. put: KVC_OK also if the block was there before (its bytes are left alone), KVC_NO_SPACE,
 	 * KVC_BUSY, ... get: KVC_OK, KVC_MISS, KVC_CONFLICT (present with other token count), ... ; the view
 	 * is undefined unless KVC_OK. KVC_CORRUPT never leaves the cache: the entry is dropped, counted and a
@@ -120,7 +124,8 @@ struct kvc_op {
 
 void kvc_op_submit(struct kvc_cache *cache, struct kvc_op *op);
 
-/* Mark a block as used. Who gets a chain touches its last block first, so that the first stays the longest. */
+/* Mark a block as used. Who gets a chain touches its last block first, so that the first stays the longest.
+ */
 void kvc_cache_touch(struct kvc_cache *cache, const struct kvc_storage_key *key);
 
 /* End the operation as early as its view can be let go, with `status` (KVC_DEADLINE, KVC_CANCELLED) unless it

@@ -143,6 +143,8 @@ static void encode_done(struct kvc_move *move)
 	bool dropped = kvc_cache_entry(op->cache, op->entry)->flags & KVC_ENTRY_DEAD;
 
 	KVC_INVARIANT(!dropped); /* an invisible block cannot be dropped */
+	if (move->status == KVC_OK && op->source_held && !op->source_held(op))
+		move->status = KVC_DEADLINE;
 	if (move->status == KVC_OK) {
 		put_commit(op);
 		return;

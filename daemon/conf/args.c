@@ -165,7 +165,8 @@ kvc_status kvc_conf_load(int argc, char *const argv[], struct kvc_conf *conf, en
 
 	defaults(&fresh);
 	status = args_walk(&args);
-	if (status == KVC_OK && args.config && args.action != KVC_CONF_HELP && args.action != KVC_CONF_VERSION)
+	if (status == KVC_OK && args.config && args.action != KVC_CONF_HELP &&
+	    args.action != KVC_CONF_VERSION)
 		status = kvc_conf_read_file(args.config, &fresh, error);
 	args.conf = &fresh;
 	if (status == KVC_OK)

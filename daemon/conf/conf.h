@@ -75,8 +75,8 @@ enum kvc_conf_action { KVC_CONF_RUN, KVC_CONF_HELP, KVC_CONF_VERSION, KVC_CONF_P
 kvc_status kvc_conf_load(int argc, char *const argv[], struct kvc_conf *conf, enum kvc_conf_action *action,
                          char *error);
 
-/* Replace every `auto`: the socket path by user, RAM by the memory that is available to the process, threads by
- * the affinity mask. KVC_INVALID if values contradict each other; `error` as above. */
+/* Replace every `auto`: the socket path by user, RAM by the memory that is available to the process, threads
+ * by the affinity mask. KVC_INVALID if values contradict each other; `error` as above. */
 kvc_status kvc_conf_resolve(struct kvc_conf *conf, uint64_t memory_bytes, char *error);
 
 /* Take the live options of `fresh` into `now`. Writes the names of options that differ but need a restart,

@@ -22,8 +22,10 @@ const struct kvc_option kvc_options[] = {
          .automatic = true,
          AT(socket),
          .initial = "auto",
-         .help = "Unix socket that clients connect to. auto: kvcellar.sock in $RUNTIME_DIRECTORY (a service), in "
-         "/run/kvcellar (root) or in $XDG_RUNTIME_DIR. Ignored if the service manager passes a socket."},
+         .help = "Unix socket that clients connect to. auto: kvcellar.sock in $RUNTIME_DIRECTORY (a "
+                 "service), in "
+                 "/run/kvcellar (root) or in $XDG_RUNTIME_DIR. Ignored if the service manager passes a "
+                 "socket."},
         {.section = "service",
          .name = "socket-mode",
          .type = KVC_OPTION_MODE,
@@ -33,19 +35,19 @@ const struct kvc_option kvc_options[] = {
          .help = "Permission bits of the socket."},
         {.section = "service",
          .name = "allow-uids",
-         .type = KVC_OPTION_IDS,
+         .type = KVC_OPTION_USERS,
          .live = true,
          AT(allow_uids),
          .initial = "",
-         .help = "User ids that may connect, besides root and the daemon's own. The socket's mode must let "
+         .help = "Users that may connect, besides root and the daemon's own. The socket's mode must let "
                  "them in."},
         {.section = "service",
          .name = "allow-gids",
-         .type = KVC_OPTION_IDS,
+         .type = KVC_OPTION_GROUPS,
          .live = true,
          AT(allow_gids),
          .initial = "",
-         .help = "Group ids whose members may connect."},
+         .help = "Groups whose members may connect."},
         {.section = "service",
          .name = "log-level",
          .type = KVC_OPTION_CHOICE,
@@ -99,8 +101,9 @@ const struct kvc_option kvc_options[] = {
          .min = 1 * MIB,
          .max = 1 * GIB,
          .initial = "auto",
-         .help = "Size of a segment file, the unit in which disk space is reclaimed; at most a quarter of disk-size. "
-         "auto: as the directory has it, or from disk-size."},
+         .help = "Size of a segment file, the unit in which disk space is reclaimed; at most a quarter of "
+                 "disk-size. "
+                 "auto: as the directory has it, or from disk-size."},
         {.section = "disk",
          .name = "verify-on-start",
          .type = KVC_OPTION_BOOL,
@@ -290,7 +293,8 @@ size_t kvc_option_value_bytes(const struct kvc_option *option)
 	switch (option->type) {
 	case KVC_OPTION_TEXT:
 		return KVC_CONF_TEXT_BYTES;
-	case KVC_OPTION_IDS:
+	case KVC_OPTION_USERS:
+	case KVC_OPTION_GROUPS:
 		return sizeof(struct kvc_conf_ids);
 	default:
 		return sizeof(uint64_t);

@@ -24,9 +24,9 @@ static void wrapped(FILE *out, const char *prefix, const char *text)
 }
 
 static const char *const metavars[] = {
-        [KVC_OPTION_SIZE] = "SIZE",   [KVC_OPTION_COUNT] = "N",      [KVC_OPTION_MS] = "MS",
-        [KVC_OPTION_MODE] = "MODE",   [KVC_OPTION_TEXT] = "PATH",    [KVC_OPTION_CHOICE] = "NAME",
-        [KVC_OPTION_BOOL] = "yes|no", [KVC_OPTION_IDS] = "ID,ID...",
+        [KVC_OPTION_SIZE] = "SIZE",   [KVC_OPTION_COUNT] = "N",        [KVC_OPTION_MS] = "MS",
+        [KVC_OPTION_MODE] = "MODE",   [KVC_OPTION_TEXT] = "PATH",      [KVC_OPTION_CHOICE] = "NAME",
+        [KVC_OPTION_BOOL] = "yes|no", [KVC_OPTION_USERS] = "USER,...", [KVC_OPTION_GROUPS] = "GROUP,...",
 };
 
 static void option_help(FILE *out, const struct kvc_option *option)
@@ -36,7 +36,7 @@ static void option_help(FILE *out, const struct kvc_option *option)
 	fprintf(out, "  --%s %s\n", option->name, metavars[option->type]);
 	wrapped(out, "        ", option->help);
 	kvc_option_expect(option, expected, sizeof expected);
-	if (option->type != KVC_OPTION_TEXT && option->type != KVC_OPTION_IDS)
+	if (option->type != KVC_OPTION_TEXT)
 		fprintf(out, "        Value: %s.\n", expected);
 	fprintf(out, "        Default: %s.\n", *option->initial ? option->initial : "none");
 }
@@ -67,7 +67,7 @@ static void option_print(FILE *out, const struct kvc_option *option, const struc
 	fputc('\n', out);
 	wrapped(out, "# ", option->help);
 	kvc_option_expect(option, text, sizeof text);
-	if (option->type != KVC_OPTION_TEXT && option->type != KVC_OPTION_IDS)
+	if (option->type != KVC_OPTION_TEXT)
 		fprintf(out, "# Value: %s.\n", text);
 	if (!option->live)
 		fputs("# A change needs a restart.\n", out);

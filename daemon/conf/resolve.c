@@ -46,8 +46,9 @@ static kvc_status socket_auto(struct kvc_conf *conf, char *error)
 	const char *directory = service && *service == '/' ? service : geteuid() == 0 ? "/run/kvcellar" : own;
 
 	if (!directory || *directory != '/')
-		return refuse(error,
-		              "socket: XDG_RUNTIME_DIR is not set, so there is no default: use --socket PATH");
+		return refuse(
+		        error,
+		        "socket: XDG_RUNTIME_DIR is not set, so there is no default: use --socket PATH");
 	if ((size_t)snprintf(conf->socket, sizeof conf->socket, "%s/kvcellar.sock", directory) >=
 	    sizeof conf->socket)
 		return refuse(error, "socket: the default directory is too long: use --socket PATH");

@@ -12,7 +12,8 @@ enum kvc_option_type {
 	KVC_OPTION_TEXT,   /* a path or name */
 	KVC_OPTION_CHOICE, /* one of a few names */
 	KVC_OPTION_BOOL,   /* yes or no */
-	KVC_OPTION_IDS,    /* numbers separated by commas or blanks */
+	KVC_OPTION_USERS,  /* numbers or names of users, separated by commas or blanks */
+	KVC_OPTION_GROUPS, /* the same of groups */
 };
 
 struct kvc_option {

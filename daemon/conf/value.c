@@ -1,4 +1,7 @@
-/* One value: from text, to text, and what it must be. Pure. */
+/* One value: from text, to text, and what it must be. Pure, but for the system's names of users and groups.
+ */
+#include <grp.h>
+#include <pwd.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -71,8 +74,10 @@ void kvc_option_expect(const struct kvc_option *option, char *text, size_t room)
 		snprintf(text, room, "at most %u printable bytes (a comment after a value starts with ' ;')",
 		         KVC_CONF_TEXT_BYTES - 1);
 		return;
-	case KVC_OPTION_IDS:
-		snprintf(text, room, "at most %u numbers separated by commas", KVC_CONF_IDS_MAX);
+	case KVC_OPTION_USERS:
+	case KVC_OPTION_GROUPS:
+		snprintf(text, room, "at most %u numbers or names of %s, separated by commas",
+		         KVC_CONF_IDS_MAX, option->type == KVC_OPTION_USERS ? "users" : "groups");
 		return;
 	default:
 		expect_number(option, text, room);
@@ -160,18 +165,43 @@ static bool text_parse(const char *text, char *value)
 	return true;
 }
 
-/* (uint32_t)-1 is no id: the kernel uses it for "unchanged". */
-static bool ids_parse(const char *text, struct kvc_conf_ids *value)
+/* A number, or a name that the system knows. (uint32_t)-1 is no id: the kernel uses it for "unchanged". */
+static bool id_parse(const struct kvc_option *option, const char *text, uint32_t *id)
 {
-	struct kvc_conf_ids ids = {0};
-	uint64_t id;
+	const struct passwd *user;
+	const struct group *group;
+	uint64_t number;
 
-	for (text += strspn(text, " "); *text; text += strspn(text, ", ")) {
-		if (ids.count == KVC_CONF_IDS_MAX || !digits_parse(&text, 10, &id) || id >= UINT32_MAX)
+	if (digits_parse(&text, 10, &number)) {
+		*id = (uint32_t)number;
+		return !*text && number < UINT32_MAX;
+	}
+	if (option->type == KVC_OPTION_USERS) {
+		user = getpwnam(text);
+		*id = user ? user->pw_uid : 0;
+		return user != NULL;
+	}
+	group = getgrnam(text);
+	*id = group ? group->gr_gid : 0;
+	return group != NULL;
+}
+
+static bool ids_parse(const struct kvc_option *option, const char *text, struct kvc_conf_ids *value)
+{
+	static const char separators[] = ", ";
+	struct kvc_conf_ids ids = {0};
+	char name[64];
+
+	for (text += strspn(text, separators); *text; text += strspn(text, separators)) {
+		size_t bytes = strcspn(text, separators);
+
+		if (ids.count == KVC_CONF_IDS_MAX || bytes >= sizeof name)
 			return false;
-		if (*text && !strchr(", ", *text))
+		memcpy(name, text, bytes);
+		name[bytes] = 0;
+		if (!id_parse(option, name, &ids.ids[ids.count++]))
 			return false;
-		ids.ids[ids.count++] = (uint32_t)id;
+		text += bytes;
 	}
 	*value = ids;
 	return true;
@@ -186,8 +216,9 @@ static bool value_parse(const struct kvc_option *option, const char *text, void 
 		return bool_parse(text, value);
 	case KVC_OPTION_TEXT:
 		return text_parse(text, value);
-	case KVC_OPTION_IDS:
-		return ids_parse(text, value);
+	case KVC_OPTION_USERS:
+	case KVC_OPTION_GROUPS:
+		return ids_parse(option, text, value);
 	default:
 		return number_parse(option, text, value);
 	}
@@ -222,7 +253,7 @@ void kvc_option_format(const struct kvc_option *option, const struct kvc_conf *c
 		snprintf(text, room, "%s", (const char *)value);
 		return;
 	}
-	if (option->type == KVC_OPTION_IDS) {
+	if (option->type == KVC_OPTION_USERS || option->type == KVC_OPTION_GROUPS) {
 		ids_format(value, text, room);
 		return;
 	}

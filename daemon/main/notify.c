@@ -1,5 +1,5 @@
-/* The service manager's side: systemd's notification socket, passed sockets, watchdog. Without a manager these
- * do nothing. */
+/* The service manager's side: systemd's notification socket, passed sockets, watchdog. Without a manager
+ * these do nothing. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/socket.h>

@@ -45,12 +45,13 @@ static kvc_status listen_start(struct kvc_daemon *daemon)
 		return KVC_OK;
 	}
 	if (status == KVC_INVALID) {
-		kvc_error("the service manager passed something else than one listening Unix stream socket: see "
+		kvc_error("the service manager passed something else than one listening Unix stream socket: "
+		          "see "
 		          "ListenStream= of the socket unit");
 		return status;
 	}
-	status = kvc_listen_open(daemon->conf.socket, (mode_t)daemon->conf.socket_mode, &daemon->listen, detail,
-	                         sizeof detail);
+	status = kvc_listen_open(daemon->conf.socket, (mode_t)daemon->conf.socket_mode, &daemon->listen,
+	                         detail, sizeof detail);
 	if (status != KVC_OK)
 		kvc_error("%s", detail);
 	return status;
@@ -82,8 +83,8 @@ static kvc_status arena_start(struct kvc_daemon *daemon)
 	kvc_status status = kvc_arena_open(daemon->conf.ram, daemon->stats, &daemon->arena);
 
 	if (status != KVC_OK)
-		kvc_error("ram: %" PRIu64 " MiB cannot be had: %s. Choose less with --ram", daemon->conf.ram >> 20,
-		          kvc_status_text(status));
+		kvc_error("ram: %" PRIu64 " MiB cannot be had: %s. Choose less with --ram",
+		          daemon->conf.ram >> 20, kvc_status_text(status));
 	return status;
 }
 
@@ -98,7 +99,8 @@ static kvc_status engine_start(struct kvc_daemon *daemon)
 	kvc_status status;
 
 	if (!kvc_codec_get(simd)) {
-		kvc_error("simd: this processor lacks the instruction set that is asked for: use --simd auto");
+		kvc_error(
+		        "simd: this processor lacks the instruction set that is asked for: use --simd auto");
 		return KVC_UNSUPPORTED;
 	}
 	status = kvc_engine_cpu_open(daemon->loop, (uint32_t)daemon->conf.threads, simd, &daemon->engine);
@@ -128,7 +130,8 @@ static kvc_status io_start(struct kvc_daemon *daemon)
 		return KVC_OK;
 	status = kvc_io_open(daemon->loop, &options, daemon->stats, &daemon->io);
 	if (status != KVC_OK)
-		kvc_error("disk input/output cannot be set up: %s. If io_uring is not allowed here, use --io-backend "
+		kvc_error("disk input/output cannot be set up: %s. If io_uring is not allowed here, use "
+		          "--io-backend "
 		          "threads",
 		          kvc_status_text(status));
 	return status;
@@ -323,16 +326,11 @@ static void ready_stop(struct kvc_daemon *daemon)
 /* ---- the table ----------------------------------------------------------------------------- */
 
 static const struct step steps[] = {
-        {"socket", listen_start, listen_stop},
-        {"statistics", stats_start, stats_stop},
-        {"memory", arena_start, arena_stop},
-        {"engine", engine_start, engine_stop},
-        {"input/output", io_start, io_stop},
-        {"disk", disk_start, disk_stop},
-        {"cache", cache_start, cache_stop},
-        {"recovery", recover_start, recover_stop},
-        {"service", rpc_start, rpc_stop},
-        {"ready", ready_start, ready_stop},
+        {"socket", listen_start, listen_stop}, {"statistics", stats_start, stats_stop},
+        {"memory", arena_start, arena_stop},   {"engine", engine_start, engine_stop},
+        {"input/output", io_start, io_stop},   {"disk", disk_start, disk_stop},
+        {"cache", cache_start, cache_stop},    {"recovery", recover_start, recover_stop},
+        {"service", rpc_start, rpc_stop},      {"ready", ready_start, ready_stop},
 };
 
 enum { STEPS = sizeof steps / sizeof steps[0] };
@@ -426,8 +424,8 @@ static void stop_signal(void *context, int number)
 	daemon->stop_wanted = true;
 	daemon->stop_began_ms = kvc_loop_now_ms(daemon->loop);
 	daemon->stop_guard.fire = stop_overdue;
-	if (kvc_timer_start(daemon->loop, &daemon->stop_guard, daemon->conf.stop_timeout_ms + STOP_GRACE_MS) !=
-	    KVC_OK)
+	if (kvc_timer_start(daemon->loop, &daemon->stop_guard,
+	                    daemon->conf.stop_timeout_ms + STOP_GRACE_MS) != KVC_OK)
 		kvc_warn("no memory for the timer that bounds the stop");
 	kvc_loop_defer(daemon->loop, &daemon->go);
 }

@@ -5,8 +5,8 @@
  * connection holds no buffer.
  *
  * A descriptor belongs to the frame whose flag says so, the oldest to the first. The kernel hands over the
- * descriptors of one send with its first bytes and stops reading after it: so one read brings one descriptor at
- * most, and once all whole frames are handled, only the frame that is not complete can still claim one. */
+ * descriptors of one send with its first bytes and stops reading after it: so one read brings one descriptor
+ * at most, and once all whole frames are handled, only the frame that is not complete can still claim one. */
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>

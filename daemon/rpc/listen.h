@@ -1,8 +1,8 @@
 /* The listening socket: a path that only one daemon has.
  *
- * A lock on PATH.lock says whose the path is; a socket file that is left of a dead daemon is replaced, one that
- * answers is not touched. Bound at once, so that a taken path is known at start; listening only later, so that
- * clients see "no daemon" until it can answer them. Start-up and loop thread. */
+ * A lock on PATH.lock says whose the path is; a socket file that is left of a dead daemon is replaced, one
+ * that answers is not touched. Bound at once, so that a taken path is known at start; listening only later,
+ * so that clients see "no daemon" until it can answer them. Start-up and loop thread. */
 #ifndef KVC_LISTEN_H
 #define KVC_LISTEN_H
 
@@ -22,8 +22,8 @@ struct kvc_listen {
 	ino_t inode;
 };
 
-/* Lock and bind, make the directory if its parent is there. KVC_IN_USE, KVC_INVALID, KVC_ACCESS, ...: `detail`
- * names the path and what to do. */
+/* Lock and bind, make the directory if its parent is there. KVC_IN_USE, KVC_INVALID, KVC_ACCESS, ...:
+ * `detail` names the path and what to do. */
 kvc_status kvc_listen_open(const char *path, mode_t mode, struct kvc_listen *listen, char *detail,
                            size_t detail_bytes);
 

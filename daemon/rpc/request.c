@@ -137,14 +137,15 @@ static void request_finish(struct kvc_request *request)
 
 /* ---- running ------------------------------------------------------------------------------- */
 
-/* A source may have changed since the caller's deadline: what was read after it must not stay. */
-static void put_recheck(struct kvc_request *request, struct kvc_op *op)
+/* A source may change after the caller's deadline, whether we kept to it or were frozen meanwhile: what was
+ * read after it must not stay. */
+static bool source_held(const struct kvc_op *op)
 {
-	if (op->kind != KVC_OP_PUT || op->status != KVC_OK || !request->expires_ns || !request->region ||
-	    now_ns() < request->expires_ns)
-		return;
-	kvc_cache_drop(request->session->rpc->cache, &op->key, 1);
-	op->status = KVC_DEADLINE;
+	const struct kvc_request_op *mine =
+	        (const void *)((const char *)op - offsetof(struct kvc_request_op, op));
+	const struct kvc_request *request = mine->request;
+
+	return !request->expires_ns || !request->region || now_ns() < request->expires_ns;
 }
 
 static void op_done(struct kvc_op *op)
@@ -153,7 +154,6 @@ static void op_done(struct kvc_op *op)
 	struct kvc_request *request = mine->request;
 
 	KVC_INVARIANT(request->state == KVC_REQUEST_RUNNING && request->unfinished > 0);
-	put_recheck(request, op);
 	mine->finished = true;
 	if (--request->unfinished == 0)
 		request_finish(request);
@@ -391,6 +391,7 @@ static kvc_status ops_fill(const struct building *building, struct kvc_request *
 		op->op.tokens = block.tokens;
 		op->op.durable = message->durable;
 		op->op.done = op_done;
+		op->op.source_held = source_held;
 		kvc_ns_key(ns, block.key.data, block.key.bytes, &op->op.key);
 		op->op.has_parent = op->op.kind == KVC_OP_PUT && block.parent.bytes;
 		if (op->op.has_parent)

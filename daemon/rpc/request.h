@@ -46,8 +46,8 @@ void kvc_verb_put(struct kvc_session *session, const struct kvc_frame *frame, st
 void kvc_verb_get(struct kvc_session *session, const struct kvc_frame *frame, struct kvc_body body);
 void kvc_verb_detach(struct kvc_session *session, const struct kvc_frame *frame, struct kvc_body body);
 
-/* Payload of the request that is being filled. Copies what belongs to it, and starts it when complete. Returns
- * how many bytes were taken. */
+/* Payload of the request that is being filled. Copies what belongs to it, and starts it when complete.
+ * Returns how many bytes were taken. */
 size_t kvc_request_fill(struct kvc_request *request, const uint8_t *data, size_t bytes);
 
 /* The same without a copy: where the rest goes, and that so many bytes were put there. */

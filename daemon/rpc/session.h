@@ -11,13 +11,13 @@
  *                                                                           is left
  *
  * HELLO, READY: frames are read. ENDING: nothing is read; what runs is still answered. DRAINING: nothing is
- * sent either; operations are cancelled and waited for, and then the client's memory is unmapped, and only then
- * is the socket closed: a client takes the end of the connection as the promise that nobody writes its memory
- * any more.
+ * sent either; operations are cancelled and waited for, and then the client's memory is unmapped, and only
+ * then is the socket closed: a client takes the end of the connection as the promise that nobody writes its
+ * memory any more.
  *
  * A session owns its descriptor, its buffers, its open namespaces, attached regions, lease and requests. Its
- * files: session.c (life), input.c (bytes to frames), dispatch.c (frames to verbs), request.c (puts and gets),
- * objects.c (namespaces and regions). Loop thread only. */
+ * files: session.c (life), input.c (bytes to frames), dispatch.c (frames to verbs), request.c (puts and
+ * gets), objects.c (namespaces and regions). Loop thread only. */
 #ifndef KVC_RPC_SESSION_H
 #define KVC_RPC_SESSION_H
 
@@ -87,7 +87,7 @@ struct kvc_session {
 
 	/* input */
 	struct kvc_input in;
-	int fds[KVC_SESSION_FDS];    /* came with bytes not yet handled, oldest first */
+	int fds[KVC_SESSION_FDS]; /* came with bytes not yet handled, oldest first */
 	uint32_t fd_count;
 	struct kvc_request *filling; /* put whose payload arrives */
 	uint64_t skip_bytes;         /* payload of a refused request, still to come */
@@ -147,8 +147,8 @@ void kvc_session_pace_start(struct kvc_session *session, struct kvc_pace *pace);
 void kvc_session_pace_progress(struct kvc_session *session, struct kvc_pace *pace, uint64_t bytes);
 void kvc_session_pace_stop(struct kvc_session *session, struct kvc_pace *pace);
 
-/* Room for a reply with a body of at most that many bytes, behind its header; NULL: no memory, the session was
- * dropped. */
+/* Room for a reply with a body of at most that many bytes, behind its header; NULL: no memory, the session
+ * was dropped. */
 uint8_t *kvc_session_reply_room(struct kvc_session *session, size_t body_bytes);
 
 /* The reply that was written into the room. */

@@ -141,6 +141,8 @@ static kvc_status put(struct kvc_op *op)
 
 	if (block)
 		return KVC_OK;
+	if (op->source_held && !op->source_held(op))
+		return KVC_DEADLINE;
 	block = block_new(op->cache);
 	if (!block)
 		return KVC_NO_SPACE;

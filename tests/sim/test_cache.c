@@ -309,6 +309,28 @@ static void second_writer_after_a_cancelled_first(void **state)
 	world_close(&w);
 }
 
+static bool let_go(const struct kvc_op *op)
+{
+	(void)op;
+	return false;
+}
+
+static void put_from_a_source_let_go_is_no_block(void **state)
+{
+	struct world w;
+	struct job first, second;
+
+	(void)state;
+	world_open(&w, 23, 0);
+	put_submit(&w, &first, 1, 1, false);
+	first.op.source_held = let_go;
+	put_submit(&w, &second, 1, 2, false);
+	assert_int_equal(finish(&w, &first), KVC_DEADLINE);
+	assert_int_equal(finish(&w, &second), KVC_OK);
+	assert_int_equal(get(&w, 1, 2), KVC_OK);
+	world_close(&w);
+}
+
 static void half_a_put_is_a_miss(void **state)
 {
 	struct world w;
@@ -837,6 +859,7 @@ int main(void)
 	        cmocka_unit_test(put_then_get),
 	        cmocka_unit_test(first_writer_wins),
 	        cmocka_unit_test(second_writer_after_a_cancelled_first),
+	        cmocka_unit_test(put_from_a_source_let_go_is_no_block),
 	        cmocka_unit_test(half_a_put_is_a_miss),
 	        cmocka_unit_test(other_token_count_is_a_conflict),
 	        cmocka_unit_test(overflow_without_disk_loses_the_cold),

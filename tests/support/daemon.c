@@ -65,7 +65,8 @@ bool kvc_test_daemon_prepare(struct kvc_test_daemon *daemon, const char *const *
 	const char *temporary = getenv("TMPDIR");
 	size_t count = 0;
 
-	snprintf(daemon->directory, sizeof daemon->directory, "%s/kvd-XXXXXX", temporary ? temporary : "/tmp");
+	snprintf(daemon->directory, sizeof daemon->directory, "%s/kvd-XXXXXX",
+	         temporary ? temporary : "/tmp");
 	if (!kvc_test_program("kvcellard", daemon->program) || !mkdtemp(daemon->directory))
 		return false;
 	snprintf(daemon->socket, sizeof daemon->socket, "%.200s/s", daemon->directory);

@@ -1,6 +1,7 @@
 /* A real kvcellard as a child of a test, in a directory of its own under TMPDIR.
  *
- * The program is $KVC_BIN/kvcellard, or the one built with the test. Every wait is for a state, with a bound. */
+ * The program is $KVC_BIN/kvcellard, or the one built with the test. Every wait is for a state, with a bound.
+ */
 #ifndef KVC_TEST_DAEMON_H
 #define KVC_TEST_DAEMON_H
 
@@ -22,8 +23,8 @@ struct kvc_test_daemon {
 	char program[KVC_TEST_PATH_BYTES];
 };
 
-/* Make the directory, start with --socket and these options (NULL-terminated, borrowed until the end), and wait
- * until it accepts connections. False: it ended, or was not ready in time; its log goes to stderr. */
+/* Make the directory, start with --socket and these options (NULL-terminated, borrowed until the end), and
+ * wait until it accepts connections. False: it ended, or was not ready in time; its log goes to stderr. */
 bool kvc_test_daemon_start(struct kvc_test_daemon *daemon, const char *const *options);
 
 /* Only make the directory and note the options, for a daemon that is expected to fail. */

@@ -20,6 +20,7 @@
 
 #define CONNECTIONS 64u
 #define IDS         64u
+#define BUCKETS     4096u
 
 #define MUST(holds) ((holds) ? (void)0 : broken(__LINE__, #holds))
 
@@ -80,7 +81,7 @@ struct fake_daemon {
 	unsigned seen[KVC_VERB_COUNT];
 	bool frozen;
 	struct request *held;
-	struct stored *blocks;
+	struct stored *blocks[BUCKETS]; /* by key */
 };
 
 /* ---- sending ------------------------------------------------------------------------------- */
@@ -103,11 +104,28 @@ static void shut(const struct connection *connection)
 		(void)shutdown(connection->fd, SHUT_RDWR);
 }
 
+/* Field 1000, so many bytes long with its head of 5 bytes; 0: none. */
+static void pad(uint8_t *out, size_t bytes)
+{
+	static const uint8_t head[] = {0xC2, 0x3E}; /* 1000 << 3 | 2 */
+	size_t length = bytes - 5;
+
+	if (bytes == 0)
+		return;
+	memset(out, 'p', bytes);
+	memcpy(out, head, sizeof(head));
+	out[2] = (uint8_t)(length | 0x80);
+	out[3] = (uint8_t)(length >> 7 | 0x80);
+	out[4] = (uint8_t)(length >> 14);
+}
+
 /* The answer, through the rule of its verb. */
 static void reply(const struct request *request, const struct fake_rule *rule, kvc_status status,
                   const ProtobufCMessage *message, const uint8_t *payload, size_t payload_bytes)
 {
-	size_t body_bytes = protobuf_c_message_get_packed_size(message);
+	size_t padding = request->connection->daemon->limits.padding;
+	size_t message_bytes = protobuf_c_message_get_packed_size(message);
+	size_t body_bytes = message_bytes + padding;
 	size_t length = KVC_FRAME_HEADER_BYTES + body_bytes + payload_bytes;
 	uint8_t *bytes = malloc(length);
 	struct kvc_frame frame = {
@@ -122,6 +140,7 @@ static void reply(const struct request *request, const struct fake_rule *rule, k
 	MUST(bytes);
 	kvc_frame_encode(&frame, bytes);
 	protobuf_c_message_pack(message, bytes + KVC_FRAME_HEADER_BYTES);
+	pad(bytes + KVC_FRAME_HEADER_BYTES + message_bytes, padding);
 	if (payload_bytes > 0)
 		memcpy(bytes + KVC_FRAME_HEADER_BYTES + body_bytes, payload, payload_bytes);
 	if (rule->action == FAKE_CUT && rule->number < length) {
@@ -245,8 +264,12 @@ static void on_close(const struct request *request, const struct fake_rule *rule
 
 static struct stored **find(struct fake_daemon *daemon, const struct namespace_ *ns, ProtobufCBinaryData key)
 {
-	struct stored **at = &daemon->blocks;
+	struct stored **at;
+	uint32_t hash = 0;
 
+	for (size_t i = 0; i < key.len; i++)
+		hash = hash * 31 + key.data[i];
+	at = &daemon->blocks[hash % BUCKETS];
 	while (*at && (strcmp((*at)->identity, ns->identity) != 0 || (*at)->key_bytes != key.len ||
 	               memcmp((*at)->key, key.data, key.len) != 0))
 		at = &(*at)->next;
@@ -694,7 +717,7 @@ struct fake_daemon *fake_daemon_start(const char *path, const struct fake_limits
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 
 	MUST(daemon && strlen(path) < sizeof(daemon->path));
-	daemon->limits = limits ? *limits : (struct fake_limits){1024, 256, 16u << 20, 0};
+	daemon->limits = limits ? *limits : (struct fake_limits){1024, 256, 16u << 20, 0, 0};
 	(void)snprintf(daemon->path, sizeof(daemon->path), "%s", path);
 	(void)snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
 	MUST(pthread_mutex_init(&daemon->lock, NULL) == 0 && pthread_cond_init(&daemon->changed, NULL) == 0);
@@ -733,11 +756,13 @@ void fake_daemon_stop(struct fake_daemon *daemon)
 		if (daemon->connections[i].used)
 			MUST(pthread_join(daemon->connections[i].thread, NULL) == 0);
 	}
-	while (daemon->blocks) {
-		struct stored *stored = daemon->blocks;
+	for (unsigned i = 0; i < BUCKETS; i++) {
+		while (daemon->blocks[i]) {
+			struct stored *stored = daemon->blocks[i];
 
-		daemon->blocks = stored->next;
-		free(stored);
+			daemon->blocks[i] = stored->next;
+			free(stored);
+		}
 	}
 	(void)close(daemon->stop[0]);
 	(void)close(daemon->stop[1]);
@@ -804,8 +829,10 @@ size_t fake_daemon_blocks(struct fake_daemon *daemon)
 	size_t blocks = 0;
 
 	MUST(pthread_mutex_lock(&daemon->lock) == 0);
-	for (const struct stored *at = daemon->blocks; at; at = at->next)
-		blocks++;
+	for (unsigned i = 0; i < BUCKETS; i++) {
+		for (const struct stored *at = daemon->blocks[i]; at; at = at->next)
+			blocks++;
+	}
 	MUST(pthread_mutex_unlock(&daemon->lock) == 0);
 	return blocks;
 }

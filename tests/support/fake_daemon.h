@@ -20,6 +20,7 @@ struct fake_limits {
 	uint32_t inflight;
 	uint64_t inline_bytes;
 	uint32_t deadline_ms_max;
+	uint32_t padding; /* bytes of a field that nobody knows, in every answer */
 };
 
 enum fake_action {

@@ -1,5 +1,5 @@
-/* What every fault of a client must leave: an answer, one counter one higher, a daemon that serves others, and
- * no descriptor. */
+/* What every fault of a client must leave: an answer, one counter one higher, a daemon that serves others,
+ * and no descriptor. */
 #ifndef KVC_TEST_FAULT_CHECK_H
 #define KVC_TEST_FAULT_CHECK_H
 
@@ -18,8 +18,8 @@ struct kvc_test_fault {
 /* Note how things are. False: the daemon does not answer. */
 bool kvc_test_fault_begin(struct kvc_test_fault *fault, struct kvc_test_daemon *daemon);
 
-/* Among all counters of refusals and dropped or rejected connections exactly `counter` grew since begin or the
- * last call, by `times`. Says on stderr what grew instead. */
+/* Among all counters of refusals and dropped or rejected connections exactly `counter` grew since begin or
+ * the last call, by `times`. Says on stderr what grew instead. */
 bool kvc_test_fault_counted(struct kvc_test_fault *fault, const char *counter, unsigned times);
 
 /* The witness and a new client are served, and descriptors are as at the begin. */

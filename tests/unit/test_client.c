@@ -209,7 +209,7 @@ static void test_keys(void **state)
 static void test_split(void **state)
 {
 	enum { COUNT = 3000 };
-	const struct fake_limits limits[] = {{7, 16, 1 << 20, 0}, {4096, 256, 1 << 20, 0}};
+	const struct fake_limits limits[] = {{7, 16, 1 << 20, 0, 0}, {4096, 256, 1 << 20, 0, 0}};
 	uint8_t(*bytes)[KVC_KEY_BYTES_MAX] = calloc(COUNT, sizeof(*bytes));
 	struct kvc_key *keys = calloc(COUNT, sizeof(*keys));
 	struct kvc_block *blocks = calloc(COUNT, sizeof(*blocks));
@@ -561,6 +561,61 @@ static void test_event_loop_beside_sync(void **state)
 	fixture_close(&f);
 }
 
+/* What is pending is cancelled, and all is freed though nothing was closed. */
+static void test_destroy_with_pending(void **state)
+{
+	struct kvc_transfer transfer;
+	struct kvc_block blocks[3];
+	struct kvc_key key = {"x", 1};
+	struct fixture f;
+	uint64_t keys[3];
+
+	(void)state;
+	fixture_open(&f, NULL);
+	fixture_blocks(blocks, keys, 3, 0);
+	kvc_transfer_init(&transfer, f.memory);
+	fake_daemon_rule(f.daemon, KVC_VERB_PUT, (struct fake_rule){.action = FAKE_HOLD});
+	assert_ok(kvc_put_submit(f.ns, &transfer, blocks, 2, NULL));
+	assert_ok(kvc_lookup_submit(f.ns, &key, 1, 0, NULL, NULL));
+	assert_ok(kvc_ping(f.client, 0)); /* the look-up is complete, and never taken */
+	assert_ok(kvc_put_submit(f.ns, &transfer, &blocks[2], 1, NULL));
+	kvc_client_destroy(f.client);
+	for (size_t i = 0; i < 3; i++)
+		assert_int_equal(blocks[i].status, KVC_CANCELLED);
+	f.client = NULL;
+	f.ns = NULL;
+	f.memory = NULL;
+	fixture_close(&f);
+}
+
+/* Memory goes when the last request on it is complete: by its deadline, or earlier. */
+static void test_destroy_used_memory(void **state)
+{
+	struct kvc_completion completion;
+	struct kvc_transfer transfer;
+	struct kvc_block block;
+	struct fixture f;
+	uint64_t key;
+
+	(void)state;
+	fixture_open(&f, NULL);
+	fixture_blocks(&block, &key, 1, 0);
+	kvc_transfer_init(&transfer, f.memory);
+	assert_ok(kvc_get_submit(f.ns, &transfer, &block, 1, &block));
+	kvc_memory_destroy(f.memory); /* drives the connection itself */
+	assert_int_equal(block.status, KVC_MISS);
+	assert_int_equal(take(f.client, &completion, 1, 0), 1);
+	assert_ok(kvc_memory_create(f.client, FIXTURE_BLOCK, &f.memory));
+	kvc_transfer_init(&transfer, f.memory);
+	transfer.deadline_ms = 20;
+	fake_daemon_rule(f.daemon, KVC_VERB_GET, (struct fake_rule){.action = FAKE_HOLD});
+	assert_ok(kvc_get_submit(f.ns, &transfer, &block, 1, &block));
+	kvc_memory_destroy(f.memory);
+	assert_int_equal(block.status, KVC_DEADLINE);
+	f.memory = NULL;
+	fixture_close(&f);
+}
+
 /* ---- threads ------------------------------------------------------------------------------- */
 
 enum { THREADS = 8, ROUNDS = 300 };
@@ -700,6 +755,8 @@ int main(void)
 	        cmocka_unit_test(test_bad_submits),
 	        cmocka_unit_test(test_event_loop),
 	        cmocka_unit_test(test_event_loop_beside_sync),
+	        cmocka_unit_test(test_destroy_with_pending),
+	        cmocka_unit_test(test_destroy_used_memory),
 	        cmocka_unit_test(test_threads),
 	        cmocka_unit_test(test_fork),
 	};

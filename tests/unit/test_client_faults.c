@@ -610,6 +610,36 @@ static void test_bad_replies(void **state)
 	fixture_close(&f);
 }
 
+/* The payload of an inline get must be as long as the blocks that are there. */
+static void test_bad_payloads(void **state)
+{
+	static const struct {
+		uint8_t status;
+		uint32_t payload;
+	} rows[] = {{0, 0}, {0, 10}, {0, FIXTURE_BLOCK - 1}, {0, FIXTURE_BLOCK + 1}, {KVC_MISS, 1}};
+	static uint8_t bytes[KVC_FRAME_HEADER_BYTES + 3 + FIXTURE_BLOCK + 1];
+	struct fixture f;
+
+	(void)state;
+	fixture_open(&f, NULL);
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		struct kvc_frame frame = REPLY(KVC_VERB_GET, 0, 3);
+		const uint8_t body[] = {0x0A, 1, rows[i].status};
+
+		frame.payload_bytes = rows[i].payload;
+		kvc_frame_encode(&frame, bytes);
+		memcpy(bytes + KVC_FRAME_HEADER_BYTES, body, sizeof(body));
+		fake_daemon_rule(f.daemon, KVC_VERB_GET,
+		                 (struct fake_rule){.action = FAKE_RAW,
+		                                    .bytes = bytes,
+		                                    .length = KVC_FRAME_HEADER_BYTES + 3 + rows[i].payload,
+		                                    .times = 1});
+		assert_status(do_inline_get(&f), KVC_DISCONNECTED);
+		assert_told("another length than its blocks");
+	}
+	fixture_close(&f);
+}
+
 /* Rubbish of every kind in place of an answer. Any status will do; what must not be is a crash, a hang, or
  * something that the sanitizers see. Then the client must work as before. */
 static void test_random_replies(void **state)
@@ -691,7 +721,9 @@ static void test_refused_requests(void **state)
 {
 	struct kvc_namespace_options options;
 	struct kvc_namespace *ns = NULL;
+	struct kvc_stat *stats;
 	struct fixture f;
+	size_t count;
 
 	(void)state;
 	fixture_open(&f, NULL);
@@ -701,6 +733,8 @@ static void test_refused_requests(void **state)
 	assert_status(kvc_ping(f.client, 0), KVC_IO);
 	assert_told("as the test wants it");
 	assert_status(do_lookup(&f), KVC_IO);
+	assert_status(do_inline_get(&f), KVC_IO);
+	assert_status(kvc_stats(f.client, 0, &stats, &count), KVC_IO);
 	fake_daemon_rule(f.daemon, KVC_VERB_ATTACH, (struct fake_rule){.action = FAKE_ANSWER});
 	assert_status(fixture_put(&f, 2, 0, 0), KVC_IO);
 	assert_status(fixture_get(&f, 2, 0, 0), KVC_IO);
@@ -732,6 +766,7 @@ int main(void)
 	        cmocka_unit_test(test_frozen),
 	        cmocka_unit_test(test_unanswered_are_bounded),
 	        cmocka_unit_test(test_bad_replies),
+	        cmocka_unit_test(test_bad_payloads),
 	        cmocka_unit_test(test_random_replies),
 	        cmocka_unit_test(test_refused_set_up),
 	        cmocka_unit_test(test_refused_requests),

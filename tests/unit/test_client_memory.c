@@ -44,6 +44,8 @@ static void counting_free(void *memory)
 	free(memory);
 }
 
+static const struct kvcc_allocator failing = {failing_alloc, counting_free};
+
 static void inline_get(struct fixture *f)
 {
 	uint8_t data[FIXTURE_BLOCK];
@@ -112,17 +114,16 @@ static void script(const struct fixture *outer)
 	kvc_client_destroy(f.client);
 }
 
-static void sweep(bool all)
+static void sweep(bool all, const struct fake_limits *limits)
 {
-	static const struct kvcc_allocator allocator = {failing_alloc, counting_free};
 	struct fixture f;
 	size_t points = 0;
 
 	fixture_open_empty(&f);
-	fixture_start_daemon(&f, NULL);
+	fixture_start_daemon(&f, limits);
 	kvc_client_destroy(f.client);
 	f.client = NULL;
-	kvcc_alloc_set(&allocator);
+	kvcc_alloc_set(&failing);
 	for (heap.until = 0;; heap.until++, points++) {
 		heap.all = all;
 		heap.made = 0;
@@ -141,13 +142,52 @@ static void sweep(bool all)
 static void test_no_memory_once(void **state)
 {
 	(void)state;
-	sweep(false);
+	sweep(false, NULL);
 }
 
 static void test_no_memory_any_more(void **state)
 {
 	(void)state;
-	sweep(true);
+	sweep(true, NULL);
+}
+
+/* Answers so long that they need the heap to be read. */
+static const struct fake_limits long_answers = {1024, 256, 16u << 20, 0, 40000};
+
+static void test_no_memory_to_read_once(void **state)
+{
+	(void)state;
+	sweep(false, &long_answers);
+}
+
+static void test_no_memory_to_read_any_more(void **state)
+{
+	(void)state;
+	sweep(true, &long_answers);
+}
+
+/* The late answer to a put cannot be read: then it counts as stored, and all of it is dropped. */
+static void test_no_memory_for_late_put(void **state)
+{
+	struct fixture f;
+	size_t n;
+
+	(void)state;
+	fixture_open(&f, &long_answers);
+	fake_daemon_rule(f.daemon, KVC_VERB_PUT, (struct fake_rule){.action = FAKE_HOLD, .times = 1});
+	assert_int_equal(fixture_put(&f, 3, 0, 20), KVC_DEADLINE);
+	fake_daemon_release(f.daemon);
+	assert_int_equal(fake_daemon_blocks(f.daemon), 3);
+	heap.until = 0;
+	heap.all = true;
+	kvcc_alloc_set(&failing);
+	assert_int_equal(kvc_client_next(f.client, NULL, 0, 0, &n), KVC_OK);
+	kvcc_alloc_set(NULL);
+	fake_daemon_await(f.daemon, KVC_VERB_DROP, 1);
+	assert_int_equal(kvc_ping(f.client, 0), KVC_OK);
+	assert_int_equal(fake_daemon_blocks(f.daemon), 0);
+	assert_int_equal(fixture_put(&f, 3, 0, 0), KVC_OK);
+	fixture_close(&f);
 }
 
 int main(void)
@@ -155,6 +195,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(test_no_memory_once),
 	        cmocka_unit_test(test_no_memory_any_more),
+	        cmocka_unit_test(test_no_memory_to_read_once),
+	        cmocka_unit_test(test_no_memory_to_read_any_more),
+	        cmocka_unit_test(test_no_memory_for_late_put),
 	};
 
 	return cmocka_run_group_tests_name("client_memory", tests, NULL, NULL);

@@ -162,13 +162,14 @@ static void test_other_types(void **state)
 {
 	(void)state;
 	assert_int_equal(LOAD("--threads", "auto", "--simd=avx2", "--socket-mode", "0660",
-	                      "--verify-on-start", "--allow-uids", "1, 2,3", "--disk", "/a b/c"),
+	                      "--verify-on-start", "--allow-uids", "1, root,3", "--disk", "/a b/c"),
 	                 KVC_OK);
 	assert_int_equal(conf.threads, 0);
 	assert_int_equal(conf.simd, 2);
 	assert_int_equal(conf.socket_mode, 0660);
 	assert_int_equal(conf.verify_on_start, 1);
 	assert_int_equal(conf.allow_uids.count, 3);
+	assert_int_equal(conf.allow_uids.ids[1], 0);
 	assert_int_equal(conf.allow_uids.ids[2], 3);
 	assert_string_equal(conf.disk, "/a b/c");
 	assert_int_equal(LOAD("--verify-on-start=no"), KVC_OK);
@@ -186,7 +187,8 @@ static void test_wrong_values(void **state)
 	        {"--simd", "AVX2", "one of"},
 	        {"--socket-mode", "0999", "octal"},
 	        {"--socket-mode", "1000", "octal"},
-	        {"--allow-uids", "alice", "numbers"},
+	        {"--allow-uids", "no-such-user", "names of users"},
+	        {"--allow-gids", "no such group", "names of groups"},
 	        {"--allow-uids", "4294967295", "numbers"},
 	        {"--allow-uids", "1;2", "numbers"},
 	        {"--disk", "/x\ny", "printable"},

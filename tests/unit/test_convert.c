@@ -25,7 +25,7 @@ static const struct kvc_rpc_limits limits = {
 static int setup(void **state)
 {
 	(void)state;
-	return kvc_convert_open(&convert);
+	return kvc_convert_open(&convert) != KVC_OK;
 }
 
 static int teardown(void **state)

@@ -144,11 +144,84 @@ static void test_put_to_drop(void **state)
 	kvcc_free(frame.bytes);
 }
 
+/* ---- replies ------------------------------------------------------------------------------- */
+
+/* A reply of so many statistics. */
+static size_t build_stats(size_t count, size_t name_bytes, uint8_t *out)
+{
+	Kvcellar__StatsReply reply;
+	Kvcellar__Stat *stats = calloc(count, sizeof(*stats));
+	Kvcellar__Stat **pointers = calloc(count, sizeof(*pointers));
+	char name[100];
+	size_t length;
+
+	memset(name, 'n', sizeof(name));
+	name[name_bytes] = '\0';
+	kvcellar__stats_reply__init(&reply);
+	for (size_t i = 0; i < count; i++) {
+		kvcellar__stat__init(&stats[i]);
+		stats[i].name = name;
+		stats[i].value = (double)i;
+		pointers[i] = &stats[i];
+	}
+	reply.stats = pointers;
+	reply.n_stats = count;
+	length = kvcellar__stats_reply__get_packed_size(&reply);
+	assert_true(length <= KVC_FRAME_BODY_MAX);
+	(void)kvcellar__stats_reply__pack(&reply, out);
+	free(stats);
+	free(pointers);
+	return length;
+}
+
+static kvc_status decode_stats(const uint8_t *body, size_t length, struct kvcc_reply *reply, const char **why)
+{
+	static struct kvcc_arena arena;
+	const struct kvcc_expected expected = {KVC_VERB_STATS, 0};
+	kvc_status status;
+
+	kvcc_arena_init(&arena);
+	status = kvcc_reply_decode(&expected, KVC_OK, body, length, &arena, reply, why);
+	assert_true(arena.total <= KVCC_ARENA_BYTES_MAX);
+	kvcc_arena_reset(&arena);
+	return status;
+}
+
+static void test_large_stats(void **state)
+{
+	static uint8_t body[KVC_FRAME_BODY_MAX];
+	size_t length = build_stats(700, 70, body);
+	struct kvcc_reply reply;
+	const char *why;
+
+	(void)state;
+	assert_int_equal(decode_stats(body, length, &reply, &why), KVC_OK);
+	assert_int_equal(reply.stats.count, 701);
+	assert_int_equal(strlen(reply.stats.stats[700].name), 63); /* cut to what the struct holds */
+	kvc_stats_free(reply.stats.stats);
+}
+
+/* A frame full of empty entries would need 48 times its size: refused, not allocated. */
+static void test_empty_entries(void **state)
+{
+	static uint8_t body[KVC_FRAME_BODY_MAX];
+	struct kvcc_reply reply;
+	const char *why = NULL;
+
+	(void)state;
+	for (size_t i = 0; i + 2 <= sizeof(body); i += 2)
+		body[i] = 3 << 3 | 2;
+	assert_int_equal(decode_stats(body, sizeof(body), &reply, &why), KVC_BAD_MESSAGE);
+	assert_non_null(why);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(test_fit),
 	        cmocka_unit_test(test_put_to_drop),
+	        cmocka_unit_test(test_large_stats),
+	        cmocka_unit_test(test_empty_entries),
 	};
 
 	return cmocka_run_group_tests_name("wire", tests, NULL, NULL);
