@@ -95,6 +95,11 @@ static void disk_recover(struct kvc_tier *tier, const struct kvc_tier_events *ev
 void kvc_disk_on(struct kvc_disk *disk)
 {
 	state_move(disk, DISK_ON);
+	kvc_info("disk tier: %lld records in %lld of %u segments of %llu MiB (%s, %s)",
+	         (long long)kvc_stat_get(disk->count.records),
+	         (long long)(disk->segment_count - kvc_stat_get(disk->count.free_segments)),
+	         disk->segment_count, (unsigned long long)(disk->super.segment_bytes >> 20),
+	         kvc_io_backend_name(disk->io), disk->super_file.direct ? "O_DIRECT" : "page cache");
 	kvc_disk_prepare(disk, false);
 }
 

@@ -75,20 +75,22 @@ void kvc_disk_no_segment(struct kvc_disk *disk)
 
 /* --- stalls --------------------------------------------------------------------------------------- */
 
-static uint64_t later(uint64_t a, uint64_t b)
+/* Nothing has ended since this was submitted, and for STALL_MS. */
+static bool hangs(const struct kvc_disk *disk, uint64_t since_ms)
 {
-	return a > b ? a : b;
+	uint64_t quiet_since = since_ms > disk->ended_ms ? since_ms : disk->ended_ms;
+
+	return kvc_loop_now_ms(disk->loop) - quiet_since >= STALL_MS;
 }
 
-/* In flight, and nothing has ended since the oldest of them was submitted and for STALL_MS. */
+/* The oldest of each kind heads its list. */
 static bool stalled(const struct kvc_disk *disk)
 {
 	const struct disk_load *load = kvc_container_of(disk->loads.busy.next, struct disk_load, node);
 	const struct disk_write *write = kvc_container_of(disk->writes.busy.next, struct disk_write, node);
-	uint64_t before = kvc_loop_now_ms(disk->loop) - STALL_MS;
 
-	return (!kvc_list_empty(&disk->loads.busy) && later(load->since_ms, disk->ended_ms) <= before) ||
-	       (!kvc_list_empty(&disk->writes.busy) && later(write->since_ms, disk->ended_ms) <= before);
+	return (!kvc_list_empty(&disk->loads.busy) && hangs(disk, load->since_ms)) ||
+	       (!kvc_list_empty(&disk->writes.busy) && hangs(disk, write->since_ms));
 }
 
 static void watchdog_fired(struct kvc_timer *timer)

@@ -78,6 +78,8 @@ static int teardown(void **state)
 	(void)state;
 	inject_nothing();
 	kvc_io_fault_release();
+	rig_stop(&rig);
+	(void)umount2(rig.directory, MNT_DETACH); /* in case test_small_file_system failed */
 	rig_destroy(&rig);
 	return 0;
 }
