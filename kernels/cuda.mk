@@ -66,6 +66,11 @@ $(GPU_BIN)/test_kern_emulated: $(GPU_TEST_OBJ) $(KERN_EMU_OBJ) $(KERNEL_A) $(OBJ
 	@mkdir -p $(@D)
 	$(Q)$(CXX) $(LDFLAGS_ALL) $^ $(GPU_LIBS) -o $@
 
+# One variant of the gate runs it (tests/check.sh); a sanitizer does not understand its fibres.
+ifeq ($(VARIANT),$(DEFAULT_VARIANT))
+tests: $(GPU_BIN)/test_kern_emulated
+endif
+
 .PHONY: cuda test-gpu test-gpu-emulated bench-gpu
 
 test-gpu-emulated: $(GPU_BIN)/test_kern_emulated

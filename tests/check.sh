@@ -66,6 +66,10 @@ for folder in unit sim integration fault; do
 	programs+=("${binaries[@]}")
 done
 add tests/integration/*.sh tests/integration/test_*.py
+# The CUDA kernels on a CPU: the Makefile builds this in one variant.
+if [ -x "$out/bin/tests/gpu/test_kern_emulated" ]; then
+	programs+=("$out/bin/tests/gpu/test_kern_emulated 2000 1 tests/data/keys.bf16 tests/data/values.bf16")
+fi
 # The kill loop in a quick form; `make killloop` is the long one.
 programs+=("$out/bin/tests/fault/kill_loop --kills ${KVC_TEST_KILLS:-10}")
 while read -r target; do

@@ -14,6 +14,7 @@ RUNNER = pathlib.Path(__file__).resolve().parents[1] / "runner.py"
 PROGRAMS = {
     "tap": ("echo 1..2; echo ok 1 - a; echo ok 2 - b", 2, 0, 0, ""),
     "plain": ("true", 1, 0, 0, ""),
+    "plain_ok": ("echo ok; echo ok: all is well", 1, 0, 0, ""),
     "skip": ("echo 1..2; echo ok 1 - a; echo 'ok 2 - b # SKIP no disk'", 1, 0, 1, "b no disk"),
     "skip_cmocka": ("echo 1..1; echo 'not ok 1 # SKIP named'", 0, 0, 1, "named"),
     "skip_whole": ("echo the reason; exit 77", 0, 0, 1, "the reason"),

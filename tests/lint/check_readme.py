@@ -23,8 +23,10 @@ def blocks(markdown):
 
 def main():
     top, report = source.root(), source.Report()
-    targets = set(re.findall(r"^([a-z][\w-]*(?: [a-z][\w-]*)*):(?!=)", source.text(top, "Makefile"), re.M))
-    targets = {name for group in targets for name in group.split()}
+    targets = set()
+    for path in ("Makefile", *source.files(top, "*.mk")):
+        groups = re.findall(r"^([a-z][\w-]*(?: [a-z][\w-]*)*):(?!=)", source.text(top, path), re.M)
+        targets |= {name for group in groups for name in group.split()}
     readme = source.text(top, "README.md")
     for start, block in blocks(readme):
         for number, line in enumerate(block, start):

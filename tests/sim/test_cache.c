@@ -1,5 +1,6 @@
 /* The cache and the mover in the simulated world of sim.h: each behaviour by itself, then random histories
- * against a model that knows only which contents were ever put under a key. */
+ * against a model that knows only which contents were ever put under a key.
+ * Long because all cases share the world at its top. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
