@@ -1,11 +1,14 @@
 #!/bin/sh
-# Install the packages that building and testing need, on Debian 12 and Ubuntu 24.04. Does nothing, and needs no
-# network, when all are there. Elsewhere it says what is missing.
+# Install the packages that building and testing need, on Debian 12 and Ubuntu 24.04; with the argument `bench` also
+# what the benchmarks compare with. Does nothing, and needs no network, when all are there. Elsewhere it says what
+# is missing.
 set -eu
 
 packages_common="build-essential pkg-config clang clang-format protobuf-c-compiler \
 protobuf-compiler libprotobuf-c-dev libuv1-dev liburing-dev libxxhash-dev libsodium-dev libjansson-dev \
 libsmartcols-dev libinih-dev libsystemd-dev libcmocka-dev python3 universal-ctags strace"
+
+packages_bench="redis-server fio"
 
 libraries="libprotobuf-c libuv liburing libxxhash libsodium jansson smartcols inih libsystemd cmocka"
 tools="cc make pkg-config clang clang-format protoc-c python3"
@@ -63,6 +66,7 @@ install_packages() {
 
 wanted=$(packages)
 if [ -n "$wanted" ]; then
+	[ "${1:-}" != bench ] || wanted="$wanted $packages_bench"
 	missing=$(missing_packages "$wanted")
 	[ -z "$missing" ] || install_packages "$missing"
 	exit 0

@@ -1,5 +1,5 @@
 /* The processor under the kernels: what is CUDA's or PTX's own, under names that a CPU can stand in for
- * (tests/gpu/emu.h runs the same kernels there, one fibre a thread).
+ * (tests/gpu/emu.cuh runs the same kernels there, one fibre a thread).
  *
  * A *team* is DEV_TEAM threads that work on one tile. A thread block is several teams, one block runs on each
  * multiprocessor, and teams of a block share nothing but the table of the hash's secret: each has its own named
@@ -43,6 +43,13 @@ DEV float dev_reciprocal(float x)
 DEV float dev_quotient(float x, float y)
 {
 	return __fdiv_rn(x, y);
+}
+
+/* The same number, of which the compiler knows nothing. */
+DEV float dev_opaque(float x)
+{
+	asm volatile("" : "+f"(x));
+	return x;
 }
 
 DEV uint32_t dev_f32_bits(float x)
@@ -89,15 +96,20 @@ DEV uint32_t dev_max_u16x2(uint32_t a, uint32_t b)
 	return __vmaxu2(a, b);
 }
 
+DEV uint32_t dev_high_product32(uint32_t a, uint32_t b)
+{
+	return __umulhi(a, b);
+}
+
+/* Bytes of `b` (numbers 0 to 3) and `c` (4 to 7), chosen by the nibbles of `selector`. */
+DEV uint32_t dev_bytes(uint32_t b, uint32_t c, uint32_t selector)
+{
+	return __byte_perm(b, c, selector);
+}
+
 DEV uint64_t dev_high_product(uint64_t a, uint64_t b)
 {
 	return __umul64hi(a, b);
-}
-
-/* a + the four bytes of b, each times the byte of c. */
-DEV uint32_t dev_dot(uint32_t b, uint32_t c, uint32_t a)
-{
-	return __dp4a(b, c, a);
 }
 
 DEV float dev_shuffle(float x, uint32_t mask)
@@ -130,10 +142,10 @@ DEV void dev_block_sync()
 	__syncthreads();
 }
 
-/* Barrier 0 is the block's. */
+/* Barrier 0 is the block's. Whole warps come, so the aligned form will do. */
 DEV void dev_team_sync(uint32_t team)
 {
-	asm volatile("barrier.sync %0, %1;" ::"r"(team + 1), "n"(DEV_TEAM) : "memory");
+	asm volatile("bar.sync %0, %1;" ::"r"(team + 1), "n"(DEV_TEAM) : "memory");
 }
 
 /* Copy 16 bytes from global to shared memory in the background. */
@@ -161,7 +173,7 @@ DEV void dev_add(uint32_t *word, uint32_t value)
 }
 
 #else
-#include "tests/gpu/emu.h"
+#include "tests/gpu/emu.cuh"
 #endif
 
 /* 16 bytes at once. */

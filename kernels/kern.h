@@ -9,8 +9,8 @@
  * abort, and are thread-safe. All memory is the caller's and stays until the stream has passed the launch.
  *
  * Bounds. The pool's geometry is checked here against the bytes of its regions before anything is launched.
- * Page ids lie in device memory and are checked there, each one when it is read and before it is used: nothing
- * is read or written through an id out of range, and the block's result says KVC_KERN_BAD_PAGE. */
+ * Page ids lie in device memory and are checked there, each one when it is read and before it is used:
+ * nothing is read or written through an id out of range, and the block's result says KVC_KERN_BAD_PAGE. */
 #ifndef KVC_KERN_H
 #define KVC_KERN_H
 
@@ -25,7 +25,7 @@ extern "C" {
  * plus its channel; the channels of a head are contiguous. Byte strides, in any order, never negative. Fused
  * layouts are two places with the same strides and different bases. */
 struct kvc_kern_place {
-	void *base; /* device address */
+	void *base;     /* device address */
 	uint64_t bytes; /* from base: the region that all pages must lie in */
 	uint64_t page_stride;
 	uint64_t layer_stride;
@@ -43,18 +43,20 @@ struct kvc_kern_pool {
 
 /* One block of a batch; read by the kernels, so in device or mapped host memory. */
 struct kvc_kern_block {
-	uint64_t image;        /* device address of the image, KVC_IMAGE_ALIGN aligned */
-	uint64_t image_bytes;  /* encode: capacity, at least plan.image_bytes. decode: length of the image */
-	uint64_t ids;          /* device address of the id of the page that holds the first token */
-	uint32_t first_token;  /* where in that page the block begins */
-	uint32_t reserved;     /* 0 */
+	uint64_t image;       /* device address of the image, KVC_IMAGE_ALIGN aligned */
+	uint64_t image_bytes; /* encode: capacity, at least plan.image_bytes. decode: length of the image */
+	uint64_t ids;         /* device address of the id of the page that holds the first token */
+	uint32_t first_token; /* where in that page the block begins */
+	uint32_t reserved;    /* 0 */
 };
 
 enum {
 	KVC_KERN_BAD_PAGE = 1, /* a page id is out of range: the block is incomplete */
-	KVC_KERN_CORRUPT = 2,  /* decode: a checksum or the raw map does not hold; what was restored is no answer */
-	KVC_KERN_NO_SPACE = 4, /* encode: the raw tiles do not fit into image_bytes; image_bytes tells what would do */
-	KVC_KERN_ALL_RAW = 8,  /* encode: so many raw tiles that the block must be encoded with preset `raw` */
+	KVC_KERN_CORRUPT =
+	        2, /* decode: a checksum or the raw map does not hold; what was restored is no answer */
+	KVC_KERN_NO_SPACE =
+	        4, /* encode: the raw tiles do not fit into image_bytes; image_bytes tells what would do */
+	KVC_KERN_ALL_RAW = 8, /* encode: so many raw tiles that the block must be encoded with preset `raw` */
 };
 
 /* What became of a block; written by the kernels. */
@@ -65,13 +67,13 @@ struct kvc_kern_result {
 };
 
 struct kvc_kern_job {
-	const struct kvc_image_plan *plan; /* host; read before the launcher returns */
-	const struct kvc_kern_pool *pool;  /* host; read before the launcher returns */
+	const struct kvc_image_plan *plan;   /* host; read before the launcher returns */
+	const struct kvc_kern_pool *pool;    /* host; read before the launcher returns */
 	const struct kvc_kern_block *blocks; /* device or mapped host memory, `count` of them */
 	struct kvc_kern_result *results;     /* device or mapped host memory, `count` of them */
 	uint32_t count;
-	uint32_t sms;  /* most multiprocessors to occupy: one thread block runs on each */
-	void *stream;  /* cudaStream_t; its priority is the launch's */
+	uint32_t sms; /* most multiprocessors to occupy: one thread block runs on each */
+	void *stream; /* cudaStream_t; its priority is the launch's */
 };
 
 /* Load all kernels into the current context, so that no launch does. May allocate and synchronise. */

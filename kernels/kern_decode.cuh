@@ -10,7 +10,7 @@
 #include "kernels/kern_raw.cuh"
 #include "kernels/kern_rows.cuh"
 
-#define DECODE_TEAMS 3u
+#define DECODE_TEAMS 4u
 
 template <unsigned DIM, unsigned BITS> struct decode_layout {
 	static constexpr unsigned coded = 0; /* twice */
@@ -20,7 +20,7 @@ template <unsigned DIM, unsigned BITS> struct decode_layout {
 	static constexpr unsigned address = means + rows<DIM>::mean_bytes;
 	static constexpr unsigned parts = address + 2 * rows<DIM>::address_bytes;
 	static constexpr unsigned flags = parts + parts_bytes(coded_bytes_max<DIM, BITS>());
-	static constexpr unsigned bytes = flags + 16;
+	static constexpr unsigned bytes = flags + 32;
 
 	static_assert(bytes % 16 == 0, "the next team's part is aligned");
 };
@@ -32,8 +32,9 @@ struct decode_shared {
 	float *means;
 	uint64_t *address; /* of rows, by parity of the tile */
 	uint64_t *parts;
-	uint32_t *odd;     /* 1: a mean is not finite */
-	uint32_t *missing; /* not used by the decoder beyond being told */
+	uint32_t *odd;     /* by parity of the tile; 1: a mean is not finite */
+	uint32_t *missing; /* by parity of the tile; 1: a page id was out of range, in this or an earlier one */
+	uint32_t *counts;  /* for raw tiles */
 };
 
 template <unsigned DIM, unsigned BITS> DEV struct decode_shared decode_shared_at(uint8_t *base)
@@ -49,31 +50,29 @@ template <unsigned DIM, unsigned BITS> DEV struct decode_shared decode_shared_at
 	shared.address = (uint64_t *)(own + layout::address);
 	shared.parts = (uint64_t *)(own + layout::parts);
 	shared.odd = (uint32_t *)(own + layout::flags);
-	shared.missing = shared.odd + 1;
+	shared.missing = shared.odd + 2;
+	shared.counts = shared.odd + 4;
 	return shared;
 }
 
-/* Start loading tile `index`, if there is one, and find its rows. */
+/* Start loading a tile and find its rows. */
 template <unsigned DIM, unsigned BITS>
-DEV void decode_begin(const struct kern_task *task, const struct decode_shared *shared, uint32_t index,
+DEV void decode_begin(const struct kern_task *task, const struct decode_shared *shared, const struct tile *tile,
                       uint32_t parity)
 {
 	uint8_t *coded = shared->coded + parity * coded_bytes_max<DIM, BITS>();
-	struct tile tile;
 
-	if (index >= task->tiles)
-		return;
-	tile = tile_find(task, index);
-	if (block_usable(&tile.block, task->image_bytes)) {
+	if (block_usable(&tile->block, task->image_bytes)) {
 		for (uint32_t i = dev_member() * 16; i < task->slot_bytes; i += DEV_TEAM * 16)
-			dev_copy_async(coded + i, tile.slot + i);
+			dev_copy_async(coded + i, tile->slot + i);
 	}
-	rows_find(task, &tile, shared->address + parity * KVC_KERN_FAST_TOKENS, shared->missing);
+	rows_find(task, tile, shared->address + parity * KVC_KERN_FAST_TOKENS, shared->missing + parity);
 }
 
 /* Means as binary32. Without centring, the number that changes nothing, not even the sign of a zero. */
 template <unsigned DIM>
-DEV void decode_means(const struct kern_task *task, const struct decode_shared *shared, const uint8_t *coded)
+DEV void decode_means(const struct kern_task *task, const struct decode_shared *shared, const uint8_t *coded,
+                      uint32_t *odd)
 {
 	uint32_t d = dev_member();
 	uint16_t half;
@@ -87,25 +86,23 @@ DEV void decode_means(const struct kern_task *task, const struct decode_shared *
 	half = ((const uint16_t *)coded)[d];
 	*channel_mean(shared->means, d) = dev_f32_from_f16(half);
 	if (!f16_finite(half))
-		*shared->odd = 1;
+		*odd = 1;
 }
 
-/* Code `i` of a segment as a number. Where the code lies within the mantissa of a number of suitable exponent,
- * it needs no shift: 2^(23 - shift) is added and taken off. */
-template <unsigned BITS> DEV float code_number(const uint32_t codes[BITS], unsigned i)
+/* The codes of a word as numbers: each is put into the low byte of 2^23, which is then taken off. */
+template <unsigned BITS> DEV void code_numbers(uint32_t word, float number[32 / BITS])
 {
-	constexpr uint32_t mask = (1u << BITS) - 1;
-	unsigned shift = i * BITS % 32;
-	uint32_t word = codes[i * BITS / 32];
-	unsigned place = shift;
-	uint32_t exponent;
+	const uint32_t mask = BITS == 8 ? 0xFFFFFFFFu : BITS == 4 ? 0x0F0F0F0Fu : 0x03030303u;
+	const uint32_t base = 0x4B000000u; /* 2^23 */
 
-	if (shift + BITS > 23) {
-		word >>= 16;
-		place = shift - 16;
+#pragma unroll
+	for (unsigned k = 0; k < 8 / BITS; k++) {
+		uint32_t bytes = word >> k * BITS & mask;
+
+#pragma unroll
+		for (unsigned i = 0; i < 4; i++)
+			number[i * (8 / BITS) + k] = dev_f32_from_bits(dev_bytes(bytes, base, 0x7650 | i)) - 8388608.0f;
 	}
-	exponent = (127 + 23 - place) << 23;
-	return dev_f32_from_bits((word & mask << place) | exponent) - dev_f32_from_bits(exponent);
 }
 
 /* q S + M of a thread's segment; false if scale or offset is not finite. */
@@ -114,7 +111,7 @@ DEV bool segment_dequantise(const struct kern_task *task, const uint8_t *coded, 
                             float y[SEGMENT])
 {
 	uint32_t element = row * DIM + segment * SEGMENT;
-	uint32_t pair = *(const uint32_t *)(coded + task->scales + element / task->group * 4);
+	uint32_t pair = ((const uint32_t *)(coded + task->scales))[element >> task->group_log2];
 	const uint8_t *from = coded + task->codes + element * BITS / 8;
 	float scale = dev_f32_from_f16((uint16_t)pair);
 	float offset = dev_f32_from_f16((uint16_t)(pair >> 16));
@@ -128,8 +125,11 @@ DEV bool segment_dequantise(const struct kern_task *task, const uint8_t *coded, 
 			*(struct dev_vec *)(codes + w) = *(const struct dev_vec *)(from + 4 * w);
 	}
 #pragma unroll
+	for (unsigned w = 0; w < BITS; w++)
+		code_numbers<BITS>(codes[w], y + w * (32 / BITS));
+#pragma unroll
 	for (unsigned i = 0; i < SEGMENT; i++)
-		y[i] = fmaf(code_number<BITS>(codes, i), scale, offset);
+		y[i] = fmaf(y[i], scale, offset);
 	return f16_finite((uint16_t)pair) && f16_finite((uint16_t)(pair >> 16));
 }
 
@@ -159,7 +159,8 @@ DEV void segment_pack(const struct decode_shared *shared, uint32_t row, uint32_t
                       float factor)
 {
 	const float *means = segment_means(shared->means, segment);
-	uint8_t *to = shared->warp + row * rows<DIM>::bytes;
+	struct dev_vec *to = (struct dev_vec *)(shared->warp + row * rows<DIM>::bytes);
+	uint32_t place = segment_place(segment, row);
 
 #pragma unroll
 	for (unsigned c = 0; c < SEGMENT_CHUNKS; c++) {
@@ -173,34 +174,38 @@ DEV void segment_pack(const struct decode_shared *shared, uint32_t row, uint32_t
 
 			chunk.word[w] = ODD ? pack_any(low, high, BF16) : pack_finite<BF16>(low, high);
 		}
-		*(struct dev_vec *)(to + chunk_place(segment * SEGMENT_CHUNKS + c, row) * CHUNK_BYTES) = chunk;
+		to[place ^ c] = chunk;
 	}
 }
 
-/* A warp's rows out, neighbouring chunks by neighbouring threads. `first` is the first row's token. */
-template <unsigned DIM>
+/* A warp's rows out, neighbouring chunks by neighbouring threads. `first` is the first row's token. WHOLE: all rows
+ * are there and have addresses. */
+template <unsigned DIM, bool WHOLE>
 DEV void rows_scatter(const struct kern_task *task, const struct decode_shared *shared, const uint64_t *address,
                       uint32_t first)
 {
+	constexpr unsigned step = rows<DIM>::warp_rows / SEGMENT_CHUNKS;
+	uint32_t chunk = dev_lane() % rows<DIM>::chunks;
+	uint32_t row = dev_lane() / rows<DIM>::chunks;
+
 #pragma unroll
-	for (uint32_t i = 0; i < SEGMENT_CHUNKS; i++) {
-		uint32_t number = i * DEV_WARP + dev_lane();
-		uint32_t row = number / rows<DIM>::chunks;
-		uint32_t chunk = number % rows<DIM>::chunks;
-		const uint8_t *from = shared->warp + row * rows<DIM>::bytes + chunk_place(chunk, row) * CHUNK_BYTES;
+	for (uint32_t i = 0; i < SEGMENT_CHUNKS; i++, row += step) {
+		const struct dev_vec *from = (const struct dev_vec *)(shared->warp + row * rows<DIM>::bytes);
 		struct dev_vec *to;
 
-		if (first + row >= task->tokens || address[first + row] == 0)
+		if (!WHOLE && (first + row >= task->tokens || address[first + row] == 0))
 			continue;
 		to = (struct dev_vec *)(uintptr_t)address[first + row];
-		to[chunk] = *(const struct dev_vec *)from;
+		to[chunk] = from[chunk_place(chunk, row)];
 	}
 }
 
 template <unsigned DIM, unsigned BITS, bool BF16>
 DEV void decode_segments(const struct kern_task *task, const struct decode_shared *shared, const uint8_t *coded,
-                         const uint64_t *address)
+                         uint32_t parity)
 {
+	const uint64_t *address = shared->address + parity * KVC_KERN_FAST_TOKENS;
+	bool missing = shared->missing[parity], odd_mean = shared->odd[parity];
 	constexpr unsigned lanes = rows<DIM>::lanes;
 	uint32_t segment = dev_lane() % lanes;
 	uint32_t row = dev_lane() / lanes;
@@ -211,7 +216,7 @@ DEV void decode_segments(const struct kern_task *task, const struct decode_share
 		bool real = first + row < task->tokens;
 		float y[SEGMENT];
 		bool finite = segment_dequantise<DIM, BITS>(task, coded, real ? first + row : 0, segment, y);
-		bool odd = dev_any(!finite) || *shared->odd;
+		bool odd = dev_any(!finite) || odd_mean;
 
 		if (task->rotate)
 			rotate_segments<lanes>(y);
@@ -220,7 +225,10 @@ DEV void decode_segments(const struct kern_task *task, const struct decode_share
 		else
 			segment_pack<DIM, BF16, false>(shared, row, segment, y, factor);
 		dev_warp_sync();
-		rows_scatter<DIM>(task, shared, address, first);
+		if (first + rows<DIM>::warp_rows <= task->tokens && !missing)
+			rows_scatter<DIM, true>(task, shared, address, first);
+		else
+			rows_scatter<DIM, false>(task, shared, address, first);
 		dev_warp_sync();
 	}
 }
@@ -235,36 +243,54 @@ DEV void decode_verify(const struct kern_task *task, const struct decode_shared 
 		result_error(tile->result, KVC_KERN_CORRUPT);
 }
 
-/* One tile, on its way to shared memory. */
+/* One tile, in shared memory: verify, decode, scatter. */
 template <unsigned DIM, unsigned BITS, bool BF16>
-DEV void decode_tile(const struct kern_task *task, const struct decode_shared *shared, uint32_t index,
-                     uint32_t next, uint32_t parity)
+DEV void decode_tile(const struct kern_task *task, const struct decode_shared *shared, const struct tile *tile,
+                     uint32_t parity)
 {
-	uint32_t team = dev_team();
 	const uint8_t *coded = shared->coded + parity * coded_bytes_max<DIM, BITS>();
+
+	dev_team_sync(dev_team());
+	decode_segments<DIM, BITS, BF16>(task, shared, coded, parity);
+	if (dev_member() < DEV_WARP)
+		decode_verify(task, shared, coded, tile);
+}
+
+/* A tile that is not decoded from its slot. */
+DEV void decode_otherwise(const struct kern_task *task, const struct decode_shared *shared, const struct tile *tile)
+{
+	if (block_usable(&tile->block, task->image_bytes))
+		raw_tile_restore(task, tile, shared->secret, shared->parts, shared->counts);
+	else
+		result_error(tile->result, KVC_KERN_CORRUPT);
+}
+
+/* What the team does for tile `index`, which is on its way, and the one after it. */
+template <unsigned DIM, unsigned BITS, bool BF16>
+DEV void decode_step(const struct kern_task *task, const struct decode_shared *shared, uint32_t index, uint32_t next,
+                     uint32_t parity)
+{
+	const uint8_t *coded = shared->coded + parity * coded_bytes_max<DIM, BITS>();
+	bool more = next < task->tiles;
 	struct tile tile = tile_find(task, index);
+	struct tile after = tile_find(task, more ? next : index);
 	bool usable = block_usable(&tile.block, task->image_bytes);
+	bool slot = usable && !tile_is_raw(tile.image, task->raw_map, tile.number);
 
 	dev_copy_wait();
-	dev_team_sync(team);
-	decode_begin<DIM, BITS>(task, shared, next, !parity);
-	if (!usable) {
-		result_error(tile.result, KVC_KERN_CORRUPT);
-		return;
-	}
-	if (tile_is_raw(tile.image, task->raw_map, tile.number)) {
-		raw_tile_restore(task, &tile, shared->secret, shared->parts, shared->odd);
-		return;
-	}
+	dev_team_sync(dev_team());
 	if (dev_member() == 0)
-		*shared->odd = 0;
-	hash_parts(shared->secret, coded, task->slot_bytes, shared->parts);
-	dev_team_sync(team);
-	decode_means<DIM>(task, shared, coded);
-	dev_team_sync(team);
-	decode_segments<DIM, BITS, BF16>(task, shared, coded, shared->address + parity * KVC_KERN_FAST_TOKENS);
-	if (dev_member() < DEV_WARP)
-		decode_verify(task, shared, coded, &tile);
+		shared->odd[!parity] = 0;
+	if (slot) {
+		decode_means<DIM>(task, shared, coded, shared->odd + parity);
+		hash_parts(shared->secret, coded, task->slot_bytes, shared->parts);
+	}
+	if (more)
+		decode_begin<DIM, BITS>(task, shared, &after, !parity);
+	if (slot)
+		decode_tile<DIM, BITS, BF16>(task, shared, &tile, parity);
+	else
+		decode_otherwise(task, shared, &tile);
 }
 
 template <unsigned DIM, unsigned BITS, bool BF16>
@@ -278,10 +304,16 @@ kern_decode_fast(DEV_TASK(struct kern_task) task)
 	uint32_t parity = 0;
 
 	hash_secret_load((uint64_t *)base);
+	if (dev_member() < 4)
+		shared.odd[dev_member()] = 0;
 	dev_block_sync();
-	decode_begin<DIM, BITS>(&task, &shared, index, 0);
+	if (index < task.tiles) {
+		struct tile tile = tile_find(&task, index);
+
+		decode_begin<DIM, BITS>(&task, &shared, &tile, 0);
+	}
 	for (; index < task.tiles; index += gridDim.x * teams, parity ^= 1)
-		decode_tile<DIM, BITS, BF16>(&task, &shared, index, index + gridDim.x * teams, parity);
+		decode_step<DIM, BITS, BF16>(&task, &shared, index, index + gridDim.x * teams, parity);
 }
 
 #endif

@@ -13,7 +13,7 @@
 #include "kernels/kern_hash.cuh"
 #include "kernels/kern_rows.cuh"
 
-#define ENCODE_TEAMS 3u
+#define ENCODE_TEAMS 4u
 
 /* Limits of what is coded, as 16-bit patterns without sign: 2^20 in bf16; infinity in binary16. */
 #define LIMIT_BF16 0x4980u
@@ -65,19 +65,19 @@ template <unsigned DIM, unsigned BITS> DEV struct encode_shared encode_shared_at
 	return shared;
 }
 
-/* Step 1. Rows without an address are zero: their tile is not stored. */
+/* Step 1. A thread takes the same chunk of rows that lie a multiple of four apart: its place in them is the same. */
 template <unsigned DIM> DEV void load_begin(const struct kern_task *task, const uint64_t *address, uint8_t *source)
 {
-	for (uint32_t i = dev_member(); i < task->tokens * rows<DIM>::chunks; i += DEV_TEAM) {
-		uint32_t row = i / rows<DIM>::chunks;
-		uint32_t chunk = i % rows<DIM>::chunks;
-		uint8_t *to = source + row * rows<DIM>::bytes + chunk_place(chunk, row) * CHUNK_BYTES;
+	constexpr unsigned step = DEV_TEAM / rows<DIM>::chunks;
+	uint32_t chunk = dev_member() % rows<DIM>::chunks;
+	uint32_t first = dev_member() / rows<DIM>::chunks;
+	uint8_t *to = source + chunk_place(chunk, first) * CHUNK_BYTES;
 
-		if (address[row])
-			dev_copy_async(to, (const uint8_t *)(uintptr_t)address[row] + chunk * CHUNK_BYTES);
-		else
-			*(struct dev_vec *)to = {};
-	}
+	static_assert(step % 4 == 0, "chunk_place repeats after four rows");
+#pragma unroll 4
+	for (uint32_t row = first; row < task->tokens; row += step)
+		dev_copy_async(to + row * rows<DIM>::bytes,
+		               (const uint8_t *)(uintptr_t)address[row] + chunk * CHUNK_BYTES);
 }
 
 /* Step 2: warp j sums up tokens j, j + 8, ... of all channels, two, four or eight in a thread. */
@@ -88,11 +88,12 @@ DEV void channel_sums(const struct kern_task *task, const struct encode_shared *
 	constexpr unsigned words = count / 2;
 	uint32_t offset = dev_lane() * count * 2;
 	uint32_t first = dev_member() / DEV_WARP;
+	uint32_t place = chunk_place(offset / CHUNK_BYTES, first) * CHUNK_BYTES + offset % CHUNK_BYTES;
 	float sum[count] = {};
 
+	static_assert(DEV_TEAM_WARPS % 4 == 0, "chunk_place repeats after four rows");
 #pragma unroll 4
 	for (uint32_t t = first; t < task->tokens; t += DEV_TEAM_WARPS) {
-		uint32_t place = chunk_place(offset / CHUNK_BYTES, t) * CHUNK_BYTES + offset % CHUNK_BYTES;
 		const uint32_t *from = (const uint32_t *)(shared->source + t * rows<DIM>::bytes + place);
 		uint32_t word[words];
 
@@ -142,12 +143,12 @@ DEV bool segment_load(const struct encode_shared *shared, uint32_t row, uint32_t
 {
 	const float *means = segment_means(shared->means, segment);
 	const uint8_t *from = shared->source + row * rows<DIM>::bytes;
+	uint32_t place = segment_place(segment, row);
 	uint32_t greatest = 0;
 
 #pragma unroll
 	for (unsigned c = 0; c < SEGMENT_CHUNKS; c++) {
-		uint32_t place = chunk_place(segment * SEGMENT_CHUNKS + c, row);
-		struct dev_vec chunk = *(const struct dev_vec *)(from + place * CHUNK_BYTES);
+		struct dev_vec chunk = ((const struct dev_vec *)from)[place ^ c];
 
 #pragma unroll
 		for (unsigned w = 0; w < 4; w++) {
@@ -170,8 +171,8 @@ DEV void segment_store(const struct kern_task *task, uint8_t *coded, uint32_t ro
 	uint32_t element = row * DIM + segment * SEGMENT;
 	uint8_t *to = coded + task->codes + element * BITS / 8;
 
-	if (element % task->group == 0)
-		*(uint32_t *)(coded + task->scales + element / task->group * 4) =
+	if ((element & ((1u << task->group_log2) - 1)) == 0)
+		((uint32_t *)(coded + task->scales))[element >> task->group_log2] =
 		        s.scale | (uint32_t)s.offset << 16;
 	if constexpr (BITS == 2) {
 		*(struct dev_pair *)to = {{codes[0], codes[1]}};
@@ -193,7 +194,7 @@ DEV void encode_segments(const struct kern_task *task, const struct encode_share
 
 	quant.factor = task->rotate ? 1.0f / (float)(1u << task->run_log2 / 2) : 1.0f;
 	quant.clip = task->clip;
-	quant.lanes = task->group / SEGMENT;
+	quant.lanes = (1u << task->group_log2) / SEGMENT;
 	quant.gain = task->gain;
 	for (uint32_t first = 0; first < task->tokens; first += rows<DIM>::team_rows, row += rows<DIM>::team_rows) {
 		bool real = row < task->tokens;
@@ -216,7 +217,7 @@ DEV void encode_segments(const struct kern_task *task, const struct encode_share
 /* The padding of the plane of scales. That of codes and means is empty: rows are multiples of 16 bytes. */
 template <unsigned DIM> DEV void pad_scales(const struct kern_task *task, uint8_t *coded)
 {
-	uint32_t end = task->scales + task->tokens * DIM / task->group * 4 + dev_member() * 4;
+	uint32_t end = task->scales + (task->tokens * DIM >> task->group_log2) * 4 + dev_member() * 4;
 
 	if (end < task->codes)
 		*(uint32_t *)(coded + end) = 0;
@@ -263,7 +264,8 @@ DEV void next_find(const struct kern_task *task, const struct encode_shared *sha
 template <unsigned DIM> DEV void next_load(const struct kern_task *task, const struct encode_shared *shared,
                                            uint32_t index, uint32_t parity)
 {
-	if (index < task->tiles)
+	/* A tile with a page id out of range is not stored: what is coded then is of no matter. */
+	if (index < task->tiles && !shared->missing[parity])
 		load_begin<DIM>(task, shared->address + parity * KVC_KERN_FAST_TOKENS, shared->source);
 }
 

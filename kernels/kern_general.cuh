@@ -192,7 +192,7 @@ DEV void group_codes(const struct kern_task *task, const float *x, float offset,
 	uint32_t window = 0, held = 0;
 
 	*sums = {0, 0, 0, 0};
-	for (uint32_t i = 0; i < task->group; i++) {
+	for (uint32_t i = 0; i < 1u << task->group_log2; i++) {
 		float z = (x[i] - offset) * inverse;
 		uint32_t q = (uint32_t)rintf(fminf(fmaxf(z, 0.0f), levels));
 
@@ -220,7 +220,7 @@ DEV bool general_group(const struct kern_task *task, const float *x, uint8_t *co
 	struct quant_sums sums;
 	struct quant_scale s;
 
-	for (uint32_t i = 1; i < task->group; i++) {
+	for (uint32_t i = 1; i < 1u << task->group_log2; i++) {
 		least = fminf(least, x[i]);
 		most = fmaxf(most, x[i]);
 	}
@@ -230,7 +230,7 @@ DEV bool general_group(const struct kern_task *task, const float *x, uint8_t *co
 	group_codes(task, x, dev_f32_from_f16(s.offset),
 	            s.scale ? dev_reciprocal(dev_f32_from_f16(s.scale)) : 0.0f, codes, &sums);
 	if (task->gain)
-		s = quant_gain(s, sums, task->group);
+		s = quant_gain(s, sums, 1u << task->group_log2);
 	*pair = s.scale | (uint32_t)s.offset << 16;
 	return quant_scale_finite(s);
 }
@@ -238,14 +238,14 @@ DEV bool general_group(const struct kern_task *task, const float *x, uint8_t *co
 /* All groups of the warp's row; false if the tile must be stored raw. */
 DEV bool row_encode(const struct kern_task *task, const struct tile *tile, const float *row, uint32_t t)
 {
-	uint32_t groups = task->dim / task->group;
+	uint32_t groups = task->dim >> task->group_log2;
 	bool finite = true;
 
 	for (uint32_t i = dev_lane(); i < groups; i += DEV_WARP) {
 		uint64_t number = (uint64_t)t * groups + i;
-		uint8_t *codes = tile->slot + task->codes + number * (task->group * task->bits / 8);
+		uint8_t *codes = tile->slot + task->codes + number * ((task->bits << task->group_log2) / 8);
 
-		finite &= general_group(task, row + i * task->group, codes,
+		finite &= general_group(task, row + (i << task->group_log2), codes,
 		                        (uint32_t *)(tile->slot + task->scales) + number);
 	}
 	return finite;
@@ -255,7 +255,7 @@ DEV bool row_encode(const struct kern_task *task, const struct tile *tile, const
 DEV void general_pad(const struct kern_task *task, const struct tile *tile)
 {
 	uint64_t elements = (uint64_t)task->tokens * task->dim;
-	uint64_t scales_end = task->scales + elements / task->group * 4;
+	uint64_t scales_end = task->scales + (elements >> task->group_log2) * 4;
 	uint64_t codes_end = task->codes + elements * task->bits / 8;
 
 	if (scales_end + dev_member() < task->codes)
@@ -350,7 +350,7 @@ DEV void row_decode(const struct kern_task *task, const struct tile *tile, float
 
 	for (uint32_t d = dev_lane(); d < task->dim; d += DEV_WARP) {
 		uint64_t element = (uint64_t)t * task->dim + d;
-		uint32_t pair = pairs[element / task->group];
+		uint32_t pair = pairs[element >> task->group_log2];
 		float q = (float)code_at(tile->slot + task->codes, element, task->bits);
 
 		row[d] = fmaf(q, dev_f32_from_f16((uint16_t)pair), dev_f32_from_f16((uint16_t)(pair >> 16)));

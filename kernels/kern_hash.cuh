@@ -2,11 +2,11 @@
  * (doc/xxhash_spec.md of the xxHash project).
  *
  * For more than 240 bytes, eight 64-bit accumulators take in stripes of 64 bytes; after each block of 16
- * stripes they are scrambled. Within a block the accumulators are plain sums, so eight threads for each half
- * block add up its stripes side by side (hash_parts), and only the scrambles are a chain, over the blocks, by
+ * stripes they are scrambled. Within a block the accumulators are plain sums, so threads add up its
+ * stripes side by side (hash_parts), and only the scrambles are a chain, over the blocks, by
  * one warp (hash_finish). Up to 240 bytes, one thread does it all.
  *
- * Lengths are multiples of 16, from 32 on; what is hashed is 8-byte aligned. */
+ * Lengths are multiples of 16, from 32 on; what is hashed is 16-byte aligned. */
 #ifndef KVC_KERN_HASH_CUH
 #define KVC_KERN_HASH_CUH
 
@@ -116,46 +116,57 @@ DEV uint32_t hash_blocks(uint32_t bytes)
 	return (bytes - 1) / HASH_BLOCK + 1;
 }
 
-/* What one lane adds up over stripes. An accumulator also takes in the data of the lane beside it. */
+/* What two neighbouring lanes add up over stripes. An accumulator also takes in the data of the other one. */
 struct hash_sum {
-	uint64_t products;
-	uint64_t data;
+	uint64_t even;
+	uint64_t odd;
 };
 
-DEV void hash_accumulate(struct hash_sum *sum, uint64_t data, uint64_t key)
-{
-	uint64_t mixed = data ^ key;
+struct alignas(16) hash_words {
+	uint64_t even;
+	uint64_t odd;
+};
 
-	sum->products += (uint64_t)(uint32_t)mixed * (mixed >> 32);
-	sum->data += data;
+DEV uint64_t hash_product(uint64_t mixed)
+{
+	return (uint64_t)(uint32_t)mixed * (mixed >> 32);
 }
 
-DEV uint64_t hash_sum_total(struct hash_sum sum)
+DEV void hash_accumulate(struct hash_sum *sum, struct hash_words data, uint64_t even_key, uint64_t odd_key)
 {
-	return sum.products + dev_shuffle(sum.data, 1);
+	sum->even += hash_product(data.even ^ even_key) + data.odd;
+	sum->odd += hash_product(data.odd ^ odd_key) + data.even;
 }
 
 /* Sums of the blocks from `first` on, at most HASH_WINDOW of them, to parts[block - first][lane]: 16 threads a
- * block, of which eight take the even and eight the odd stripes. The last stripe of all is left for the end. */
+ * block, of which each four take two lanes each of every fourth stripe. The last stripe of all is left for the
+ * end. */
 DEV void hash_window(const uint64_t *secret, const uint8_t *data, uint32_t bytes, uint32_t first, uint64_t *parts)
 {
-	uint32_t lane = dev_member() % HASH_LANES;
-	uint32_t odd = dev_member() / HASH_LANES % 2;
+	uint32_t lane = dev_member() % 4 * 2;
+	uint32_t stripe = dev_member() / 4 % 4;
 	uint32_t block = dev_member() / 16;
 	uint32_t start = (first + block) * HASH_BLOCK;
 	uint32_t stripes = start < bytes ? (bytes - 1 - start) / HASH_STRIPE : 0;
-	const uint64_t *words = (const uint64_t *)(data + start) + lane;
+	const struct hash_words *words = (const struct hash_words *)(data + start) + lane / 2;
 	struct hash_sum sum = {0, 0};
-	uint64_t total;
 
-	stripes = stripes < 16 ? stripes : 16;
-#pragma unroll 4
-	for (uint32_t i = odd; i < stripes; i += 2)
-		hash_accumulate(&sum, words[i * 8], secret[i + lane]);
-	total = hash_sum_total(sum);
-	total += dev_shuffle(total, HASH_LANES);
-	if (!odd && start < bytes)
-		parts[block * HASH_LANES + lane] = total;
+#pragma unroll
+	for (uint32_t k = 0; k < 16; k += 4) {
+		uint32_t i = k + stripe;
+
+		if (i < stripes)
+			hash_accumulate(&sum, words[i * 4], secret[i + lane], secret[i + lane + 1]);
+	}
+#pragma unroll
+	for (uint32_t mask = 4; mask < 16; mask *= 2) {
+		sum.even += dev_shuffle(sum.even, mask);
+		sum.odd += dev_shuffle(sum.odd, mask);
+	}
+	if (stripe == 0 && start < bytes) {
+		parts[block * HASH_LANES + lane] = sum.even;
+		parts[block * HASH_LANES + lane + 1] = sum.odd;
+	}
 }
 
 /* Sums of all blocks. */
@@ -176,12 +187,10 @@ DEV uint64_t hash_scramble(uint64_t acc, uint64_t part, uint64_t key)
 DEV uint64_t hash_close(const uint64_t *secret, const uint8_t *data, uint32_t bytes, uint64_t acc)
 {
 	uint32_t lane = dev_lane() % HASH_LANES;
-	struct hash_sum last = {0, 0};
+	const uint64_t *last = (const uint64_t *)(data + bytes - HASH_STRIPE);
 	uint64_t h;
 
-	hash_accumulate(&last, ((const uint64_t *)(data + bytes - HASH_STRIPE))[lane],
-	                hash_secret_at(secret, HASH_SECRET_LAST + 8 * lane));
-	acc += hash_sum_total(last);
+	acc += hash_product(last[lane] ^ hash_secret_at(secret, HASH_SECRET_LAST + 8 * lane)) + last[lane ^ 1];
 	acc ^= hash_secret_at(secret, HASH_SECRET_MERGE + 8 * lane);
 	h = hash_fold(acc, dev_shuffle(acc, 1));
 	h += dev_shuffle(h, 2);

@@ -115,7 +115,7 @@ static kvc_status launch_runs(const struct kvc_kern_job *job, bool encode)
 	kvc_status status = KVC_OK;
 	struct kern_task task;
 
-	for (uint32_t layer = 0; status == KVC_OK && layer < shape->layers; layer += task.layers) {
+	for (uint32_t layer = 0; status == KVC_OK && layer < shape->layers; layer += task.layers.divisor) {
 		kern_task_init(&task, job, KVC_KIND_KEY, layer);
 		status = launch_tiles(job, &task, encode);
 		if (status != KVC_OK || shape->value_dim == 0)

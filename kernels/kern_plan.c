@@ -1,5 +1,5 @@
-/* The host's side of the GPU codec that needs no GPU: checks of a job, tasks for the kernels, the header of an
- * image that was encoded there. Pure functions; built and tested without CUDA. */
+/* The host's side of the GPU codec that needs no GPU: checks of a job, tasks for the kernels, the header of
+ * an image that was encoded there. Pure functions; built and tested without CUDA. */
 #include "kernels/codec_internal.h"
 #include "kernels/image_internal.h"
 #include "kernels/kern_task.h"
@@ -24,8 +24,8 @@ static bool place_fits(const struct kvc_kern_place *place, const struct kvc_kern
 	size_t element = kvc_dtype_bytes(shape->dtype);
 	uint64_t end = dim * element;
 
-	if ((uintptr_t)place->base % element || place->page_stride % element || place->layer_stride % element ||
-	    place->token_stride % element || place->head_stride % element)
+	if ((uintptr_t)place->base % element || place->page_stride % element ||
+	    place->layer_stride % element || place->token_stride % element || place->head_stride % element)
 		return false;
 	return product_add(&end, pool->pages - 1, place->page_stride) &&
 	       product_add(&end, shape->layers - 1, place->layer_stride) &&
@@ -70,10 +70,24 @@ static struct kern_place place_of(const struct kvc_kern_place *place, uint32_t l
 	};
 }
 
+/* With shift = ceil(log2 d) and factor = floor(2^32 (2^shift - d) / d) + 1, the quotient is exact for all n
+ * that fit 32 bits (Granlund and Montgomery, "Division by invariant integers using multiplication"); n below
+ * 2^31 keeps the sum in 32 bits. */
+static struct kern_divisor divisor_of(uint32_t divisor)
+{
+	struct kern_divisor made = {.divisor = divisor};
+
+	while ((UINT64_C(1) << made.shift) < divisor)
+		made.shift++;
+	made.factor = (uint32_t)((((UINT64_C(1) << made.shift) - divisor) << 32) / divisor + 1);
+	return made;
+}
+
 static struct kern_pages pages_of(const struct kvc_kern_pool *pool)
 {
-	return (struct kern_pages){
-	        .pages = pool->pages, .page_tokens = pool->page_tokens, .id_bytes = pool->id_bytes};
+	return (struct kern_pages){.pages = pool->pages,
+	                           .page_tokens = divisor_of(pool->page_tokens),
+	                           .id_bytes = pool->id_bytes};
 }
 
 /* Layers from `layer` on that share its codec: one with an override is alone. */
@@ -117,15 +131,15 @@ static void task_geometry(struct kern_task *task, const struct kvc_kern_job *job
 	kvc_image_meta_init(&meta, plan->codec.override_count, plan->tiles);
 	task->place = place_of(key ? &job->pool->key : &job->pool->value, tile->layer);
 	task->pages = pages_of(job->pool);
-	task->layers = run_length(plan, tile->layer);
+	task->layers = divisor_of(run_length(plan, tile->layer));
 	task->layer_slots = layer_offset(plan, tile->layer + 1) - layer_offset(plan, tile->layer);
 	task->slot = tile->slot.offset;
 	task->slot_bytes = (uint32_t)tile->slot.bytes;
 	task->image_bytes = plan->image_bytes;
-	task->heads = shape->heads;
+	task->heads = divisor_of(shape->heads);
 	task->per_layer = plan->tiles / shape->layers;
 	task->first = number;
-	task->tiles = job->count * task->layers * shape->heads;
+	task->tiles = job->count * task->layers.divisor * shape->heads;
 	task->tokens = shape->tokens;
 	task->dim = tile->shape.dim;
 	task->raw_map = meta.raw_map;
@@ -147,7 +161,7 @@ static void task_codec(struct kern_task *task, const struct kvc_image_tile *tile
 	kvc_tile_layout_init(&layout, params, &tile->shape);
 	task->scales = (uint32_t)layout.scales;
 	task->codes = (uint32_t)layout.codes;
-	task->group = layout.group;
+	task->group_log2 = (uint32_t)__builtin_ctz(layout.group);
 	task->run_log2 = layout.run_log2;
 	task->clip = kvc_clip_ratio(params, layout.group);
 	task->centred = layout.centred;
@@ -155,7 +169,8 @@ static void task_codec(struct kern_task *task, const struct kvc_image_tile *tile
 	task->gain = params->gain && params->bits <= 4;
 }
 
-void kern_task_init(struct kern_task *task, const struct kvc_kern_job *job, enum kvc_kind kind, uint32_t layer)
+void kern_task_init(struct kern_task *task, const struct kvc_kern_job *job, enum kvc_kind kind,
+                    uint32_t layer)
 {
 	const struct kvc_image_plan *plan = job->plan;
 	uint32_t number = layer * (plan->tiles / plan->shape.layers);
@@ -200,7 +215,9 @@ void kern_block_task_init(struct kern_block_task *task, const struct kvc_kern_jo
 static bool place_aligned(const struct kern_place *place)
 {
 	return (place->base | place->page_stride | place->layer_stride | place->token_stride |
-	        place->head_stride) % 16 == 0;
+	        place->head_stride) %
+	               16 ==
+	       0;
 }
 
 bool kern_task_is_fast(const struct kern_task *task)
@@ -208,7 +225,7 @@ bool kern_task_is_fast(const struct kern_task *task)
 	bool dim = task->dim == 64 || task->dim == 128 || task->dim == 256;
 	bool bits = task->bits == 2 || task->bits == 4 || task->bits == 8;
 
-	return dim && bits && task->group >= 32 && task->element_bytes == 2 &&
+	return dim && bits && task->group_log2 >= 5 && task->element_bytes == 2 &&
 	       task->tokens <= KVC_KERN_FAST_TOKENS && place_aligned(&task->place);
 }
 

@@ -101,8 +101,14 @@ template <unsigned BITS> DEV constexpr uint32_t quant_word_bias()
 	return bias;
 }
 
-/* Codes of a segment, and with GAIN the sums over it. `inverse` is 0 for a group of one value: all are 0 then. */
-template <unsigned BITS, bool GAIN>
+enum quant_mode {
+	QUANT_PLAIN, /* codes only */
+	QUANT_GAIN,  /* sums, too; no element is more than a range away from the range */
+	QUANT_FAR,   /* sums, too; some are */
+};
+
+/* Codes of a segment, and the sums over it. `inverse` is 0 for a group of one value: all are 0 then. */
+template <unsigned BITS, enum quant_mode MODE>
 DEV void quant_codes(const float x[SEGMENT], float factor, float offset, float inverse, uint32_t codes[BITS],
                      struct quant_sums *sums)
 {
@@ -120,8 +126,8 @@ DEV void quant_codes(const float x[SEGMENT], float factor, float offset, float i
 			uint32_t code = dev_f32_bits(fminf(fmaxf(at, 0.0f), levels) + QUANT_BIAS_F);
 
 			word += code << (i * BITS);
-			if (GAIN) {
-				float fine = fminf(fmaxf(at, -levels), 2.0f * levels);
+			if (MODE != QUANT_PLAIN) {
+				float fine = MODE == QUANT_FAR ? fminf(fmaxf(at, -levels), 2.0f * levels) : at;
 				uint32_t bits = dev_f32_bits(fmaf(fine, 256.0f, QUANT_BIAS_F));
 
 				q += code;
@@ -132,7 +138,7 @@ DEV void quant_codes(const float x[SEGMENT], float factor, float offset, float i
 		}
 		codes[w] = word - quant_word_bias<BITS>();
 	}
-	if (GAIN) {
+	if (MODE != QUANT_PLAIN) {
 		q -= SEGMENT * bias;
 		z -= SEGMENT * bias;
 		/* bias * bias is 0 modulo 2^32 */
@@ -171,6 +177,28 @@ DEV void quant_extremes(const float x[SEGMENT], const struct quant *quant, float
 	*most = high * quant->factor;
 }
 
+/* False if an element's fine position has to be clamped: positions grow with the element. */
+template <unsigned BITS> DEV bool quant_near(float least, float most, float offset, float inverse)
+{
+	const float levels = (float)((1u << BITS) - 1);
+
+	return (least - offset) * inverse >= -levels && (most - offset) * inverse <= 2.0f * levels;
+}
+
+/* Codes by one of three loops. Their common part must not be moved before the branch: it would be done twice,
+ * because its results are too many to be kept. Hence the opaque numbers. */
+template <unsigned BITS>
+DEV void quant_choose(const float x[SEGMENT], const struct quant *quant, float offset, float inverse, bool far,
+                      uint32_t codes[BITS], struct quant_sums *sums)
+{
+	if (BITS > 4 || !quant->gain)
+		quant_codes<BITS, QUANT_PLAIN>(x, quant->factor, offset, dev_opaque(inverse), codes, sums);
+	else if (far)
+		quant_codes<BITS, QUANT_FAR>(x, quant->factor, offset, dev_opaque(inverse), codes, sums);
+	else
+		quant_codes<BITS, QUANT_GAIN>(x, quant->factor, offset, dev_opaque(inverse), codes, sums);
+}
+
 /* The whole of step 5; the scale is not finite if the tile must be stored raw. Called by whole warps. */
 template <unsigned BITS>
 DEV struct quant_scale quant_segment(const float x[SEGMENT], const struct quant *quant, uint32_t codes[BITS])
@@ -184,11 +212,10 @@ DEV struct quant_scale quant_segment(const float x[SEGMENT], const struct quant 
 	s = quant_range(least, most, inverse_levels, quant->clip);
 	offset = dev_f32_from_f16(s.offset);
 	inverse = s.scale ? dev_reciprocal(dev_f32_from_f16(s.scale)) : 0.0f;
-	if (BITS > 4 || !quant->gain) {
-		quant_codes<BITS, false>(x, quant->factor, offset, inverse, codes, &sums);
+	quant_choose<BITS>(x, quant, offset, inverse, dev_any(!quant_near<BITS>(least, most, offset, inverse)), codes,
+	                   &sums);
+	if (BITS > 4 || !quant->gain)
 		return s;
-	}
-	quant_codes<BITS, true>(x, quant->factor, offset, inverse, codes, &sums);
 	quant_sums_share(&sums, quant->lanes);
 	return quant_scale_finite(s) ? quant_gain(s, sums, quant->lanes * SEGMENT) : s;
 }

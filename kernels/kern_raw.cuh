@@ -124,7 +124,7 @@ DEV_SLOW void raw_tile_restore(const struct kern_task *task, const struct tile *
 	uint64_t offset, sum;
 	bool zero = slot_is_zero(task, tile);
 
-	raw_count(tile->image, task->raw_map, task->per_layer, task->heads, tile->number, counts);
+	raw_count(tile->image, task->raw_map, task->per_layer, task->heads.divisor, tile->number, counts);
 	offset = task->image_bytes + (uint64_t)counts[0] * task->raw_bytes[0] +
 	         (uint64_t)counts[1] * task->raw_bytes[1];
 	if (task->bits == KVC_BITS_RAW || offset + bytes > tile->block.image_bytes) {

@@ -45,6 +45,12 @@ DEV uint32_t chunk_place(uint32_t chunk, uint32_t row)
 	return chunk ^ (chunk >> 2 & 3) ^ (chunk >> 4 & 1) ^ (row & 3);
 }
 
+/* The same for chunk c of a segment: place segment_place() ^ c. */
+DEV uint32_t segment_place(uint32_t segment, uint32_t row)
+{
+	return segment * SEGMENT_CHUNKS + ((segment ^ (segment >> 2 & 1) ^ row) & 3);
+}
+
 /* Addresses of all rows of a tile, 0 for those whose page id is out of range; *missing becomes 1 then. */
 DEV void rows_find(const struct kern_task *task, const struct tile *tile, uint64_t *address, uint32_t *missing)
 {

@@ -1,11 +1,20 @@
-/* What a kernel gets: all tiles of one kind (K or V) in one run of layers that share a codec, over all blocks of
- * a batch. Plain data, passed by value. Shared by the launchers and the kernels; not for users of kern.h. */
+/* What a kernel gets: all tiles of one kind (K or V) in one run of layers that share a codec, over all blocks
+ * of a batch. Plain data, passed by value. Shared by the launchers and the kernels; not for users of kern.h.
+ */
 #ifndef KVC_KERN_TASK_H
 #define KVC_KERN_TASK_H
 
 #include "kernels/kern.h"
 
-#define KVC_KERN_FAST_TOKENS 128u /* longest tile of the fast kernels */
+#define KVC_KERN_FAST_TOKENS 128u       /* longest tile of the fast kernels */
+#define KVC_KERN_FIRST_MAX   (1u << 30) /* above any sensible first_token */
+
+/* n / divisor for n below 2^31, without a division: (high 32 bits of n * factor, + n) >> shift. */
+struct kern_divisor {
+	uint32_t divisor;
+	uint32_t factor;
+	uint32_t shift;
+};
 
 /* A place without its name: what addresses of elements are made of. */
 struct kern_place {
@@ -18,7 +27,7 @@ struct kern_place {
 
 struct kern_pages {
 	uint64_t pages;
-	uint32_t page_tokens;
+	struct kern_divisor page_tokens;
 	uint32_t id_bytes;
 };
 
@@ -32,8 +41,8 @@ struct kern_task {
 	uint64_t layer_slots; /* from one layer's slots to the next one's */
 	uint64_t image_bytes; /* of an image without raw tiles */
 	uint32_t tiles;       /* in the whole batch */
-	uint32_t layers;
-	uint32_t heads;
+	struct kern_divisor layers;
+	struct kern_divisor heads;
 	uint32_t tokens;
 	uint32_t dim;
 	uint32_t first;     /* tile number of the first layer's first head */
@@ -42,9 +51,9 @@ struct kern_task {
 	uint32_t sums;
 	uint32_t slot_bytes;
 	uint32_t raw_bytes[2]; /* of a raw tile, unpadded, by kind */
-	uint32_t scales;    /* offsets in a slot */
+	uint32_t scales;       /* offsets in a slot */
 	uint32_t codes;
-	uint32_t group;
+	uint32_t group_log2;
 	uint32_t run_log2; /* rotation works on 2^run_log2 channels */
 	float clip;
 	uint8_t bits; /* KVC_BITS_RAW: slots hold raw tiles */

@@ -18,12 +18,18 @@ struct tile {
 	uint8_t *slot;
 };
 
+DEV uint32_t quotient(uint32_t n, const struct kern_divisor *divisor)
+{
+	return (dev_high_product32(n, divisor->factor) + n) >> divisor->shift;
+}
+
 /* Heads vary fastest, so that teams that run together read rows that lie together. */
 DEV struct tile tile_find(const struct kern_task *task, uint32_t index)
 {
-	uint32_t head = index % task->heads;
-	uint32_t layer = index / task->heads % task->layers;
-	uint32_t block = index / task->heads / task->layers;
+	uint32_t row = quotient(index, &task->heads);
+	uint32_t block = quotient(row, &task->layers);
+	uint32_t head = index - row * task->heads.divisor;
+	uint32_t layer = row - block * task->layers.divisor;
 	struct tile tile;
 
 	tile.block = task->blocks[block];
@@ -35,18 +41,19 @@ DEV struct tile tile_find(const struct kern_task *task, uint32_t index)
 	return tile;
 }
 
-/* The image is there and can be accessed 16 bytes at a time. */
+/* The image is there and can be accessed 16 bytes at a time; positions in pages fit 31 bits. */
 DEV bool block_usable(const struct kvc_kern_block *block, uint64_t image_bytes)
 {
-	return block->image % KVC_IMAGE_ALIGN == 0 && block->image_bytes >= image_bytes;
+	return block->image % KVC_IMAGE_ALIGN == 0 && block->image_bytes >= image_bytes &&
+	       block->first_token < KVC_KERN_FIRST_MAX;
 }
 
 /* Address of the elements of token `token`; 0 if its page id is out of range. */
 DEV uint64_t token_address(const struct kern_place *place, const struct kern_pages *pages,
                            const struct kvc_kern_block *block, uint64_t origin, uint32_t token)
 {
-	uint32_t position = block->first_token % pages->page_tokens + token;
-	uint32_t page = position / pages->page_tokens;
+	uint32_t position = block->first_token + token;
+	uint32_t page = quotient(position, &pages->page_tokens);
 	uint64_t id;
 
 	if (pages->id_bytes == 4)
@@ -55,7 +62,7 @@ DEV uint64_t token_address(const struct kern_place *place, const struct kern_pag
 		id = ((const uint64_t *)(uintptr_t)block->ids)[page];
 	if (id >= pages->pages)
 		return 0;
-	return origin + id * place->page_stride + position % pages->page_tokens * place->token_stride;
+	return origin + id * place->page_stride + (uint64_t)(position - page * pages->page_tokens.divisor) * place->token_stride;
 }
 
 DEV void result_error(struct kvc_kern_result *result, uint32_t error)

@@ -118,7 +118,7 @@ static void last_sync_start(struct kvc_disk *disk)
 static bool quiet(const struct kvc_disk *disk)
 {
 	return !disk->recovery && kvc_list_empty(&disk->stores) && kvc_list_empty(&disk->writes.busy) &&
-	       !disk->loads.busy && kvc_list_empty(&disk->loads.waiting) &&
+	       kvc_list_empty(&disk->loads.busy) && kvc_list_empty(&disk->loads.waiting) &&
 	       disk->sync.step == DISK_SYNC_IDLE && kvc_list_empty(&disk->sync.waiting) &&
 	       disk->prepare.step == DISK_PREPARE_IDLE;
 }
@@ -154,7 +154,9 @@ static void close_progress(struct kvc_disk *disk)
 	}
 	kvc_timer_stop(&disk->writing.timer);
 	kvc_timer_stop(&disk->reading.timer);
-	state_move(disk, DISK_CLOSED);
+	kvc_timer_stop(&disk->watchdog);
+	state_move(disk,
+	           DISK_CLOSED); /* from here on kvc_disk_progress queues nothing behind the last task */
 	disk->closed_task.run = closed_run;
 	kvc_loop_defer(disk->loop, &disk->closed_task);
 }
@@ -227,6 +229,7 @@ static void stats_open(struct kvc_disk *disk, struct kvc_stats *stats)
 	        {&disk->count.recovered, "disk.recovered_records"},
 	        {&disk->count.damaged, "disk.damaged_segments"},
 	        {&disk->count.offs, "disk.offs"},
+	        {&disk->count.stalls, "disk.stalls"},
 	        {&disk->count.writable, "disk.writable"},
 	        {&disk->count.direct, "disk.direct"},
 	};
@@ -270,6 +273,7 @@ static void lists_init(struct kvc_disk *disk)
 	kvc_list_init(&disk->writes.idle);
 	kvc_list_init(&disk->writes.busy);
 	kvc_list_init(&disk->loads.idle);
+	kvc_list_init(&disk->loads.busy);
 	kvc_list_init(&disk->loads.waiting);
 	kvc_list_init(&disk->sync.waiting);
 	kvc_list_init(&disk->sync.current);

@@ -62,13 +62,25 @@ static kvc_status private_check(int fd, const char *path, const struct disk_deta
 	return KVC_OK;
 }
 
+/* Its entry in the directory above is on stable storage when this returns. */
+static int parent_sync(int fd)
+{
+	int parent = openat(fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int failed = parent < 0 || fsync(parent);
+
+	if (parent >= 0)
+		close(parent);
+	return failed;
+}
+
 /* Make it if it is missing; never through a symbolic link. */
 static kvc_status directory_open(int at, const char *path, const struct disk_detail *detail, int *fd)
 {
+	bool made = !mkdirat(at, path, 0700);
 	kvc_status status;
 	int opened;
 
-	if (mkdirat(at, path, 0700) && errno != EEXIST)
+	if (!made && errno != EEXIST)
 		return fail_errno(detail, path, "cannot be created");
 	opened = openat(at, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (opened < 0 && (errno == ENOTDIR || errno == ELOOP))
@@ -77,6 +89,8 @@ static kvc_status directory_open(int at, const char *path, const struct disk_det
 	if (opened < 0)
 		return fail_errno(detail, path, "cannot be opened");
 	status = private_check(opened, path, detail);
+	if (status == KVC_OK && made && parent_sync(opened))
+		status = fail_errno(detail, path, "cannot be made durable");
 	if (status) {
 		close(opened);
 		return status;

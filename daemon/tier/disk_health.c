@@ -1,8 +1,10 @@
 /* Switching the tier off when it fails, and on again.
  *
  * Writing stops after WRITE_FAILURES failures in a row, or at once when there is no space; reads of what is
- * there go on. Reading stops, and all else with it, after READ_FAILURES failures within a minute. After a
- * pause, which doubles each time, the tier is tried again; the first failure then stops it again. */
+ * there go on. Reading stops, and all else with it, after READ_FAILURES failures within a minute, or when a
+ * load or a write hangs for STALL_MS: what is in flight then keeps its memory until the kernel lets go of it,
+ * but nothing is added. After a pause, which doubles each time, the tier is tried again; the first failure
+ * then stops it again. */
 #include <string.h>
 
 #include "daemon/base/log.h"
@@ -12,13 +14,18 @@ enum {
 	WRITE_FAILURES = 3,
 	READ_FAILURES = 16,
 	READ_WINDOW_MS = 60000,
+	STALL_MS = 5000,
+	WATCH_MS = 500,
 	PAUSE_MIN_MS = 1000,
 	PAUSE_MAX_MS = 60000,
 };
 
-static void stores_refuse(struct kvc_disk *disk, kvc_status cause)
+/* What waits will not be started now. */
+static void waiting_refuse(struct kvc_disk *disk, kvc_status cause)
 {
 	kvc_disk_fail_stores(disk, cause == KVC_NO_SPACE ? KVC_NO_SPACE : KVC_UNAVAILABLE);
+	if (disk->reading.off)
+		kvc_disk_fail_loads(disk, KVC_UNAVAILABLE);
 }
 
 /* Without a timer, for want of memory, nobody would switch it on again: it stays on. */
@@ -35,7 +42,7 @@ static void trip(struct kvc_disk *disk, struct disk_breaker *breaker, kvc_status
 		kvc_stat_add(disk->count.offs, 1);
 		kvc_disk_update_writable(disk);
 	}
-	stores_refuse(disk, cause);
+	waiting_refuse(disk, cause);
 }
 
 static void resume(struct kvc_disk *disk, struct disk_breaker *breaker)
@@ -66,6 +73,46 @@ void kvc_disk_no_segment(struct kvc_disk *disk)
 	trip(disk, &disk->writing, KVC_INTERNAL, "writes failed in every segment");
 }
 
+/* --- stalls --------------------------------------------------------------------------------------- */
+
+static uint64_t later(uint64_t a, uint64_t b)
+{
+	return a > b ? a : b;
+}
+
+/* In flight, and nothing has ended since the oldest of them was submitted and for STALL_MS. */
+static bool stalled(const struct kvc_disk *disk)
+{
+	const struct disk_load *load = kvc_container_of(disk->loads.busy.next, struct disk_load, node);
+	const struct disk_write *write = kvc_container_of(disk->writes.busy.next, struct disk_write, node);
+	uint64_t before = kvc_loop_now_ms(disk->loop) - STALL_MS;
+
+	return (!kvc_list_empty(&disk->loads.busy) && later(load->since_ms, disk->ended_ms) <= before) ||
+	       (!kvc_list_empty(&disk->writes.busy) && later(write->since_ms, disk->ended_ms) <= before);
+}
+
+static void watchdog_fired(struct kvc_timer *timer)
+{
+	struct kvc_disk *disk = kvc_container_of(timer, struct kvc_disk, watchdog);
+
+	if (stalled(disk) && !disk->reading.off) {
+		kvc_stat_add(disk->count.stalls, 1);
+		trip(disk, &disk->reading, KVC_IO, "requests hang");
+	}
+	kvc_disk_watch(disk);
+}
+
+/* A timer that cannot be had, for want of memory, is asked for again with the next request. */
+void kvc_disk_watch(struct kvc_disk *disk)
+{
+	bool busy = !kvc_list_empty(&disk->loads.busy) || !kvc_list_empty(&disk->writes.busy);
+
+	if (busy && !disk->watchdog.heap_slot)
+		(void)kvc_timer_start(disk->loop, &disk->watchdog, WATCH_MS);
+}
+
+/* --- reads ---------------------------------------------------------------------------------------- */
+
 static void reading_fired(struct kvc_timer *timer)
 {
 	struct disk_breaker *breaker = kvc_container_of(timer, struct disk_breaker, timer);
@@ -73,6 +120,8 @@ static void reading_fired(struct kvc_timer *timer)
 
 	breaker->failures = READ_FAILURES - 1;
 	breaker->since_ms = kvc_loop_now_ms(disk->loop);
+	if (stalled(disk) && kvc_timer_start(disk->loop, timer, breaker->pause_ms) == KVC_OK)
+		return; /* no use yet */
 	resume(disk, breaker);
 }
 
@@ -82,6 +131,7 @@ void kvc_disk_health_init(struct kvc_disk *disk)
 	        .what = "writing", .pause_ms = PAUSE_MIN_MS, .timer = {.fire = writing_fired}};
 	disk->reading = (struct disk_breaker){
 	        .what = "reading", .pause_ms = PAUSE_MIN_MS, .timer = {.fire = reading_fired}};
+	disk->watchdog.fire = watchdog_fired;
 }
 
 void kvc_disk_write_failed(struct kvc_disk *disk, kvc_stat_cell *cell, const struct kvc_io_req *io)

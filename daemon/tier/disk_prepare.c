@@ -1,7 +1,7 @@
 /* Making a clean segment, while records still go to the open one, so that stores do not wait for it.
  *
  *   IDLE --> ALLOCATE --> DIRECTORY --> SUPER --> SUPER_SYNC --> HEADER --> IDLE, disk->ready is set
- *                 |  `----(old file)------^ |                      ^
+ *                 |  `--(named already)---^ |                      ^
  *                 |                         `--(epochs are left)---'
  *                 `-- any failure: IDLE, the segment is FREE again
  *
@@ -90,7 +90,7 @@ static void prepare_failed(struct kvc_disk *disk)
 	if (prepare->step == DISK_PREPARE_HEADER)
 		segment->failures++;
 	/* Part of a new file may have been allocated; the others on this file system can use it. */
-	if (prepare->step == DISK_PREPARE_ALLOCATE && prepare->created && ftruncate(segment->file.fd, 0))
+	if (prepare->step == DISK_PREPARE_ALLOCATE && !segment->named && ftruncate(segment->file.fd, 0))
 		kvc_debug("disk tier: segment %u keeps its space", segment->number);
 	kvc_disk_segment_reset(segment, 0);
 	kvc_disk_segment_move(segment, DISK_FREE);
@@ -185,12 +185,13 @@ static void prepare_tick(struct kvc_disk *disk)
 	KVC_INVARIANT(prepare->step != DISK_PREPARE_IDLE);
 	switch (prepare->step) {
 	case DISK_PREPARE_ALLOCATE:
-		if (prepare->created)
+		if (!prepare->segment->named)
 			io_start(disk, DISK_PREPARE_DIRECTORY, KVC_IO_SYNC, &disk->segments_dir, 0);
 		else
 			header_or_super_write(disk);
 		break;
 	case DISK_PREPARE_DIRECTORY:
+		prepare->segment->named = true;
 		header_or_super_write(disk);
 		break;
 	case DISK_PREPARE_SUPER:
@@ -212,12 +213,11 @@ static void prepare_tick(struct kvc_disk *disk)
 
 /* --- start ---------------------------------------------------------------------------------------- */
 
-static kvc_status file_ready(struct kvc_disk *disk, struct disk_segment *segment, bool *created)
+static kvc_status file_ready(struct kvc_disk *disk, struct disk_segment *segment)
 {
 	char name[DISK_NAME_BYTES];
 
-	*created = segment->file.fd < 0;
-	if (!*created)
+	if (segment->file.fd >= 0)
 		return KVC_OK;
 	kvc_disk_segment_name(segment->number, name);
 	return kvc_file_open(disk->segments_dir.fd, name, O_RDWR | O_CREAT, &segment->file);
@@ -245,7 +245,7 @@ void kvc_disk_prepare(struct kvc_disk *disk, bool reclaim)
 	segment = pick(disk, reclaim);
 	if (!segment || segment->state != DISK_FREE)
 		return;
-	status = file_ready(disk, segment, &prepare->created);
+	status = file_ready(disk, segment);
 	if (status) {
 		open_failed(disk, segment, status);
 		return;

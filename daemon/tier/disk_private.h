@@ -27,60 +27,14 @@
 #include <string.h>
 
 #include "daemon/tier/disk.h"
+#include "daemon/tier/disk_segment.h"
 #include "daemon/tier/segment.h"
-
-#define DISK_NO_COOKIE UINT32_MAX
-#define DISK_NO_PAGE   UINT32_MAX
 
 enum {
 	DISK_WRITES = 8,      /* writes in flight */
 	DISK_WRITE_IOV = 256, /* records of one write */
 	DISK_LOADS = 128,     /* loads in flight */
 	DISK_SCANNERS = 16,   /* segments that are scanned at a time */
-};
-
-enum disk_segment_state {
-	DISK_FREE,       /* holds nothing */
-	DISK_PREPARING,  /* gets its header */
-	DISK_READY,      /* clean, next to be opened */
-	DISK_OPEN,       /* records are appended */
-	DISK_SEALED,     /* full, or left over from before the start */
-	DISK_RETIRED,    /* a write or sync failed; what is sound in it is still read */
-	DISK_RECLAIMING, /* forgotten; loads are still in flight */
-	DISK_SCANNING,   /* at start */
-	DISK_SEGMENT_STATES,
-};
-
-/* A record's place and whom to tell when it is given up. In page order, without gaps: a record ends where the
- * next one begins. */
-struct disk_entry {
-	uint32_t cookie; /* DISK_NO_COOKIE: nobody */
-	uint32_t page;
-};
-
-struct kvc_disk;
-
-struct disk_segment {
-	struct kvc_disk *disk;
-	uint32_t number;
-	enum disk_segment_state state;
-	struct kvc_file file;  /* fd -1: there is none yet */
-	uint64_t epoch;        /* 0: holds nothing */
-	uint32_t end_page;     /* where the next record goes */
-	uint32_t synced_page;  /* what lies before is on stable storage */
-	uint32_t syncing_page; /* what the running sync covers */
-	uint32_t lost_page;    /* what lies from here on was declared lost */
-	uint32_t loads;        /* in flight */
-	uint32_t writes;       /* in flight */
-	uint32_t failures;     /* in all its epochs */
-	uint64_t live_bytes;
-	uint32_t live_records;
-	struct disk_entry *entries;
-	uint32_t entry_count;
-	uint32_t entry_capacity;
-	struct kvc_list dirty; /* in disk->sync.dirty while there may be something to sync */
-	struct kvc_io_req sync;
-	bool sync_busy;
 };
 
 struct disk_write {
@@ -92,6 +46,7 @@ struct disk_write {
 	uint32_t first_page;
 	uint64_t bytes;
 	struct kvc_list requests;
+	uint64_t since_ms; /* when it was submitted */
 	struct iovec iov[DISK_WRITE_IOV];
 };
 
@@ -101,7 +56,8 @@ struct disk_load {
 	struct kvc_disk *disk;
 	struct disk_segment *segment;
 	struct kvc_tier_req *request;
-	bool again; /* read a second time after a mismatch */
+	uint64_t since_ms; /* when it was submitted */
+	bool again;        /* read a second time after a mismatch */
 	struct iovec iov;
 };
 
@@ -117,7 +73,6 @@ enum disk_prepare_step {
 struct disk_prepare {
 	enum disk_prepare_step step;
 	struct disk_segment *segment;
-	bool created;
 	struct kvc_super super; /* what is being written */
 	struct kvc_io_req io;
 	struct iovec iov;
@@ -185,8 +140,8 @@ struct kvc_disk {
 	struct {
 		struct disk_load *all;
 		struct kvc_list idle;
+		struct kvc_list busy;    /* oldest first */
 		struct kvc_list waiting; /* requests */
-		uint32_t busy;
 	} loads;
 	struct {
 		struct kvc_list waiting; /* requests */
@@ -201,6 +156,8 @@ struct kvc_disk {
 
 	struct disk_breaker reading;
 	struct disk_breaker writing;
+	struct kvc_timer watchdog; /* runs while loads or writes are in flight */
+	uint64_t ended_ms;         /* when one of them ended last */
 
 	struct disk_recovery *recovery;
 	bool verify;
@@ -215,7 +172,7 @@ struct kvc_disk {
 		kvc_stat_cell *stores, *writes, *write_bytes, *loads, *reads, *read_bytes, *syncs;
 		kvc_stat_cell *errors, *read_errors, *write_errors, *sync_errors, *no_space, *corrupt,
 		        *missing;
-		kvc_stat_cell *reclaimed, *lost, *recovered, *damaged, *offs, *writable, *direct;
+		kvc_stat_cell *reclaimed, *lost, *recovered, *damaged, *offs, *stalls, *writable, *direct;
 	} count;
 };
 
@@ -254,36 +211,6 @@ void kvc_disk_dir_close(struct kvc_disk *disk);
 #define DISK_NAME_BYTES 16
 void kvc_disk_segment_name(uint32_t number, char name[DISK_NAME_BYTES]);
 
-/* --- disk_segment.c --- */
-
-void kvc_disk_segment_move(struct disk_segment *segment, enum disk_segment_state to);
-
-/* Begin an epoch. */
-void kvc_disk_segment_reset(struct disk_segment *segment, uint64_t epoch);
-
-/* Note a record of `pages` at the end. KVC_NO_MEMORY: nothing was noted. */
-kvc_status kvc_disk_segment_append(struct disk_segment *segment, uint32_t cookie, uint32_t pages);
-
-/* The record that was appended last belongs to that cookie. */
-void kvc_disk_segment_adopt(struct disk_segment *segment, uint32_t cookie);
-
-/* The segment that holds a record, by place and epoch; NULL: given up. */
-struct disk_segment *kvc_disk_holder(const struct kvc_disk *disk, const struct kvc_record *record);
-
-/* Close the open segment for appending. */
-void kvc_disk_seal(struct kvc_disk *disk);
-
-/* A write or sync failed: no more is written in this epoch, and what lies from `page` on is lost. */
-void kvc_disk_retire(struct disk_segment *segment, uint32_t page);
-
-/* Forget all its records, telling the owner, and free it as soon as nothing is in flight on it. */
-void kvc_disk_reclaim(struct disk_segment *segment);
-
-/* Reclaim or free it if nothing wanted is left in it. */
-void kvc_disk_segment_settle(struct disk_segment *segment);
-
-void kvc_disk_forget(struct kvc_disk *disk, const struct kvc_record *record);
-
 /* --- disk_prepare.c --- */
 
 /* Have a clean segment in reserve. `reclaim`: also at the price of the oldest one. */
@@ -295,6 +222,7 @@ void kvc_disk_store(struct kvc_disk *disk, struct kvc_tier_req *req);
 void kvc_disk_gather(struct kvc_disk *disk);
 void kvc_disk_fail_stores(struct kvc_disk *disk, kvc_status status);
 void kvc_disk_load(struct kvc_disk *disk, struct kvc_tier_req *req);
+void kvc_disk_fail_loads(struct kvc_disk *disk, kvc_status status);
 void kvc_disk_sync(struct kvc_disk *disk, struct kvc_tier_req *req);
 void kvc_disk_sync_progress(struct kvc_disk *disk);
 
@@ -313,6 +241,9 @@ void kvc_disk_no_segment(struct kvc_disk *disk);
 
 void kvc_disk_write_worked(struct kvc_disk *disk);
 void kvc_disk_read_failed(struct kvc_disk *disk, int error);
+
+/* Something was submitted: see that it does not hang. */
+void kvc_disk_watch(struct kvc_disk *disk);
 
 /* --- disk_recover.c --- */
 

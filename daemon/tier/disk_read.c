@@ -53,10 +53,12 @@ static void loads_start(struct kvc_disk *disk)
 		load->segment = segment;
 		load->request = req;
 		load->again = false;
+		load->since_ms = kvc_loop_now_ms(disk->loop);
 		memcpy(req->record.device, disk->super.instance, sizeof req->record.device);
 		segment->loads++;
-		disk->loads.busy++;
+		kvc_list_push(&disk->loads.busy, &load->node);
 		load_read(load);
+		kvc_disk_watch(disk);
 	}
 }
 
@@ -102,9 +104,10 @@ static void load_done(struct kvc_io_req *io)
 		load_read(load);
 		return;
 	}
+	disk->ended_ms = kvc_loop_now_ms(disk->loop);
 	load_count(load, status);
+	kvc_list_remove(&load->node);
 	kvc_list_push(&disk->loads.idle, &load->node);
-	disk->loads.busy--;
 	segment->loads--;
 	req->status = status;
 	req->done(req);
@@ -122,4 +125,12 @@ void kvc_disk_load(struct kvc_disk *disk, struct kvc_tier_req *req)
 	}
 	kvc_list_push(&disk->loads.waiting, &req->node);
 	loads_start(disk);
+}
+
+void kvc_disk_fail_loads(struct kvc_disk *disk, kvc_status status)
+{
+	struct kvc_list *node;
+
+	while ((node = kvc_list_pop(&disk->loads.waiting)))
+		kvc_disk_answer_later(disk, kvc_container_of(node, struct kvc_tier_req, node), status);
 }

@@ -159,6 +159,7 @@ static void header_done(struct kvc_io_req *io)
 	scanner->state = SCAN_IDLE;
 	if (scan_filled(scanner) && header_accepts(scanner, &header)) {
 		kvc_disk_segment_reset(scanner->segment, header.epoch);
+		scanner->segment->named = true; /* I3 */
 		recovery->order[recovery->order_count++] =
 		        (struct disk_turn){header.epoch, scanner->segment->number};
 		if (header.epoch >= recovery->disk->next_epoch)

@@ -106,10 +106,12 @@ static void write_start(struct kvc_disk *disk)
 		return;
 	}
 	write->sequence = ++disk->writes.sequence;
+	write->since_ms = kvc_loop_now_ms(disk->loop);
 	write->segment->writes++;
 	kvc_list_push(&disk->writes.busy, &write->node);
 	kvc_stat_add(disk->count.writes, 1);
 	kvc_io_submit(disk->io, &write->io);
+	kvc_disk_watch(disk);
 }
 
 void kvc_disk_gather(struct kvc_disk *disk)
@@ -145,6 +147,7 @@ static void write_done(struct kvc_io_req *io)
 	struct kvc_list *node;
 	bool lost;
 
+	disk->ended_ms = kvc_loop_now_ms(disk->loop);
 	write_account(write);
 	lost = write->first_page >= segment->lost_page;
 	kvc_list_init(&requests);

@@ -1,6 +1,6 @@
-/* Fibres, barriers and exchanges of the emulated GPU: see emu.h. One thread block runs at a time; its threads run
+/* Fibres, barriers and exchanges of the emulated GPU: see emu.cuh. One thread block runs at a time; its threads run
  * in turn, each until it waits. A round in which no thread gets on is a deadlock, and ends the program. */
-#include "tests/gpu/emu.h"
+#include "tests/gpu/emu.cuh"
 
 #include <setjmp.h>
 #include <stdio.h>

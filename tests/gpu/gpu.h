@@ -1,5 +1,6 @@
-/* The little that tests and benches of the kernels need of a GPU's memory, in plain C. Two implementations: CUDA
- * (gpu_cuda.cu), and the emulated one on the CPU (gpu_emu.c). Errors end the program: these are tests. */
+/* The little that tests and benches of the kernels need of a GPU's memory, in plain C. Two implementations:
+ * CUDA (gpu_cuda.cu), and the emulated one on the CPU (gpu_emu.c). Errors end the program: these are tests.
+ */
 #ifndef KVC_TESTS_GPU_GPU_H
 #define KVC_TESTS_GPU_GPU_H
 

@@ -8,13 +8,13 @@
 enum kind {
 	PLAUSIBLE, /* Gaussian with a common part and outlier channels */
 	CONSTANT,
-	TINY, /* subnormal in the source type or nearly */
+	TINY,  /* subnormal in the source type or nearly */
 	GREAT, /* near the limit above which tiles are raw */
 	TWO_VALUES,
-	SPARSE, /* zeros of both signs, few others */
-	STEP,  /* exact ties between codes */
+	SPARSE,  /* zeros of both signs, few others */
+	STEP,    /* exact ties between codes */
 	SPECIAL, /* now and then not finite or too large */
-	BITS,  /* any bit pattern */
+	BITS,    /* any bit pattern */
 	KINDS,
 };
 
@@ -70,7 +70,8 @@ static uint32_t element_bits(struct rng *rng, uint32_t kind, enum kvc_dtype dtyp
 		return (uint32_t)rng_next(rng);
 	if (dtype == KVC_DTYPE_FP32)
 		return kvc_f32_bits(x);
-	return dtype == KVC_DTYPE_FP16 ? kvc_f16_from_f32(kind == GREAT ? x / 17.0f : x) : kvc_bf16_saturate(x);
+	return dtype == KVC_DTYPE_FP16 ? kvc_f16_from_f32(kind == GREAT ? x / 17.0f : x)
+	                               : kvc_bf16_saturate(x);
 }
 
 void data_row(struct rng *rng, uint32_t kind, enum kvc_dtype dtype, uint32_t dim, uint8_t *row)

@@ -1,5 +1,6 @@
-/* See kern_digest.h. The files hold [8 layers][2048 tokens][2 heads][128] bf16; the blocks are those of whole
- * sequences, spread over 16-token pages in random order. Encoded and decoded on the GPU, and decoded on the CPU. */
+/* See kern_digest.h. The files hold [8 layers][tokens][2 heads][128] bf16; the blocks are those of whole
+ * sequences, spread over 16-token pages in random order. Encoded and decoded on the GPU, and decoded on the
+ * CPU. */
 #include "tests/gpu/kern_digest.h"
 
 #include "tests/gpu/kern_trial.h"
@@ -10,11 +11,16 @@
 #include <string.h>
 
 #define LAYERS    8u
-#define TOKENS    2048u
+#define TOKENS    2048u /* of the files that the digests are of */
 #define HEADS     2u
 #define DIM       128u
 #define ROW_BYTES (HEADS * DIM * 2u)
-#define FILE_BYTES (LAYERS * TOKENS * ROW_BYTES)
+
+struct file {
+	uint8_t *bytes;
+	size_t length;
+	uint32_t tokens;
+};
 
 struct digest {
 	bool keys;
@@ -41,14 +47,15 @@ static const struct digest digests[] = {
 };
 
 /* Rows of blocks between the file's order and that of a pool's data: each layer's tokens of block b. */
-static void rows_copy(uint8_t *data, uint8_t *file, uint32_t first, uint32_t blocks, uint32_t tokens, bool to_file)
+static void rows_copy(uint8_t *data, uint8_t *file, uint32_t all, uint32_t first, uint32_t blocks,
+                      uint32_t tokens, bool to_file)
 {
 	size_t part = (size_t)tokens * ROW_BYTES;
 
 	for (uint32_t b = 0; b < blocks; b++) {
 		for (uint32_t layer = 0; layer < LAYERS; layer++) {
 			uint8_t *inner = data + (b * LAYERS + layer) * part;
-			uint8_t *outer = file + ((size_t)layer * TOKENS + first + b * tokens) * ROW_BYTES;
+			uint8_t *outer = file + ((size_t)layer * all + first + b * tokens) * ROW_BYTES;
 
 			memcpy(to_file ? outer : inner, to_file ? inner : outer, part);
 		}
@@ -66,8 +73,9 @@ static void pool_collect(struct pool *pool, uint8_t *data)
 		for (uint32_t i = 0; i < LAYERS * pool->shape.tokens * HEADS; i++) {
 			uint32_t layer = i / HEADS / pool->shape.tokens, t = i / HEADS % pool->shape.tokens;
 			uint32_t position = pool->first_token + t;
-			uint64_t page = (uint64_t)
-			        pool->ids[b * pool->block_pages + position / pool->desc.page_tokens];
+			uint64_t page =
+			        (uint64_t)
+			                pool->ids[b * pool->block_pages + position / pool->desc.page_tokens];
 			const uint8_t *row = mirror + pool->offset[0] + page * place->page_stride +
 			                     layer * place->layer_stride +
 			                     position % pool->desc.page_tokens * place->token_stride +
@@ -80,20 +88,24 @@ static void pool_collect(struct pool *pool, uint8_t *data)
 }
 
 /* Restore `blocks` blocks of `tokens` tokens from token `first` on; false on any error. */
-static bool restore(const struct digest *digest, uint8_t *file, uint8_t *on_gpu, uint8_t *on_cpu, uint32_t first,
-                    uint32_t blocks, uint32_t tokens)
+static bool restore(const struct digest *digest, const struct file *file, uint8_t *on_gpu, uint8_t *on_cpu,
+                    uint32_t first, uint32_t blocks, uint32_t tokens)
 {
 	struct kvc_block_shape shape = {LAYERS, HEADS, DIM, 0, tokens, KVC_DTYPE_BF16};
-	struct pool_wish wish = {.layout = POOL_SPLIT, .page_tokens = 16, .id_bytes = 8, .first_token = first % 16};
-	struct kvc_codec_params params = {.bits = digest->bits, .group = digest->group, .centre = true,
-	                                  .rotate = digest->rotate, .gain = true};
+	struct pool_wish wish = {
+	        .layout = POOL_SPLIT, .page_tokens = 16, .id_bytes = 8, .first_token = first % 16};
+	struct kvc_codec_params params = {.bits = digest->bits,
+	                                  .group = digest->group,
+	                                  .centre = true,
+	                                  .rotate = digest->rotate,
+	                                  .gain = true};
 	struct kvc_block_codec codec = {.key = params, .value = params};
 	struct rng rng = {first + 1};
 	struct trial trial;
 	bool good;
 
 	trial_make(&trial, &shape, &codec, blocks, &wish, &rng);
-	rows_copy(trial.pool.data, file, first, blocks, tokens, false);
+	rows_copy(trial.pool.data, file->bytes, file->tokens, first, blocks, tokens, false);
 	pool_spread(&trial.pool, trial.pool.data);
 	pool_upload(&trial.pool);
 	trial_reference(&trial);
@@ -102,59 +114,66 @@ static bool restore(const struct digest *digest, uint8_t *file, uint8_t *on_gpu,
 	trial_images_upload(&trial);
 	good = good && trial_decode(&trial) == KVC_OK;
 	pool_collect(&trial.pool, trial.pool.data);
-	rows_copy(trial.pool.data, on_gpu, first, blocks, tokens, true);
-	rows_copy(trial.restored, on_cpu, first, blocks, tokens, true);
+	rows_copy(trial.pool.data, on_gpu, file->tokens, first, blocks, tokens, true);
+	rows_copy(trial.restored, on_cpu, file->tokens, first, blocks, tokens, true);
 	trial_free(&trial);
 	return good;
 }
 
-static bool digest_is(const uint8_t *bytes, const char *expected)
+static bool digest_is(const uint8_t *bytes, size_t length, const char *expected)
 {
 	uint8_t hash[crypto_hash_sha256_BYTES];
 	char text[2 * sizeof hash + 1];
 
-	crypto_hash_sha256(hash, bytes, FILE_BYTES);
+	crypto_hash_sha256(hash, bytes, length);
 	sodium_bin2hex(text, sizeof text, hash, sizeof hash);
 	return strcmp(text, expected) == 0;
 }
 
-static bool digest_agrees(const struct digest *digest, uint8_t *file)
+static bool digest_agrees(const struct digest *digest, const struct file *file)
 {
-	uint8_t *on_gpu = calloc(1, FILE_BYTES), *on_cpu = calloc(1, FILE_BYTES);
-	uint32_t blocks = TOKENS / digest->tokens, rest = TOKENS % digest->tokens;
+	uint8_t *on_gpu = calloc(1, file->length), *on_cpu = calloc(1, file->length);
+	uint32_t blocks = file->tokens / digest->tokens, rest = file->tokens % digest->tokens;
 	bool good = restore(digest, file, on_gpu, on_cpu, 0, blocks, digest->tokens);
 
 	if (rest)
-		good = restore(digest, file, on_gpu, on_cpu, TOKENS - rest, 1, rest) && good;
-	good = good && digest_is(on_gpu, digest->sha256) && digest_is(on_cpu, digest->sha256);
-	printf("digest: %s, %u tokens, %u bits, g%u, %s: %s\n", digest->keys ? "keys" : "values", digest->tokens,
-	       digest->bits, digest->group, digest->rotate ? "rotated" : "not rotated", good ? "ok" : "DIFFERS");
+		good = restore(digest, file, on_gpu, on_cpu, file->tokens - rest, 1, rest) && good;
+	good = good && memcmp(on_gpu, on_cpu, file->length) == 0;
+	if (file->tokens == TOKENS)
+		good = good && digest_is(on_gpu, file->length, digest->sha256);
+	printf("%s: %s, %u tokens, %u bits, g%u, %s: %s\n", file->tokens == TOKENS ? "digest" : "slice",
+	       digest->keys ? "keys" : "values", digest->tokens, digest->bits, digest->group,
+	       digest->rotate ? "rotated" : "not rotated", good ? "ok" : "DIFFERS");
 	free(on_gpu);
 	free(on_cpu);
 	return good;
 }
 
-static uint8_t *file_read(const char *path)
+static struct file file_read(const char *path)
 {
-	uint8_t *bytes = malloc(FILE_BYTES);
+	struct file read = {.bytes = malloc(LAYERS * TOKENS * ROW_BYTES)};
 	FILE *file = fopen(path, "rb");
 
-	if (file == NULL || fread(bytes, 1, FILE_BYTES, file) != FILE_BYTES) {
+	if (file != NULL) {
+		read.length = fread(read.bytes, 1, LAYERS * TOKENS * ROW_BYTES, file);
+		fclose(file);
+	}
+	read.tokens = (uint32_t)(read.length / (LAYERS * ROW_BYTES));
+	if (read.tokens == 0 || read.length % (LAYERS * ROW_BYTES) != 0) {
 		fprintf(stderr, "cannot read %s\n", path);
 		exit(2);
 	}
-	fclose(file);
-	return bytes;
+	return read;
 }
 
 uint32_t digests_differ(const char *keys_path, const char *values_path)
 {
-	uint8_t *keys = file_read(keys_path), *values = file_read(values_path);
+	struct file keys = file_read(keys_path), values = file_read(values_path);
 	uint32_t bad = 0;
 
 	for (size_t i = 0; i < sizeof digests / sizeof digests[0]; i++)
-		bad += !digest_agrees(&digests[i], digests[i].keys ? keys : values);
-	free(keys);
-	free(values);
+		bad += !digest_agrees(&digests[i], digests[i].keys ? &keys : &values);
+	free(keys.bytes);
+	free(values.bytes);
 	return bad;
 }

@@ -4,7 +4,8 @@
 
 #include <stdint.h>
 
-/* Restore the whole files with each of the parameter sets; the number of digests that are not as documented. */
+/* Restore the files with each of the parameter sets; the number of sets for which GPU and CPU differ or, of
+ * the whole files, the digest is not as documented. */
 uint32_t digests_differ(const char *keys_path, const char *values_path);
 
 #endif

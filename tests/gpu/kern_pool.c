@@ -40,8 +40,8 @@ static void axes_order(uint32_t number, enum axis order[AXES])
 }
 
 /* Strides of a place with the axes in that order, outermost first; returns the bytes of all. */
-static uint64_t place_strides(struct kvc_kern_place *place, const enum axis order[AXES], const uint64_t extent[AXES],
-                              uint64_t row_bytes)
+static uint64_t place_strides(struct kvc_kern_place *place, const enum axis order[AXES],
+                              const uint64_t extent[AXES], uint64_t row_bytes)
 {
 	uint64_t stride[AXES];
 	uint64_t bytes = row_bytes;
@@ -123,8 +123,8 @@ static void ids_upload(struct pool *pool)
 	free(narrow);
 }
 
-void pool_make(struct pool *pool, const struct kvc_block_shape *shape, uint32_t blocks, const struct pool_wish *wish,
-               struct rng *rng)
+void pool_make(struct pool *pool, const struct kvc_block_shape *shape, uint32_t blocks,
+               const struct pool_wish *wish, struct rng *rng)
 {
 	memset(pool, 0, sizeof *pool);
 	pool->shape = *shape;
@@ -172,7 +172,8 @@ struct kvc_block_view pool_view(const struct pool *pool, uint8_t *data, uint32_t
 }
 
 /* Rows of one layer and kind of a block to the mirror. */
-static void layer_spread(struct pool *pool, const uint8_t *rows, enum kvc_kind kind, uint32_t block, uint32_t layer)
+static void layer_spread(struct pool *pool, const uint8_t *rows, enum kvc_kind kind, uint32_t block,
+                         uint32_t layer)
 {
 	const struct kvc_kern_place *place = kind == KVC_KIND_KEY ? &pool->desc.key : &pool->desc.value;
 	uint32_t dim = kind == KVC_KIND_KEY ? pool->shape.key_dim : pool->shape.value_dim;
@@ -180,8 +181,8 @@ static void layer_spread(struct pool *pool, const uint8_t *rows, enum kvc_kind k
 
 	for (uint32_t t = 0; t < pool->shape.tokens; t++) {
 		uint32_t position = pool->first_token + t;
-		uint64_t page = (uint64_t)
-		        pool->ids[block * pool->block_pages + position / pool->desc.page_tokens];
+		uint64_t page =
+		        (uint64_t)pool->ids[block * pool->block_pages + position / pool->desc.page_tokens];
 		uint64_t at = pool->offset[kind] + page * place->page_stride + layer * place->layer_stride +
 		              position % pool->desc.page_tokens * place->token_stride;
 

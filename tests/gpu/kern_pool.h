@@ -1,5 +1,5 @@
-/* Paged pools for tests of the kernels: a layout of any kind, blocks on random pages, and the same blocks as the CPU
- * codec takes them. */
+/* Paged pools for tests of the kernels: a layout of any kind, blocks on random pages, and the same blocks as
+ * the CPU codec takes them. */
 #ifndef KVC_TESTS_GPU_KERN_POOL_H
 #define KVC_TESTS_GPU_KERN_POOL_H
 
@@ -14,9 +14,9 @@ uint64_t rng_next(struct rng *rng);
 uint32_t rng_below(struct rng *rng, uint32_t bound);
 
 enum pool_layout {
-	POOL_SPLIT = 0,    /* all keys, then all values; layers, pages, tokens and heads in any order */
-	POOL_PAGED = 1,    /* keys and values of a page together */
-	POOL_FUSED = 2,    /* key and value of a head together */
+	POOL_SPLIT = 0, /* all keys, then all values; layers, pages, tokens and heads in any order */
+	POOL_PAGED = 1, /* keys and values of a page together */
+	POOL_FUSED = 2, /* key and value of a head together */
 	POOL_LAYOUTS = 3,
 };
 

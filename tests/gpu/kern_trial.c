@@ -187,8 +187,8 @@ static const char *image_fault(struct trial *trial, uint32_t b)
 		return result->errors == KVC_KERN_ALL_RAW ? NULL : "not reported as wholly raw";
 	if (result->errors != 0 || result->raw_tiles != image.raw_tiles)
 		return "result";
-	if (kvc_kern_image_seal(plan, made, trial->stride, &length) != KVC_OK || length != trial->lengths[b] ||
-	    length != result->image_bytes)
+	if (kvc_kern_image_seal(plan, made, trial->stride, &length) != KVC_OK ||
+	    length != trial->lengths[b] || length != result->image_bytes)
 		return "length";
 	if (memcmp(made, expected, length) != 0)
 		return "bytes";
@@ -207,8 +207,9 @@ uint32_t trial_images_differ(struct trial *trial)
 			continue;
 		at = first_difference(trial->made + b * trial->stride, trial->images + b * trial->stride,
 		                      trial->lengths[b]);
-		printf("  block %u: %s; first difference at %llu of %llu, metadata %u; errors %u, raw tiles %u\n", b,
-		       fault, (unsigned long long)at, (unsigned long long)trial->lengths[b],
+		printf("  block %u: %s; first difference at %llu of %llu, metadata %u; errors %u, raw tiles "
+		       "%u\n",
+		       b, fault, (unsigned long long)at, (unsigned long long)trial->lengths[b],
 		       trial->plan.meta_bytes, trial->results[b].errors, trial->results[b].raw_tiles);
 		bad++;
 	}

@@ -1,5 +1,5 @@
-/* One batch of blocks through the kernels, beside the CPU codec: images must be equal byte for byte, and so must all
- * memory of the pool after a decode. */
+/* One batch of blocks through the kernels, beside the CPU codec: images must be equal byte for byte, and so
+ * must all memory of the pool after a decode. */
 #ifndef KVC_TESTS_GPU_KERN_TRIAL_H
 #define KVC_TESTS_GPU_KERN_TRIAL_H
 
@@ -38,8 +38,8 @@ void trial_images_upload(struct trial *trial);
 /* Poison the pool on the device, decode, fetch results and the pool to pool.host. */
 kvc_status trial_decode(struct trial *trial);
 
-/* The number of blocks for which something is wrong; each is told. Blocks that the CPU stores wholly raw must be
- * reported as such. */
+/* The number of blocks for which something is wrong; each is told. Blocks that the CPU stores wholly raw must
+ * be reported as such. */
 uint32_t trial_images_differ(struct trial *trial);
 
 /* 1 if the pool is not as the CPU's restored data would have it. */

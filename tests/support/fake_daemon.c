@@ -20,6 +20,7 @@
 
 #define CONNECTIONS 64u
 #define IDS         64u
+#define BUCKETS     4096u
 
 #define MUST(holds) ((holds) ? (void)0 : broken(__LINE__, #holds))
 
@@ -80,7 +81,7 @@ struct fake_daemon {
 	unsigned seen[KVC_VERB_COUNT];
 	bool frozen;
 	struct request *held;
-	struct stored *blocks;
+	struct stored *blocks[BUCKETS]; /* by key */
 };
 
 /* ---- sending ------------------------------------------------------------------------------- */
@@ -263,8 +264,12 @@ static void on_close(const struct request *request, const struct fake_rule *rule
 
 static struct stored **find(struct fake_daemon *daemon, const struct namespace_ *ns, ProtobufCBinaryData key)
 {
-	struct stored **at = &daemon->blocks;
+	struct stored **at;
+	uint32_t hash = 0;
 
+	for (size_t i = 0; i < key.len; i++)
+		hash = hash * 31 + key.data[i];
+	at = &daemon->blocks[hash % BUCKETS];
 	while (*at && (strcmp((*at)->identity, ns->identity) != 0 || (*at)->key_bytes != key.len ||
 	               memcmp((*at)->key, key.data, key.len) != 0))
 		at = &(*at)->next;
@@ -751,11 +756,13 @@ void fake_daemon_stop(struct fake_daemon *daemon)
 		if (daemon->connections[i].used)
 			MUST(pthread_join(daemon->connections[i].thread, NULL) == 0);
 	}
-	while (daemon->blocks) {
-		struct stored *stored = daemon->blocks;
+	for (unsigned i = 0; i < BUCKETS; i++) {
+		while (daemon->blocks[i]) {
+			struct stored *stored = daemon->blocks[i];
 
-		daemon->blocks = stored->next;
-		free(stored);
+			daemon->blocks[i] = stored->next;
+			free(stored);
+		}
 	}
 	(void)close(daemon->stop[0]);
 	(void)close(daemon->stop[1]);
@@ -822,8 +829,10 @@ size_t fake_daemon_blocks(struct fake_daemon *daemon)
 	size_t blocks = 0;
 
 	MUST(pthread_mutex_lock(&daemon->lock) == 0);
-	for (const struct stored *at = daemon->blocks; at; at = at->next)
-		blocks++;
+	for (unsigned i = 0; i < BUCKETS; i++) {
+		for (const struct stored *at = daemon->blocks[i]; at; at = at->next)
+			blocks++;
+	}
 	MUST(pthread_mutex_unlock(&daemon->lock) == 0);
 	return blocks;
 }

@@ -37,5 +37,5 @@ bool kvc_test_run_until_set(struct kvc_loop *loop, const bool *flag)
 		void *context;
 	} pointer = {.constant = flag};
 
-	return kvc_test_run_until(loop, flag_is_set, pointer.context, 30000);
+	return kvc_test_run_until(loop, flag_is_set, pointer.context, 120000);
 }

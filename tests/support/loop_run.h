@@ -11,7 +11,7 @@
 bool kvc_test_run_until(struct kvc_loop *loop, bool (*condition)(void *context), void *context,
                         uint64_t timeout_ms);
 
-/* Turn the loop until *flag is set, for at most 30 s. */
+/* Turn the loop until *flag is set, for at most 120 s. */
 bool kvc_test_run_until_set(struct kvc_loop *loop, const bool *flag);
 
 #endif

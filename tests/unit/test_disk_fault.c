@@ -391,6 +391,59 @@ static void test_misdirected_read(void **state)
 	assert_int_equal(rig_check_all(&rig, false), 3);
 }
 
+static bool off(void *context)
+{
+	return !writable_again(context);
+}
+
+/* A read that never ends: the tier is off for all others within seconds, and on again once it has ended. */
+static void test_hanging_read(void **state)
+{
+	struct rig_request *hangs, *waits;
+
+	(void)state;
+	rig_start(&rig);
+	store_some(0, 3, 1);
+	inject(KVC_IO_READ, (struct kvc_io_fault){.kind = KVC_FAULT_HOLD}, 1);
+	hangs = rig_load_begin(&rig, 1);
+	assert_true(kvc_test_run_until(rig.loop, off, &rig, 20000));
+	inject_nothing();
+	assert_false(hangs->done);
+	assert_int_equal(rig_stat(&rig, "disk.stalls"), 1);
+	assert_int_equal(rig_end(rig_load_begin(&rig, 2)), KVC_UNAVAILABLE);
+	assert_int_equal(rig_store(&rig, 5, 1), KVC_UNAVAILABLE);
+	assert_false(kvc_test_run_until(rig.loop, writable_again, &rig, 1500));
+	kvc_io_fault_release();
+	assert_int_equal(rig_load_end(hangs), RIG_RIGHT);
+	assert_true(kvc_test_run_until(rig.loop, writable_again, &rig, 20000));
+	waits = rig_load_begin(&rig, 2);
+	assert_int_equal(rig_load_end(waits), RIG_RIGHT);
+}
+
+/* The same of a write; stores that wait behind it are answered. */
+static void test_hanging_write(void **state)
+{
+	struct rig_request *hangs[20];
+
+	(void)state;
+	rig.options.write_bytes = (uint32_t)rig_record_bytes(1);
+	rig_start(&rig);
+	store_some(0, 3, 1);
+	inject(KVC_IO_WRITE, (struct kvc_io_fault){.kind = KVC_FAULT_HOLD}, 1000);
+	for (uint32_t i = 0; i < 20; i++)
+		hangs[i] = rig_store_begin(&rig, 10 + i, 1);
+	assert_true(kvc_test_run_until(rig.loop, off, &rig, 20000));
+	assert_int_equal(rig_end(hangs[19]), KVC_UNAVAILABLE);
+	assert_false(hangs[0]->done);
+	inject_nothing();
+	kvc_io_fault_release();
+	for (uint32_t i = 0; i < 19; i++)
+		(void)rig_end(hangs[i]);
+	assert_true(kvc_test_run_until(rig.loop, writable_again, &rig, 20000));
+	store_some(40, 3, 1);
+	rig_check_all(&rig, false);
+}
+
 /* --- lies of writes ------------------------------------------------------------------------------- */
 
 /* Torn, lost, misdirected and flipped writes at every kind of place in a record: what comes back is right, or
@@ -622,6 +675,8 @@ int main(void)
 	        FAULT_TEST(test_reading_stops_and_comes_back),
 	        FAULT_TEST(test_mismatch_is_read_again),
 	        FAULT_TEST(test_misdirected_read),
+	        FAULT_TEST(test_hanging_read),
+	        FAULT_TEST(test_hanging_write),
 	        FAULT_TEST(test_torn_writes),
 	        FAULT_TEST(test_lost_write),
 	        FAULT_TEST(test_misdirected_writes),

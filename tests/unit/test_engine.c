@@ -220,7 +220,7 @@ static void test_cancel(void **state)
 
 	(void)state;
 	for (uint32_t i = 0; i < JOBS; i++)
-		block_open(&blocks[i], 16, 32, kvc_preset_name(0));
+		block_open(&blocks[i], 8, 16, kvc_preset_name(0));
 	for (uint32_t round = 0; round < 3; round++) {
 		for (uint32_t i = 0; i < JOBS; i++)
 			submit(&blocks[i], round == 2 ? KVC_ENGINE_DECODE : KVC_ENGINE_ENCODE,

@@ -198,7 +198,7 @@ static void test_depth_is_bound(void **state)
 	for (uint32_t i = 0; i < 32; i++)
 		call_submit(&calls[i], KVC_IO_WRITE, i, out + i * PAGE, 1);
 	assert_int_equal(stat_of("io.queued"), 32);
-	assert_true(kvc_test_run_until(loop, all_done, calls, 30000));
+	assert_true(kvc_test_run_until(loop, all_done, calls, 120000));
 	assert_int_equal(stat_of("io.depth_reached"), DEPTH);
 	assert_int_equal(stat_of("io.queued"), 0);
 	assert_int_equal(stat_of("io.in_flight"), 0);
@@ -250,7 +250,7 @@ static void test_reads_go_first(void **state)
 		call_submit(&calls[i], i < 8 ? KVC_IO_WRITE : KVC_IO_READ, i, in + i * PAGE, 1);
 	plan.fault = (struct kvc_io_fault){.kind = KVC_FAULT_ERROR, .error = EIO};
 	plan.times = 32; /* carried out at once, so the order of starting is the order of ending */
-	assert_true(kvc_test_run_until(loop, all_done, calls, 30000));
+	assert_true(kvc_test_run_until(loop, all_done, calls, 120000));
 	for (int i = 0; i < 8; i++)
 		assert_int_equal(done_order[i], KVC_IO_READ);
 	assert_int_equal(done_order[8], KVC_IO_WRITE);

@@ -146,7 +146,7 @@ static void test_post_from_threads(void **state)
 	posts_run = 0;
 	for (int i = 0; i < POSTERS; i++)
 		assert_int_equal(pthread_create(&posters[i].thread, NULL, poster_main, &posters[i]), 0);
-	assert_true(kvc_test_run_until(loop, all_posts_run, NULL, 30000));
+	assert_true(kvc_test_run_until(loop, all_posts_run, NULL, 120000));
 	for (int i = 0; i < POSTERS; i++)
 		pthread_join(posters[i].thread, NULL);
 }
@@ -198,7 +198,7 @@ static void test_timers_fire_in_order(void **state)
 	}
 	for (int i = 0; i < TIMERS; i += 2)
 		kvc_timer_stop(&shots[i].timer);
-	assert_true(kvc_test_run_until(loop, half_fired, NULL, 30000));
+	assert_true(kvc_test_run_until(loop, half_fired, NULL, 120000));
 	for (int i = 0; i < TIMERS; i++)
 		assert_int_equal(shots[i].fired, i % 2);
 }

@@ -3,8 +3,8 @@
  * can be compared bit for bit. It finds wrong results and missing arrivals at barriers, not races or bad timing.
  *
  * Fibres switch only where threads wait for each other: barriers, shuffles, votes. */
-#ifndef KVC_TESTS_GPU_EMU_H
-#define KVC_TESTS_GPU_EMU_H
+#ifndef KVC_TESTS_GPU_EMU_CUH
+#define KVC_TESTS_GPU_EMU_CUH
 
 #include <math.h>
 #include <stddef.h>
@@ -47,6 +47,11 @@ static inline float dev_quotient(float x, float y)
 	return x / y;
 }
 
+static inline float dev_opaque(float x)
+{
+	return x;
+}
+
 static inline uint32_t dev_f32_bits(float x)
 {
 	return kvc_f32_bits(x);
@@ -83,6 +88,21 @@ static inline uint32_t dev_max_u16x2(uint32_t a, uint32_t b)
 	uint32_t high = a >> 16 > b >> 16 ? a >> 16 : b >> 16;
 
 	return low | high << 16;
+}
+
+static inline uint32_t dev_high_product32(uint32_t a, uint32_t b)
+{
+	return (uint32_t)((uint64_t)a * b >> 32);
+}
+
+static inline uint32_t dev_bytes(uint32_t b, uint32_t c, uint32_t selector)
+{
+	uint64_t bytes = (uint64_t)c << 32 | b;
+	uint32_t chosen = 0;
+
+	for (uint32_t i = 0; i < 4; i++)
+		chosen |= (uint32_t)(bytes >> (selector >> 4 * i & 7) * 8 & 0xFF) << 8 * i;
+	return chosen;
 }
 
 static inline uint64_t dev_high_product(uint64_t a, uint64_t b)
