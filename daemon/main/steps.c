@@ -311,8 +311,10 @@ static kvc_status ready_start(struct kvc_daemon *daemon)
 	daemon->watchdog_ms = kvc_notify_watchdog_ms() / 2;
 	daemon->watchdog.fire = watchdog_feed;
 	if (daemon->watchdog_ms &&
-	    kvc_timer_start(daemon->loop, &daemon->watchdog, daemon->watchdog_ms) != KVC_OK)
+	    kvc_timer_start(daemon->loop, &daemon->watchdog, daemon->watchdog_ms) != KVC_OK) {
+		kvc_error("no memory for the watchdog's timer");
 		return KVC_NO_MEMORY;
+	}
 	ready_line(daemon);
 	kvc_notify("READY=1\nSTATUS=serving");
 	return KVC_OK;

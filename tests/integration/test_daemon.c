@@ -369,6 +369,78 @@ static void test_a5_stop_under_load(void **state)
 	assert_int_equal(kvc_test_daemon_wait(&first), 0);
 }
 
+/* A put whose payload does not end keeps its session busy. Its client. */
+static int unfinished_put(const struct kvc_test_daemon *daemon)
+{
+	struct kvc_frame frame = {
+	        .verb = KVC_VERB_PUT, .request_id = 1, .payload_bytes = KVC_TEST_BLOCK_BYTES};
+	int fd = kvc_test_client(daemon->socket);
+	struct kvc_test_reply reply;
+	uint8_t out[1024];
+	Kvcellar__Put put;
+
+	assert_int_equal(kvc_test_open_ns(fd, "raw"), KVC_OK);
+	block_init();
+	kvcellar__put__init(&put);
+	put.namespace_ = 1;
+	put.plane = KVCELLAR__PLANE__PLANE_INLINE;
+	put.ack = KVCELLAR__ACK__ACK_RAM;
+	put.n_blocks = 1;
+	put.blocks = blocks;
+	assert_int_equal(kvc_test_call(fd, KVC_VERB_PING, NULL, &reply), KVC_OK);
+	assert_true(kvc_test_send(fd, out, kvc_test_frame(&frame, &put.base, out)));
+	return fd;
+}
+
+static void wait_inflight(const struct kvc_test_daemon *daemon)
+{
+	int fd = kvc_test_client(daemon->socket);
+	double inflight = 0;
+
+	for (int i = 0; i < 6000 && inflight < 1; i++) {
+		Kvcellar__StatsReply *stats = kvc_test_stats(fd);
+
+		assert_non_null(stats);
+		inflight = kvc_test_stat(stats, "rpc.inflight");
+		kvcellar__stats_reply__free_unpacked(stats, NULL);
+	}
+	close(fd);
+	assert_true(inflight >= 1);
+}
+
+static void test_a5_stop_timeout_ends_what_does_not(void **state)
+{
+	struct kvc_test_reply reply;
+	int fd;
+
+	(void)state;
+	assert_true(kvc_test_daemon_start(
+	        &second, (const char *const[]){"--ram", "16M", "--stop-timeout-ms", "300", NULL}));
+	fd = unfinished_put(&second);
+	wait_inflight(&second);
+	assert_int_equal(kvc_test_daemon_stop(&second, SIGTERM), 0);
+	assert_int_equal(kvc_test_receive(fd, &reply), KVC_TEST_EOF);
+	assert_true(kvc_test_daemon_logged(&second, "did not end before the stop timeout"));
+	close(fd);
+	assert_true(kvc_test_daemon_end(&second));
+}
+
+static void test_second_signal_ends_at_once(void **state)
+{
+	int fd;
+
+	(void)state;
+	assert_true(kvc_test_daemon_start(
+	        &second, (const char *const[]){"--ram", "16M", "--stop-timeout-ms", "600000", NULL}));
+	fd = unfinished_put(&second);
+	wait_inflight(&second);
+	kill(second.pid, SIGTERM);
+	wait_logged(&second, "signal 15: stopping");
+	assert_int_equal(kvc_test_daemon_stop(&second, SIGINT), 1);
+	close(fd);
+	assert_true(kvc_test_daemon_end(&second));
+}
+
 static void test_g11_signals_that_mean_nothing(void **state)
 {
 	(void)state;
@@ -469,6 +541,8 @@ int main(void)
 	        cmocka_unit_test(test_b24_disk_taken),
 	        cmocka_unit_test(test_g3_reload),
 	        WITH_DAEMON(test_a5_stop_under_load),
+	        cmocka_unit_test(test_a5_stop_timeout_ends_what_does_not),
+	        cmocka_unit_test(test_second_signal_ends_at_once),
 	        WITH_DAEMON(test_g11_signals_that_mean_nothing),
 	        cmocka_unit_test(test_notifications),
 	        cmocka_unit_test(test_passed_socket),

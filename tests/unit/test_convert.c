@@ -453,6 +453,7 @@ static void test_keys(void **state)
 
 /* ---- put and get --------------------------------------------------------------------------- */
 
+static uint8_t key_bytes[65];
 static Kvcellar__Block block;
 static Kvcellar__Block *blocks[101];
 static Kvcellar__Put put;
@@ -460,7 +461,7 @@ static Kvcellar__Put put;
 static void put_reset(void)
 {
 	kvcellar__block__init(&block);
-	block.key = (ProtobufCBinaryData){3, body_bytes};
+	block.key = (ProtobufCBinaryData){3, key_bytes};
 	block.tokens = 1;
 	for (size_t i = 0; i < 101; i++)
 		blocks[i] = &block;
@@ -534,7 +535,7 @@ static void test_d10_put_fields(void **state)
 	put_refused(KVC_INVALID, "blocks.key[0]");
 	block.key.len = 65;
 	put_refused(KVC_INVALID, "blocks.key[0]: 65");
-	block.parent = (ProtobufCBinaryData){65, body_bytes};
+	block.parent = (ProtobufCBinaryData){65, key_bytes};
 	put_refused(KVC_INVALID, "blocks.parent[0]: 65");
 	put.deadline_ms = UINT32_MAX;
 	put_refused(KVC_LIMIT, "deadline_ms");
