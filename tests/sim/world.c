@@ -1,0 +1,222 @@
+/* The simulated daemon; see world.h. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "daemon/base/alloc.h"
+#include "tests/sim/world.h"
+
+struct kvc_ns_options ns_options(const char *tenant)
+{
+	struct kvc_ns_options options = {
+	        .tenant = tenant,
+	        .model = "sim",
+	        .shape = {.layers = 1,
+	                  .heads = 1,
+	                  .key_dim = DIM,
+	                  .value_dim = DIM,
+	                  .tokens = TOKENS,
+	                  .dtype = KVC_DTYPE_BF16},
+	        .shards = 1,
+	};
+
+	assert_int_equal(kvc_preset_get("quality", &options.codec), KVC_OK);
+	return options;
+}
+
+static void recovered(void *context, kvc_status status)
+{
+	(void)context;
+	assert_int_equal(status, KVC_OK);
+}
+
+void cache_begin(struct world *w)
+{
+	struct kvc_ns_options ns = ns_options("a");
+	struct kvc_cache_options options = {
+	        .loop = w->loop,
+	        .stats = w->stats,
+	        .arena = w->arena,
+	        .engine = w->engine,
+	        .disk = w->disk ? &w->disk->tier : NULL,
+	        .secret = w->secret,
+	        .ops_max = 64,
+	        .moves_max = 16,
+	        .hash_mask = 0xF, /* many collisions */
+	};
+
+	assert_int_equal(kvc_cache_open(&options, &w->cache), KVC_OK);
+	kvc_cache_recover(w->cache, recovered, w);
+	assert_int_equal(kvc_ns_open(w->cache, &ns, &w->ns), KVC_OK);
+}
+
+/* disk_records 0: no disk */
+void world_open(struct world *w, uint64_t seed, uint32_t disk_records)
+{
+	*w = (struct world){.random.state = seed ? seed : 1, .secret.bytes = {7}};
+	assert_int_equal(sim_loop_open(&w->random, &w->loop), KVC_OK);
+	assert_int_equal(kvc_stats_open(&w->stats), KVC_OK);
+	assert_int_equal(kvc_arena_open(ARENA, w->stats, &w->arena), KVC_OK);
+	assert_int_equal(sim_engine_open(w->loop, &w->engine), KVC_OK);
+	if (disk_records)
+		assert_int_equal(sim_tier_open(w->loop, &w->random, disk_records, &w->disk), KVC_OK);
+	cache_begin(w);
+}
+
+static void stop_done(void *context)
+{
+	((struct world *)context)->stopped = true;
+}
+
+void settle(struct world *w)
+{
+	for (unsigned i = 0; sim_step(w->loop); i++)
+		assert_true(i < STEPS_MAX);
+}
+
+void cache_end(struct world *w, uint64_t flush_ms)
+{
+	w->stopped = false;
+	kvc_cache_stop(w->cache, flush_ms, stop_done, w);
+	settle(w);
+	assert_true(w->stopped);
+	kvc_ns_close(w->ns);
+	settle(w);
+	kvc_cache_close(w->cache);
+}
+
+void world_close(struct world *w)
+{
+	cache_end(w, 1000);
+	kvc_engine_close(w->engine);
+	kvc_arena_close(w->arena);
+	if (w->disk)
+		sim_tier_free(w->disk);
+	kvc_loop_close(w->loop);
+	kvc_stats_close(w->stats);
+	assert_int_equal(kvc_alloc_live(), 0);
+}
+
+int64_t stat(struct world *w, const char *name)
+{
+	return kvc_stat_get(kvc_stats_cell(w->stats, name));
+}
+
+/* ---- jobs ---- */
+
+/* The elements of a content: small distinct bf16 numbers. */
+void content_fill(uint32_t content, uint16_t *key, uint16_t *value)
+{
+	struct sim_random random = {.state = 0x1234567ull + content * 0x9E3779B97F4A7C15ull};
+
+	for (unsigned i = 0; i < ELEMENTS; i++) {
+		key[i] = (uint16_t)(0x3F00 | (sim_next(&random) & 0x80FF));
+		value[i] = (uint16_t)(0x3E00 | (sim_next(&random) & 0x81FF));
+	}
+}
+
+struct kvc_storage_key storage_key(struct world *w, uint32_t number)
+{
+	struct kvc_storage_key key;
+
+	kvc_ns_key(w->ns, &number, sizeof number, &key);
+	return key;
+}
+
+static void job_done(struct kvc_op *op)
+{
+	struct job *job = kvc_container_of(op, struct job, op);
+
+	assert_false(job->done);
+	job->done = true;
+}
+
+void job_init(struct world *w, struct job *job, enum kvc_op_kind kind, uint32_t number)
+{
+	*job = (struct job){.world = w, .number = number};
+	job->op = (struct kvc_op){.kind = kind, .ns = w->ns, .tokens = TOKENS, .done = job_done};
+	job->op.key = storage_key(w, number);
+	job->op.view.key = job->key;
+	job->op.view.value = job->value;
+	kvc_block_layout_default(&kvc_ns_plan(w->ns)->shape, KVC_KIND_KEY, &job->op.view.key_layout);
+	kvc_block_layout_default(&kvc_ns_plan(w->ns)->shape, KVC_KIND_VALUE, &job->op.view.value_layout);
+}
+
+void put_submit(struct world *w, struct job *job, uint32_t number, uint32_t content, bool durable)
+{
+	job_init(w, job, KVC_OP_PUT, number);
+	job->content = content;
+	job->op.durable = durable;
+	content_fill(content, job->key, job->value);
+	kvc_op_submit(w->cache, &job->op);
+	assert_false(job->done);
+}
+
+void get_submit(struct world *w, struct job *job, uint32_t number)
+{
+	job_init(w, job, KVC_OP_GET, number);
+	memset(job->key, 0xEE, sizeof job->key);
+	memset(job->value, 0xEE, sizeof job->value);
+	kvc_op_submit(w->cache, &job->op);
+	assert_false(job->done);
+}
+
+kvc_status finish(struct world *w, struct job *job)
+{
+	for (unsigned i = 0; !job->done; i++) {
+		assert_true(sim_step(w->loop));
+		assert_true(i < STEPS_MAX);
+	}
+	return job->op.status;
+}
+
+kvc_status put(struct world *w, uint32_t number, uint32_t content)
+{
+	struct job job;
+
+	put_submit(w, &job, number, content, false);
+	return finish(w, &job);
+}
+
+/* What a get must restore for a content: through the codec, without the cache. */
+bool restored_is(struct world *w, const struct job *job, uint32_t content)
+{
+	const struct kvc_image_plan *plan = kvc_ns_plan(w->ns);
+	uint16_t key[ELEMENTS], value[ELEMENTS];
+	struct kvc_block_view view = job->op.view;
+	uint8_t *image = aligned_alloc(64, 65536), *scratch = aligned_alloc(64, 65536);
+	const struct kvc_codec *codec = kvc_codec_get(KVC_SIMD_SCALAR);
+	struct kvc_image opened;
+	uint64_t length;
+	bool same;
+
+	content_fill(content, key, value);
+	view.key = key;
+	view.value = value;
+	assert_true(kvc_image_scratch_bytes(plan) <= 65536 && plan->raw_image_bytes <= 65536);
+	kvc_image_encode_tiles(plan, codec, &view, image, 0, plan->tiles, scratch);
+	assert_int_equal(kvc_image_seal(plan, &view, image, 65536, &length), KVC_OK);
+	assert_int_equal(kvc_image_open(image, length, 0, &opened), KVC_OK);
+	assert_int_equal(kvc_image_decode_tiles(&opened, codec, &view, 0, plan->tiles, 0, scratch), KVC_OK);
+	same = !memcmp(key, job->key, BYTES) && !memcmp(value, job->value, BYTES);
+	free(image);
+	free(scratch);
+	return same;
+}
+
+kvc_status get(struct world *w, uint32_t number, uint32_t content)
+{
+	struct job job;
+	kvc_status status;
+
+	get_submit(w, &job, number);
+	status = finish(w, &job);
+	if (status == KVC_OK)
+		assert_true(restored_is(w, &job, content));
+	return status;
+}

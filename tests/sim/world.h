@@ -1,0 +1,91 @@
+/* One simulated daemon for the tests of cache and mover, and operations on it. Contents of blocks are
+ * numbered: what a get must restore is computed from the number by the codec, without the cache. */
+#ifndef KVC_SIM_WORLD_H
+#define KVC_SIM_WORLD_H
+
+#include "daemon/cache/cache.h"
+#include "tests/sim/sim.h"
+
+enum {
+	TOKENS = 16,
+	DIM = 16,
+	ELEMENTS = TOKENS * DIM,
+	BYTES = 2 * ELEMENTS,
+	ARENA = 1 << 20,
+	STEPS_MAX = 2000000
+};
+
+/* One simulated daemon. */
+struct world {
+	struct sim_random random;
+	struct kvc_loop *loop;
+	struct kvc_stats *stats;
+	struct kvc_arena *arena;
+	struct kvc_engine *engine;
+	struct sim_tier *disk;
+	struct kvc_cache *cache;
+	struct kvc_ns *ns;
+	struct kvc_secret secret;
+	bool stopped;
+};
+
+/* One operation with the memory that it works on. */
+struct job {
+	struct kvc_op op;
+	struct world *world;
+	uint16_t key[ELEMENTS];
+	uint16_t value[ELEMENTS];
+	bool done;
+	uint32_t number; /* of the block key */
+	uint32_t content;
+};
+
+/* Options of a small namespace of that tenant. */
+struct kvc_ns_options ns_options(const char *tenant);
+
+/* Open the cache over what the disk holds. */
+void cache_begin(struct world *w);
+
+/* A daemon with an empty cache. disk_records 0: no disk. */
+void world_open(struct world *w, uint64_t seed, uint32_t disk_records);
+
+/* Step until nothing is left to do. */
+void settle(struct world *w);
+
+/* Stop and close the cache. */
+void cache_end(struct world *w, uint64_t flush_ms);
+
+/* Stop everything; nothing may be left allocated. */
+void world_close(struct world *w);
+
+/* A statistic by name. */
+int64_t stat(struct world *w, const char *name);
+
+/* The elements of a numbered content. */
+void content_fill(uint32_t content, uint16_t *key, uint16_t *value);
+
+/* The storage key of a numbered block. */
+struct kvc_storage_key storage_key(struct world *w, uint32_t number);
+
+/* A job of that kind for a numbered block, not submitted. */
+void job_init(struct world *w, struct job *job, enum kvc_op_kind kind, uint32_t number);
+
+/* Submit a put of a content. */
+void put_submit(struct world *w, struct job *job, uint32_t number, uint32_t content, bool durable);
+
+/* Submit a get; the destination is poisoned. */
+void get_submit(struct world *w, struct job *job, uint32_t number);
+
+/* Step until the job is done; its status. */
+kvc_status finish(struct world *w, struct job *job);
+
+/* Put and finish. */
+kvc_status put(struct world *w, uint32_t number, uint32_t content);
+
+/* Whether a get restored what the codec makes of a content. */
+bool restored_is(struct world *w, const struct job *job, uint32_t content);
+
+/* Get and finish; what was restored must be that content. */
+kvc_status get(struct world *w, uint32_t number, uint32_t content);
+
+#endif
