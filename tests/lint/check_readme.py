@@ -23,7 +23,10 @@ def blocks(markdown):
 
 def main():
     top, report = source.root(), source.Report()
-    targets = set(re.findall(r"^([a-z][\w-]*(?: [a-z][\w-]*)*):(?!=)", source.text(top, "Makefile"), re.M))
+    makefiles = source.text(top, "Makefile")
+    if (top / "deploy/install.mk").exists():  # the Makefile includes it
+        makefiles += source.text(top, "deploy/install.mk")
+    targets = set(re.findall(r"^([a-z][\w-]*(?: [a-z][\w-]*)*):(?!=)", makefiles, re.M))
     targets = {name for group in targets for name in group.split()}
     readme = source.text(top, "README.md")
     for start, block in blocks(readme):
