@@ -77,7 +77,7 @@ struct world {
 
 static struct agent_answer agent_call(const struct world *w, struct agent_command command)
 {
-	struct agent_answer answer;
+	struct agent_answer answer = {0};
 
 	if (write(w->agent, &command, sizeof command) != (ssize_t)sizeof command ||
 	    read(w->agent, &answer, sizeof answer) != (ssize_t)sizeof answer)

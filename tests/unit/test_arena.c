@@ -21,7 +21,7 @@ static struct kvc_stats *stats;
 static int open_stats(void **state)
 {
 	(void)state;
-	return kvc_stats_open(&stats);
+	return kvc_stats_open(&stats) == KVC_OK ? 0 : 1;
 }
 
 static int close_stats(void **state)

@@ -19,7 +19,7 @@ static struct kvc_loop *loop;
 static int open_loop(void **state)
 {
 	(void)state;
-	return kvc_loop_open(&loop);
+	return kvc_loop_open(&loop) == KVC_OK ? 0 : 1;
 }
 
 static int close_loop(void **state)
