@@ -45,6 +45,8 @@ static kvc_status socket_auto(struct kvc_conf *conf, char *error)
 	const char *own = getenv("XDG_RUNTIME_DIR");
 	const char *directory = service && *service == '/' ? service : geteuid() == 0 ? "/run/kvcellar" : own;
 
+	if (getenv("LISTEN_FDS"))
+		return KVC_OK; /* the service manager passes the socket, the path is not used */
 	if (!directory || *directory != '/')
 		return refuse(
 		        error,
