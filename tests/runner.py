@@ -33,6 +33,15 @@ KILL_GRACE_S = 5
 LEAVE_GRACE_S = 2
 
 
+def short_name(program):
+    """A program without the folders that are the same for all; one that runs another is known by that."""
+    words = program.split()
+    name = re.sub(r"^.*tests/", "", words[0])
+    if name == "fuzz/replay.sh":
+        name += " " + words[1].rsplit("/", 1)[-1]
+    return name
+
+
 class Result:
     def __init__(self, program):
         self.program = program
@@ -225,12 +234,10 @@ class Runner:
             time.sleep(0.02)
 
     def log_path(self, program):
-        name = re.sub(r"^build/([^/]+/)?(bin/)?", "", program.split()[0])
-        return self.logs / (name.replace("/", "-") + ".log")
+        return self.logs / (re.sub("[/ ]", "-", short_name(program)) + ".log")
 
     def report(self, result):
-        name = result.program.split()[0]
-        short = re.sub(r"^.*tests/", "", name)
+        name, short = result.program, short_name(result.program)
         with self.lock:
             print(f"{self.options.name:12}  {short:36} {result.line()}", flush=True)
             for skip in result.skips:
@@ -289,7 +296,7 @@ def summarise(options, results):
         (result.passed, len(result.failures), len(result.skips)) for result in results)))
     (logs / f"{options.name}.counts").write_text(f"{passed} {failed} {skipped}\n")
     for what in ("skips", "failures"):
-        lines = [f"{options.name}: {result.program.split()[0]}: {item}\n"
+        lines = [f"{options.name}: {short_name(result.program)}: {item}\n"
                  for result in results for item in getattr(result, what)]
         (logs / f"{options.name}.{what}").write_text("".join(lines))
     print(f"{options.name}: {passed} passed, {failed} failed, {skipped} skipped", flush=True)
