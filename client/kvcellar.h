@@ -30,8 +30,10 @@ extern "C" {
 #endif
 #pragma GCC visibility push(default)
 
-struct kvc_client;    /* a connection to one daemon, re-made when it breaks */
-struct kvc_memory;    /* memory that the daemon can read and write too */
+struct kvc_client; /* a connection to one daemon, re-made when it breaks */
+struct kvc_memory; /* memory that the daemon can read and write too */
+struct kvc_pool;   /* a paged KV pool in device memory that the daemon's GPU engine can reach: kvcellar_cuda.h
+                    */
 struct kvc_namespace; /* tenant + model + shape + codec: what keys are relative to */
 
 /* Version of the library, "MAJOR.MINOR.PATCH". */
@@ -170,10 +172,17 @@ struct kvc_block {
 	const void *parent; /* key of the block before it in its sequence, or NULL: a put only */
 	size_t parent_bytes;
 	uint32_t tokens;       /* 1 to block_tokens; a get must ask for what was put */
-	uint64_t key_offset;   /* of the block's first K element from the memory's start */
-	uint64_t value_offset; /* likewise V; ignored for key-only blocks */
-	kvc_status status;     /* out, on completion: KVC_OK, KVC_MISS, ... */
+	uint32_t first_token;  /* pool: where in the first page the block begins */
+	uint64_t key_offset;   /* memory: of the block's first K element from the memory's start */
+	uint64_t value_offset; /* memory: likewise V; ignored for key-only blocks */
+	uint64_t image_bytes;  /* form image, at key_offset: length (put), room (get; out: length) */
+	const uint32_t *pages; /* pool: ids of the block's pages, in order; borrowed until complete */
+	size_t page_count;
+	kvc_status status; /* out, on completion: KVC_OK, KVC_MISS, ... */
 };
+
+/* What the memory holds: elements, or the coded image of a block (docs/codec.md), aligned to 64 bytes. */
+enum kvc_form { KVC_FORM_BLOCK = 0, KVC_FORM_IMAGE = 1 };
 
 enum kvc_ack {
 	KVC_ACK_RAM = 1,  /* complete when encoded: the source may be reused; a crash may lose the block */
@@ -185,8 +194,11 @@ struct kvc_transfer {
 	struct kvc_memory *memory;
 	struct kvc_layout key_layout;
 	struct kvc_layout value_layout;
-	uint32_t ack;         /* of a put; init: KVC_ACK_RAM */
-	uint32_t deadline_ms; /* init: 0, the client's default */
+	uint32_t ack;          /* of a put; init: KVC_ACK_RAM */
+	uint32_t deadline_ms;  /* init: 0, the client's default */
+	uint32_t form;         /* enum kvc_form; init: KVC_FORM_BLOCK */
+	struct kvc_pool *pool; /* instead of memory */
+	void *stream;          /* pool: cudaStream_t or CUstream; the daemon waits for what it holds now */
 };
 
 void kvc_transfer_init(struct kvc_transfer *transfer, struct kvc_memory *memory);

@@ -35,7 +35,8 @@ extern "C" {
 	X(FENCED, 21, "memory region may still be written by an unanswered request", 1) \
 	X(SHUTDOWN, 22, "daemon is stopping", 1)                                        \
 	X(IN_USE, 23, "already in use", 0)                                              \
-	X(INTERNAL, 24, "internal error", 0)
+	X(INTERNAL, 24, "internal error", 0)                                            \
+	X(ENGINE_LOST, 25, "the GPU engine was lost or is not there", 1)
 
 typedef enum {
 #define KVC_STATUS_ENUM(name, number, text, retry) KVC_##name = number,

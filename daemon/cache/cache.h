@@ -12,6 +12,7 @@
 
 #include "daemon/base/key.h"
 #include "daemon/cache/space.h"
+#include "daemon/engine/gpu.h"
 #include "daemon/loop/loop.h"
 #include "daemon/mem/arena.h"
 #include "daemon/mover/mover.h"
@@ -31,7 +32,10 @@ struct kvc_cache_options {
 	struct kvc_stats *stats;
 	struct kvc_arena *arena;
 	struct kvc_engine *engine;
-	struct kvc_tier *disk;    /* NULL: no disk tier */
+	struct kvc_tier *disk; /* NULL: no disk tier */
+	struct kvc_gpu *const
+	        *gpus; /* gpu_count of them, each with its verdict; their events become the cache's */
+	uint32_t gpu_count;
 	struct kvc_secret secret; /* master secret: of the disk tier's directory, or random without one */
 	uint32_t ops_max;         /* unfinished put and get operations of all callers; above: KVC_BUSY */
 	uint32_t moves_max;       /* blocks moving between tiers at a time */
@@ -78,6 +82,13 @@ void kvc_ns_key(const struct kvc_ns *ns, const void *block_key, size_t bytes, st
 /* ---- one block ----------------------------------------------------------------------------- */
 
 enum kvc_op_kind { KVC_OP_PUT = 1, KVC_OP_GET = 2 };
+
+/* Where, and in what form, the client has the block. */
+enum kvc_op_form {
+	KVC_OP_HOST,   /* elements in host memory */
+	KVC_OP_DEVICE, /* elements in a pool in device memory */
+	KVC_OP_IMAGE,  /* an image in host memory */
+};
 enum kvc_rest {
 	KVC_REST_NONE = 0,
 	KVC_REST_VRAM = 1,
@@ -92,9 +103,14 @@ struct kvc_op {
 	struct kvc_storage_key key;
 	struct kvc_storage_key parent; /* of a put */
 	bool has_parent;
-	bool durable;               /* a put: complete when on stable storage */
-	uint32_t tokens;            /* 1 to the namespace's block tokens, checked by the caller */
-	struct kvc_block_view view; /* checked by the caller against its region */
+	bool durable;    /* a put: complete when on stable storage */
+	uint32_t tokens; /* 1 to the namespace's block tokens, checked by the caller */
+	enum kvc_op_form form;
+	union {
+		struct kvc_block_view view;     /* host: checked by the caller against its region */
+		struct kvc_device_view device;  /* device: page count and first token checked by the caller */
+		struct kvc_image_view external; /* image: likewise checked, KVC_IMAGE_ALIGN aligned */
+	};
 	void (*done)(struct kvc_op *op);
 
 	/* Of a put, or NULL. Asked when the source has been read, before the block becomes visible; false:
@@ -103,8 +119,9 @@ struct kvc_op {
 
 	/* results. put: KVC_OK also if the block was there before (its bytes are left alone), KVC_NO_SPACE,
 	 * KVC_BUSY, ... get: KVC_OK, KVC_MISS, KVC_CONFLICT (present with other token count), ... ; the view
-	 * is undefined unless KVC_OK. KVC_CORRUPT never leaves the cache: the entry is dropped, counted and a
-	 * miss is answered. */
+	 * is undefined unless KVC_OK. Device: KVC_ENGINE_LOST, KVC_INVALID (a page id is out of range).
+	 * Image: KVC_INVALID (does not pass its checks), KVC_SHAPE, KVC_LIMIT (no room). KVC_CORRUPT never
+	 * leaves the cache: the entry is dropped, counted and a miss is answered. */
 	kvc_status status;
 	uint64_t image_bytes;
 	enum kvc_rest from; /* get: the tier that had it */

@@ -1,9 +1,9 @@
 /* Where codec work runs: a table of functions. engine_cpu is a pool of threads in this process; a GPU engine
- * is a child process behind the same table.
+ * (gpu.h) is a child process behind the same table.
  *
- * A job is one block: encode it from a view of a client's memory into an image, or decode an image into a
- * view. The job lives in the caller's object. Submit never calls back; `done` comes exactly once, on the loop
- * thread, also after cancel. View and image must stay until then. */
+ * A job is one block: encode it from a client's memory into an image, or decode an image into it. The job
+ * lives in the caller's object. Submit never calls back; `done` comes exactly once, on the loop thread, also
+ * after cancel. Client's memory and image must stay until then. */
 #ifndef KVC_ENGINE_H
 #define KVC_ENGINE_H
 
@@ -15,9 +15,33 @@
 #include "kernels/image.h"
 #include "proto/kvc_status.h"
 
-enum kvc_engine_op { KVC_ENGINE_ENCODE = 1, KVC_ENGINE_DECODE = 2, KVC_ENGINE_VERIFY = 3 };
+enum kvc_engine_op {
+	KVC_ENGINE_ENCODE = 1, /* client's memory -> image */
+	KVC_ENGINE_DECODE = 2, /* image -> client's memory */
+	KVC_ENGINE_VERIFY = 3, /* image; CPU only */
+	KVC_ENGINE_LOWER = 4,  /* image in VRAM -> image in host memory; GPU only */
+	KVC_ENGINE_TAKE = 5,   /* image in the client's memory -> image, copied, then checked; CPU only */
+	KVC_ENGINE_GIVE = 6,   /* image -> image in the client's memory, checked; CPU only */
+};
 
 struct kvc_engine;
+struct kvc_pool;
+
+#define KVC_VRAM_NONE UINT64_MAX
+
+/* A block in a client's paged pool in device memory. */
+struct kvc_device_view {
+	struct kvc_pool *pool;
+	const uint32_t *pages; /* ids of its pages, in order */
+	uint32_t page_count;
+	uint32_t first_token; /* where in the first page it begins */
+};
+
+/* An image in a client's host memory. */
+struct kvc_image_view {
+	uint8_t *data;
+	uint64_t bytes; /* take: length. give: capacity */
+};
 
 enum kvc_engine_job_state {
 	KVC_JOB_IDLE,     /* not submitted, or done */
@@ -33,15 +57,26 @@ struct kvc_engine_job {
 	enum kvc_engine_op op;
 	const struct kvc_image_plan *plan; /* encode: what to make. decode: the image must be of this shape,
 	                                    * else KVC_CORRUPT. verify: ignored */
-	struct kvc_block_view view;        /* source or destination; unused by verify */
-	uint8_t *image;                    /* KVC_IMAGE_ALIGN aligned */
-	uint64_t image_bytes;              /* encode: capacity. else: length */
+	union {
+		struct kvc_block_view view;     /* CPU engine: encode, decode */
+		struct kvc_device_view device;  /* GPU engine: encode, decode */
+		struct kvc_image_view external; /* CPU engine: take, give */
+	};
+	uint8_t *image;       /* KVC_IMAGE_ALIGN aligned; GPU engine: in the arena. NULL: in VRAM only */
+	uint64_t image_bytes; /* encode, take: capacity. else: length */
+	uint64_t vram; /* GPU engine: offset in its VRAM pool, or KVC_VRAM_NONE. Encode: the image stays
+	                * there and `image` is NULL. Decode: it is there already if `image` is NULL, else
+	                * it is brought there and stays. Such an image is plan->image_bytes long */
 	void (*done)(struct kvc_engine_job *job);
 
 	/* results */
-	kvc_status status; /* encode: as kvc_image_seal. decode, verify: KVC_OK or KVC_CORRUPT. All:
-	                    * KVC_CANCELLED; KVC_NO_MEMORY, no scratch for tiles of this size */
-	uint64_t length;   /* encode: of the image, or what is needed when KVC_NO_SPACE */
+	kvc_status
+	        status;  /* encode: as kvc_image_seal. decode, verify, lower: KVC_OK or KVC_CORRUPT. take:
+	                  * KVC_OK,  KVC_CORRUPT (checks), KVC_SHAPE (not of the plan), KVC_NO_SPACE. give:
+	                  * KVC_OK,  KVC_CORRUPT, KVC_LIMIT (does not fit). All: KVC_CANCELLED; KVC_NO_MEMORY,
+	                  * no  scratch for tiles of this size. GPU: KVC_ENGINE_LOST, KVC_INVALID (page id out
+	                  * of  range), KVC_LIMIT (larger than the engine's staging) */
+	uint64_t length; /* encode, take, give: of the image, or what is needed when KVC_NO_SPACE */
 
 	/* private to the engine */
 	struct kvc_task finished;

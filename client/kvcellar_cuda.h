@@ -1,0 +1,71 @@
+/* libkvcellar, device memory: store blocks straight from a worker's paged KV pool on an NVIDIA GPU, and
+ * restore them into it. The daemon's GPU engine gathers the pages, compresses, and keeps or moves only the
+ * image.
+ *
+ * Needs a daemon with a GPU engine on the same machine (kvcellard --gpus) and, in this process, the CUDA
+ * driver (libcuda.so.1), which is loaded by the first call. The library links no CUDA and makes no context:
+ * the calling thread's current context is used, or else the primary context of the device that the memory is
+ * on.
+ *
+ * A pool is registered once. Then kvc_put and kvc_get take it in kvc_transfer.pool, with the stream whose
+ * work must be done before the daemon touches the pages, and each block names its pages. When the call
+ * completes the pages may be reused (put) or hold the block, verified (get). Everything said in kvcellar.h
+ * holds: after a deadline that the daemon did not answer the pool is fenced (KVC_FENCED) until it has, or
+ * until the end of the connection, because its pages may still be touched. The pool's memory must not be
+ * freed before kvc_pool_destroy. */
+#ifndef KVCELLAR_CUDA_H
+#define KVCELLAR_CUDA_H
+
+#include "kvcellar.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+#pragma GCC visibility push(default)
+
+/* Byte strides of one kind of tile in the pool; the channels of a head are contiguous. */
+struct kvc_pool_strides {
+	uint64_t page;
+	uint64_t token;
+	uint64_t head;
+};
+
+/* Where the elements lie. Layouts are described, not named: an element of page p, token t of it, head h is at
+ * base[layer] + p * page + t * token + h * head. Examples, L layers, P pages of T tokens, H heads, D
+ * channels, 2 bytes each; with one tensor a layer: (2, P, T, H, D)    page T*H*D*2, token H*D*2, head D*2;
+ * value base = key base + P*T*H*D*2 (P, 2, T, H, D)    page 2*T*H*D*2, token H*D*2, head D*2; value base =
+ * key base + T*H*D*2 (2, P, H, T, D)    page H*T*D*2, token D*2, head T*D*2 (P, H, T, 2*D)     page H*T*4*D,
+ * token 4*D, head T*4*D; value base = key base + 2*D */
+struct kvc_pool_options {
+	size_t size;
+	uint32_t layers;                /* as the namespace's */
+	uint32_t page_tokens;           /* tokens of a page */
+	uint64_t pages;                 /* page ids are below it */
+	const void *const *key_bases;   /* device addresses, one a layer */
+	const void *const *value_bases; /* likewise; NULL for key-only blocks */
+	struct kvc_pool_strides key_strides;
+	struct kvc_pool_strides value_strides;
+	uint32_t deadline_ms; /* of the registration; init: 0, the client's default */
+};
+
+void kvc_pool_options_init(struct kvc_pool_options *options);
+
+/* Register a pool for blocks of the shape of `ns` (other namespaces of the same shape may use it too). The
+ * allocations that hold it are found and exported: cudaMalloc memory by CUDA IPC, VMM memory (cuMemCreate;
+ * PyTorch's expandable segments) as descriptors, if it was created exportable. Errors: KVC_UNSUPPORTED (no
+ * driver; the daemon has no engine for this GPU; memory that cannot be exported), KVC_INVALID (not device
+ * memory), KVC_SHAPE (pages beyond the allocation), and those of every call. Set up again by itself after the
+ * daemon or its engine has restarted. */
+kvc_status kvc_pool_register(struct kvc_namespace *ns, const struct kvc_pool_options *options,
+                             struct kvc_pool **pool);
+
+/* Waits for requests that use it (each ends by its deadline) and until the daemon has unmapped the memory, or
+ * is gone. */
+void kvc_pool_destroy(struct kvc_pool *pool);
+
+#pragma GCC visibility pop
+#ifdef __cplusplus
+}
+#endif
+
+#endif
