@@ -9,9 +9,9 @@
 #include "daemon/rpc/convert_private.h"
 #include "proto/frame.h"
 
-/* A message may take 64 times the frame that it came in. Unpacking a batch of the largest size needs a
+/* A message may take 128 times the frame that it came in. Unpacking a batch of the largest size needs a
  * fraction of it; a frame full of two-byte blocks is what runs into it. */
-#define MEMORY_BYTES (64u * 65536u)
+#define MEMORY_BYTES (128u * 65536u)
 
 enum { CLIENT_NAME_MAX = 64, UNIT = 16 };
 

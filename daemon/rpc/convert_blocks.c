@@ -102,8 +102,8 @@ static kvc_status nothing_else_check(const char *what, const struct blocks_field
                                      struct kvc_problem *problem)
 {
 	if (fields->key_layout || fields->value_layout)
-		return kvc_problem_set(problem, KVC_INVALID, "key_layout, value_layout: expected none with %s",
-		                       what);
+		return kvc_problem_set(problem, KVC_INVALID,
+		                       "key_layout, value_layout: expected none with %s", what);
 	if (fields->form != KVCELLAR__FORM__FORM_BLOCK && fields->plane != KVCELLAR__PLANE__PLANE_SHM)
 		return kvc_problem_set(problem, KVC_INVALID, "form: %d, expected 0 (blocks) with %s",
 		                       (int)fields->form, what);
@@ -112,9 +112,9 @@ static kvc_status nothing_else_check(const char *what, const struct blocks_field
 
 static kvc_status region_check(const struct blocks_fields *fields, struct kvc_problem *problem)
 {
-	return fields->region ? KVC_OK
-	                      : kvc_problem_set(problem, KVC_INVALID,
-	                                        "region: not set, expected an attached id");
+	return fields->region
+	               ? KVC_OK
+	               : kvc_problem_set(problem, KVC_INVALID, "region: not set, expected an attached id");
 }
 
 static kvc_status form_check(const struct blocks_fields *fields, struct kvc_problem *problem)

@@ -13,10 +13,9 @@ static kvc_status id_check(uint32_t id, struct kvc_problem *problem)
 
 static kvc_status length_check(const char *field, size_t bytes, size_t expected, struct kvc_problem *problem)
 {
-	return bytes == expected
-	               ? KVC_OK
-	               : kvc_problem_set(problem, KVC_INVALID, "%s: %zu bytes, expected %zu", field, bytes,
-	                                 expected);
+	return bytes == expected ? KVC_OK
+	                         : kvc_problem_set(problem, KVC_INVALID, "%s: %zu bytes, expected %zu", field,
+	                                           bytes, expected);
 }
 
 /* ---- attach -------------------------------------------------------------------------------- */
@@ -68,8 +67,8 @@ static kvc_status chunks_parse(const Kvcellar__Attach *attach, struct kvc_gpu_im
 		                       "chunk_bytes: %zu entries without a handle, expected 1 to %u", count,
 		                       KVC_GPU_CHUNKS_MAX);
 	if (attach->offset)
-		return kvc_problem_set(problem, KVC_INVALID,
-		                       "offset: %" PRIu64 ", expected 0 with chunks", attach->offset);
+		return kvc_problem_set(problem, KVC_INVALID, "offset: %" PRIu64 ", expected 0 with chunks",
+		                       attach->offset);
 	for (size_t i = 0; i < count; i++) {
 		import->chunk_bytes[i] = attach->chunk_bytes[i];
 		if (!attach->chunk_bytes[i] || !kvc_add_u64(sum, attach->chunk_bytes[i], &sum))

@@ -217,8 +217,7 @@ static void deadline_passed(struct kvc_timer *timer)
 static struct kvc_device *device_make(struct kvc_session *session, enum kvc_device_kind kind, uint32_t id,
                                       size_t parts)
 {
-	struct kvc_device *device =
-	        kvc_calloc(1, sizeof *device + parts * sizeof(struct kvc_device *));
+	struct kvc_device *device = kvc_calloc(1, sizeof *device + parts * sizeof(struct kvc_device *));
 
 	if (!device)
 		return NULL;
@@ -274,11 +273,10 @@ static kvc_status region_check(struct kvc_session *session, const struct kvc_att
 	if (status != KVC_OK)
 		return status;
 	if (request->bytes > DEVICE_BYTES_MAX || session->device_bytes > DEVICE_BYTES_MAX - request->bytes)
-		return kvc_problem_set(problem, KVC_LIMIT,
-		                       "bytes: %llu with %llu attached, expected at most %llu in all",
-		                       (unsigned long long)request->bytes,
-		                       (unsigned long long)session->device_bytes,
-		                       (unsigned long long)DEVICE_BYTES_MAX);
+		return kvc_problem_set(
+		        problem, KVC_LIMIT, "bytes: %llu with %llu attached, expected at most %llu in all",
+		        (unsigned long long)request->bytes, (unsigned long long)session->device_bytes,
+		        (unsigned long long)DEVICE_BYTES_MAX);
 	return KVC_OK;
 }
 

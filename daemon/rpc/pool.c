@@ -35,9 +35,10 @@ kvc_status kvc_pool_gpu_find(const struct kvc_rpc *rpc, const uint8_t uuid[KVC_U
 	uuid_print(uuid, asked);
 	if (rpc->gpu_count)
 		uuid_print(kvc_gpu_uuid(rpc->gpus[0]), first);
-	return kvc_problem_set(problem, KVC_UNSUPPORTED,
-	                       "this daemon has no engine for GPU %s; it has %s%s; start kvcellard with --gpus",
-	                       asked, first, rpc->gpu_count > 1 ? " and others" : "");
+	return kvc_problem_set(
+	        problem, KVC_UNSUPPORTED,
+	        "this daemon has no engine for GPU %s; it has %s%s; start kvcellard with --gpus", asked,
+	        first, rpc->gpu_count > 1 ? " and others" : "");
 }
 
 /* ---- geometry ------------------------------------------------------------------------------ */
@@ -70,8 +71,8 @@ static kvc_status kind_span(const struct kvc_pool_request *request, const struct
 
 	if (kind->count != bases)
 		return kvc_problem_set(problem, KVC_SHAPE,
-		                       "%s_bases: %zu, expected %u, one a layer of the namespace", kind->field,
-		                       kind->count, bases);
+		                       "%s_bases: %zu, expected %u, one a layer of the namespace",
+		                       kind->field, kind->count, bases);
 	*span = 0;
 	if (!dim)
 		return KVC_OK;
@@ -135,9 +136,10 @@ kvc_status kvc_pool_pages_check(const struct kvc_pool_pages *pool, const struct 
 	uint64_t expected = (tokens + pool->page_tokens - 1) / pool->page_tokens;
 
 	if (block->first_token >= pool->page_tokens)
-		return kvc_problem_set(problem, KVC_SHAPE,
-		                       "blocks.first_token[%u]: %u, expected less than the pool's page_tokens, %u",
-		                       i, block->first_token, pool->page_tokens);
+		return kvc_problem_set(
+		        problem, KVC_SHAPE,
+		        "blocks.first_token[%u]: %u, expected less than the pool's page_tokens, %u", i,
+		        block->first_token, pool->page_tokens);
 	if (block->page_count != expected)
 		return kvc_problem_set(problem, KVC_SHAPE,
 		                       "blocks.pages[%u]: %u ids, expected %" PRIu64

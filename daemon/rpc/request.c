@@ -290,10 +290,11 @@ static kvc_status pool_find(struct building *building)
 	if (pool->shape.layers != shape->layers || pool->shape.heads != shape->heads ||
 	    pool->shape.key_dim != shape->key_dim || pool->shape.value_dim != shape->value_dim ||
 	    pool->shape.dtype != shape->dtype)
-		return kvc_problem_set(building->problem, KVC_SHAPE,
-		                       "region: pool %u is of another shape (layers, heads, dims, dtype) than "
-		                       "namespace %u",
-		                       pool->id, building->ns->id);
+		return kvc_problem_set(
+		        building->problem, KVC_SHAPE,
+		        "region: pool %u is of another shape (layers, heads, dims, dtype) than "
+		        "namespace %u",
+		        pool->id, building->ns->id);
 	building->pool = pool;
 	return KVC_OK;
 }
@@ -425,14 +426,15 @@ static kvc_status image_place(const struct building *building, struct kvc_reques
 		                       i, (unsigned long long)block->image_bytes,
 		                       (unsigned long long)block->key_offset,
 		                       (unsigned long long)region->bytes);
-	request->ops[i].op.external = (struct kvc_image_view){region->data + block->key_offset, block->image_bytes};
+	request->ops[i].op.external =
+	        (struct kvc_image_view){region->data + block->key_offset, block->image_bytes};
 	return KVC_OK;
 }
 
 /* Where a block lies in host memory: at the client's offsets in its region, or next in the payload. */
 static kvc_status view_place(const struct building *building, const struct kvc_request *request,
-                              const struct kvc_wire_block *block, uint64_t payload_offset,
-                              struct kvc_request_op *op)
+                             const struct kvc_wire_block *block, uint64_t payload_offset,
+                             struct kvc_request_op *op)
 {
 	const struct kvc_blocks_request *message = building->message;
 	struct kvc_block_shape shape = kvc_layout_shape(kvc_ns_plan(building->ns->ns), block->tokens);

@@ -4,8 +4,9 @@
  *   WAITING (detach of host memory in use)    ----------------------------------> answered and freed
  *
  * A request, its operations and their page ids are one allocation, owned by the session. It holds references
- * to its namespace and region or pool, and owns its payload. The reply is sent when the last operation is done, because only then is
- * the client's memory let go; the deadline cancels operations, it does not answer for them. Loop thread. */
+ * to its namespace and region or pool, and owns its payload. The reply is sent when the last operation is
+ * done, because only then is the client's memory let go; the deadline cancels operations, it does not answer
+ * for them. Loop thread. */
 #ifndef KVC_RPC_REQUEST_H
 #define KVC_RPC_REQUEST_H
 

@@ -12,8 +12,8 @@
  *
  * HELLO, READY: frames are read. ENDING: nothing is read; what runs is still answered. DRAINING: nothing is
  * sent either; operations are cancelled and waited for, and then the client's memory is unmapped, here and in
- * the GPU engines, and only then is the socket closed: a client takes the end of the connection as the promise that nobody writes its
- * memory any more.
+ * the GPU engines, and only then is the socket closed: a client takes the end of the connection as the
+ * promise that nobody writes its memory any more.
  *
  * A session owns its descriptor, its buffers, its open namespaces, attached regions, lease and requests. Its
  * files: session.c (life), input.c (bytes to frames), dispatch.c (frames to verbs), request.c (puts and

@@ -128,7 +128,8 @@ static void opened(struct object *object)
 	if (copy.status != KVC_OK)
 		object_forget(object);
 	if (copy.is_pool)
-		copy.pool_done(copy.context, (struct kvc_pool *)(void *)object, copy.status, "as the test wants it");
+		copy.pool_done(copy.context, (struct kvc_pool *)(void *)object, copy.status,
+		               "as the test wants it");
 	else
 		copy.region_done(copy.context, (struct kvc_device_region *)(void *)object, copy.status,
 		                 "as the test wants it");
