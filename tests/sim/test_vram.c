@@ -390,7 +390,7 @@ static void a_damaged_image_is_refused(void **state)
 	world_open_gpu(&w, 20, 0, 8);
 	world_form(&w, KVC_OP_IMAGE);
 	put_submit(&w, &job, 1, 11, false);
-	job.image[job.op.external.bytes - 1] ^= 1;
+	job_image(&job)[job.op.external.bytes - 1] ^= 1;
 	assert_int_equal(finish(&w, &job), KVC_INVALID);
 	assert_int_equal(rest_of(&w, 1), KVC_REST_NONE);
 	settle(&w);

@@ -163,6 +163,11 @@ static struct kvc_block_view view_of(struct world *w, struct job *job)
 	return view;
 }
 
+uint8_t *job_image(struct job *job)
+{
+	return job->image_room + (-(uintptr_t)job->image_room & (KVC_IMAGE_ALIGN - 1));
+}
+
 /* What a worker does with an image that it got. */
 static void image_decode(struct job *job)
 {
@@ -170,7 +175,7 @@ static void image_decode(struct job *job)
 	uint8_t *scratch = aligned_alloc(64, 65536);
 	struct kvc_image image;
 
-	assert_int_equal(kvc_image_open(job->image, job->op.image_bytes, 0, &image), KVC_OK);
+	assert_int_equal(kvc_image_open(job_image(job), job->op.image_bytes, 0, &image), KVC_OK);
 	assert_int_equal(kvc_image_decode_tiles(&image, kvc_codec_get(KVC_SIMD_SCALAR), &view, 0,
 	                                        image.plan.tiles, 0, scratch),
 	                 KVC_OK);
@@ -184,9 +189,9 @@ static void image_encode(struct job *job)
 	struct kvc_block_view view = view_of(job->world, job);
 	uint8_t *scratch = aligned_alloc(64, 65536);
 
-	kvc_image_encode_tiles(plan, kvc_codec_get(KVC_SIMD_SCALAR), &view, job->image, 0, plan->tiles,
+	kvc_image_encode_tiles(plan, kvc_codec_get(KVC_SIMD_SCALAR), &view, job_image(job), 0, plan->tiles,
 	                       scratch);
-	assert_int_equal(kvc_image_seal(plan, &view, job->image, sizeof job->image, &job->op.external.bytes),
+	assert_int_equal(kvc_image_seal(plan, &view, job_image(job), IMAGE_ROOM, &job->op.external.bytes),
 	                 KVC_OK);
 	free(scratch);
 }
@@ -218,7 +223,7 @@ static void job_place(struct world *w, struct job *job)
 		job->page = w->next_page++ % POOL_PAGES;
 		job->op.device = (struct kvc_device_view){w->pool, &job->page, 1, 0};
 	} else if (w->form == KVC_OP_IMAGE) {
-		job->op.external = (struct kvc_image_view){job->image, sizeof job->image};
+		job->op.external = (struct kvc_image_view){job_image(job), IMAGE_ROOM};
 	} else {
 		job->op.view = view_of(w, job);
 	}

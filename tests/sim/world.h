@@ -41,8 +41,8 @@ struct job {
 	struct world *world;
 	uint16_t key[ELEMENTS];
 	uint16_t value[ELEMENTS];
-	uint8_t image[IMAGE_ROOM] __attribute__((aligned(64)));
-	uint32_t page; /* of the pool, for the device form */
+	uint8_t image_room[IMAGE_ROOM + KVC_IMAGE_ALIGN]; /* see job_image */
+	uint32_t page;                                    /* of the pool, for the device form */
 	bool done;
 	uint32_t number; /* of the block key */
 	uint32_t content;
@@ -83,6 +83,9 @@ void world_form(struct world *w, enum kvc_op_form form);
 
 /* A job of that kind for a numbered block, not submitted. */
 void job_init(struct world *w, struct job *job, enum kvc_op_kind kind, uint32_t number);
+
+/* The job's own image, aligned, of IMAGE_ROOM bytes. */
+uint8_t *job_image(struct job *job);
 
 /* Submit a put of a content. */
 void put_submit(struct world *w, struct job *job, uint32_t number, uint32_t content, bool durable);
