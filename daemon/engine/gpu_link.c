@@ -207,7 +207,7 @@ static bool receive(struct kvc_gpu *gpu)
 	else if (bytes > 0)
 		take(gpu, (size_t)bytes);
 	else if (bytes == 0)
-		kvc_gpu_fail(gpu, KVC_ENGINE_LOST, "the process ended");
+		kvc_gpu_ended(gpu);
 	else if (errno != EINTR && errno != ECONNRESET && errno != EAGAIN)
 		kvc_gpu_fail(gpu, KVC_ENGINE_LOST, "cannot receive from it: %s", strerror(errno));
 	else

@@ -78,6 +78,7 @@ struct kvc_gpu {
 	uint64_t backoff_ms;
 	uint64_t progress_ms; /* when it last answered, or had nothing to answer */
 	kvc_status why;       /* of this process's end */
+	bool killed;          /* by us */
 	char detail[KVC_GPU_DETAIL_BYTES];
 	bool known; /* uuid and name are */
 	uint8_t uuid[GPU_UUID_BYTES];
@@ -112,6 +113,9 @@ struct kvc_gpu {
  * already. */
 void kvc_gpu_fail(struct kvc_gpu *gpu, kvc_status status, const char *format, ...)
         __attribute__((format(printf, 3, 4)));
+
+/* Its end of the pair is closed: it is ending by itself. */
+void kvc_gpu_ended(struct kvc_gpu *gpu);
 
 void kvc_gpu_ready(struct kvc_gpu *gpu, const struct kvc_gpu_ready *ready);
 

@@ -29,6 +29,7 @@
 
 enum {
 	READY_MS = 30000,
+	END_MS = 1000,            /* one that has closed its end of the pair has so long to be gone */
 	KILL_MS = 10000,          /* then SIGKILL has not helped, and somebody should know */
 	CLOSE_MS = 2000,          /* an engine that is let go has so long to clear up */
 	BACKOFF_MS = 100,         /* doubled each time */
@@ -81,20 +82,37 @@ void kvc_gpu_progress(struct kvc_gpu *gpu)
 
 /* ---- the end ------------------------------------------------------------------------------- */
 
+static bool runs(const struct kvc_gpu *gpu)
+{
+	return gpu->state == GPU_STARTING || gpu->state == GPU_RESTORING || gpu->state == GPU_UP;
+}
+
 void kvc_gpu_fail(struct kvc_gpu *gpu, kvc_status status, const char *format, ...)
 {
 	va_list arguments;
 
-	if (gpu->state == GPU_ENDING || gpu->state == GPU_CLOSING || gpu->state == GPU_DOWN)
+	if (!runs(gpu))
 		return;
 	va_start(arguments, format);
 	vsnprintf(gpu->detail, sizeof gpu->detail, format, arguments);
 	va_end(arguments);
 	gpu->why = status;
+	gpu->killed = true;
 	kvc_watch_set(gpu->watch, false, false);
 	move(gpu, GPU_ENDING, KILL_MS);
 	if (gpu->child)
 		kvc_child_kill(gpu->child, SIGKILL);
+}
+
+void kvc_gpu_ended(struct kvc_gpu *gpu)
+{
+	if (!runs(gpu))
+		return;
+	snprintf(gpu->detail, sizeof gpu->detail, "the process ended");
+	gpu->why = KVC_ENGINE_LOST;
+	gpu->killed = false;
+	kvc_watch_set(gpu->watch, false, false);
+	move(gpu, GPU_ENDING, END_MS);
 }
 
 /* One that had become ready is needed soon. One that does not come up is not pressed. */
@@ -140,9 +158,9 @@ static void end_describe(struct kvc_gpu *gpu, const struct kvc_child_end *end)
 	size_t used = strlen(gpu->detail);
 	char *room = gpu->detail + used;
 
-	if (end->signal && end->signal != SIGKILL)
+	if (end->signal && !gpu->killed)
 		snprintf(room, sizeof gpu->detail - used, " (signal %d)", end->signal);
-	else if (!end->signal && end->exit_code)
+	else if (!end->signal)
 		snprintf(room, sizeof gpu->detail - used, " (exit status %d)", end->exit_code);
 }
 
@@ -158,9 +176,9 @@ static void process_ended(void *context, const struct kvc_child_end *end)
 	struct kvc_gpu *gpu = context;
 
 	gpu->child = NULL;
-	if (gpu->state != GPU_ENDING && gpu->state != GPU_CLOSING) {
+	if (runs(gpu)) {
 		kvc_gpu_link_drain(gpu);
-		kvc_gpu_fail(gpu, KVC_ENGINE_LOST, "the process ended");
+		kvc_gpu_ended(gpu);
 	}
 	kvc_gpu_link_close(gpu);
 	if (gpu->state == GPU_CLOSING) {
@@ -308,11 +326,13 @@ static bool hangs(const struct kvc_gpu *gpu)
 
 static void look(struct kvc_gpu *gpu)
 {
+	uint64_t oldest;
+
 	if (!owes(gpu))
 		kvc_gpu_progress(gpu);
 	if (hangs(gpu)) /* or it is we who stood still, and its answers lie here */
 		kvc_gpu_link_drain(gpu);
-	if (gpu->state != GPU_RESTORING && gpu->state != GPU_UP)
+	if (!runs(gpu))
 		return;
 	if (!hangs(gpu)) {
 		kvc_gpu_pump(gpu);
@@ -320,15 +340,18 @@ static void look(struct kvc_gpu *gpu)
 		return;
 	}
 	kvc_stat_add(gpu->cells[GPU_CELL_HANGS], 1);
+	oldest = kvc_gpu_jobs_oldest_ms(gpu);
+	if (oldest > gpu->progress_ms)
+		oldest = gpu->progress_ms;
 	kvc_gpu_fail(gpu, KVC_ENGINE_LOST, "it hangs: no answer for %llu ms",
-	             (unsigned long long)(now_ms(gpu) - gpu->progress_ms));
+	             (unsigned long long)(now_ms(gpu) - oldest));
 }
 
 static void kill_again(struct kvc_gpu *gpu, const char *what)
 {
 	kvc_warn("GPU %u: engine %s", gpu->options.ordinal, what);
-	if (gpu->child)
-		kvc_child_kill(gpu->child, SIGKILL);
+	gpu->killed = true;
+	kvc_child_kill(gpu->child, SIGKILL);
 	timer_set(gpu, KILL_MS);
 }
 
@@ -352,7 +375,8 @@ static void timer_fired(struct kvc_timer *timer)
 		look(gpu);
 		return;
 	case GPU_ENDING:
-		kill_again(gpu, "was killed and is not gone: its driver may hold it");
+		kill_again(gpu, gpu->killed ? "was killed and is not gone: the driver holds it"
+		                            : "ended and is not gone: killed");
 		return;
 	case GPU_CLOSING:
 		kill_again(gpu, "does not end by itself: killed");
