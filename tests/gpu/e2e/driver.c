@@ -1,5 +1,5 @@
-/* See driver.h. The types are the driver API's, by their sizes; symbols carry the version that the names in cuda.h
- * stand for. */
+/* See driver.h. The types are the driver API's, by their sizes; symbols carry the version that the names in
+ * cuda.h stand for. */
 #include "tests/gpu/e2e/driver.h"
 
 #include <dlfcn.h>
@@ -124,12 +124,12 @@ static void load(void)
 		*(void **)symbols[i].slot = dlsym(cuda.library, symbols[i].name);
 }
 
-#define need(function)                                                                    \
-	do {                                                                              \
-		if (!cuda.function) {                                                     \
-			fprintf(stderr, "this CUDA driver has no %s\n", #function);       \
-			exit(1);                                                          \
-		}                                                                         \
+#define need(function)                                                              \
+	do {                                                                        \
+		if (!cuda.function) {                                               \
+			fprintf(stderr, "this CUDA driver has no %s\n", #function); \
+			exit(1);                                                    \
+		}                                                                   \
 	} while (0)
 
 void driver_open(void)
@@ -281,7 +281,8 @@ void *driver_stream(bool low_priority)
 	need(stream);
 	if (cuda.priorities)
 		check(cuda.priorities(&lowest, &highest), "priorities of streams");
-	check(cuda.stream(&stream, 1 /* does not wait for the default stream */, low_priority ? lowest : highest),
+	check(cuda.stream(&stream, 1 /* does not wait for the default stream */,
+	                  low_priority ? lowest : highest),
 	      "stream");
 	return stream;
 }

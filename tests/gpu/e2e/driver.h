@@ -1,8 +1,9 @@
-/* The CUDA driver as far as tests and benches of the cuda plane play the worker: device memory, copies, streams.
+/* The CUDA driver as far as tests and benches of the cuda plane play the worker: device memory, copies,
+ * streams.
  *
- * Loaded with dlopen, so the programs build without CUDA and run against tests/fake/libcuda.so.1 too. Errors end
- * the program with a message: these are tests. The device is number 0, in its primary context, which is also what
- * kernels of the runtime API in the same program use. */
+ * Loaded with dlopen, so the programs build without CUDA and run against tests/fake/libcuda.so.1 too. Errors
+ * end the program with a message: these are tests. The device is number 0, in its primary context, which is
+ * also what kernels of the runtime API in the same program use. */
 #ifndef KVC_TESTS_GPU_DRIVER_H
 #define KVC_TESTS_GPU_DRIVER_H
 
@@ -10,8 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Load the driver and make the primary context current in this thread. Without a driver or a device the program
- * ends with the status of a skipped test. */
+/* Load the driver and make the primary context current in this thread. Without a driver or a device the
+ * program ends with the status of a skipped test. */
 void driver_open(void);
 
 /* In each further thread. */
@@ -28,8 +29,8 @@ uint64_t driver_free_bytes(void);
 uint64_t driver_alloc(uint64_t bytes);
 void driver_free(uint64_t address);
 
-/* VMM memory in chunks of about `chunk_bytes` (rounded up to the device's granularity), mapped one behind the other,
- * as PyTorch's expandable segments are. */
+/* VMM memory in chunks of about `chunk_bytes` (rounded up to the device's granularity), mapped one behind the
+ * other, as PyTorch's expandable segments are. */
 struct driver_vmm {
 	uint64_t address;
 	uint64_t bytes;

@@ -42,7 +42,8 @@ static uint64_t arrange(struct paged *paged)
 		return tokens * heads * key_row;
 	case PAGED_HEADS_FIRST:
 		paged->key = (struct kvc_pool_strides){tokens * heads * key_row, key_row, tokens * key_row};
-		paged->value = (struct kvc_pool_strides){tokens * heads * value_row, value_row, tokens * value_row};
+		paged->value =
+		        (struct kvc_pool_strides){tokens * heads * value_row, value_row, tokens * value_row};
 		return paged->pages * tokens * heads * key_row;
 	case PAGED_FUSED:
 		paged->key = (struct kvc_pool_strides){tokens * heads * both, both, tokens * both};
@@ -77,16 +78,16 @@ static struct row row_of(const struct paged *paged, const struct kvc_block *bloc
 	uint64_t page = block->pages[at / paged->form.page_tokens];
 
 	return (struct row){
-	        .address = bases[layer] + page * strides->page + at % paged->form.page_tokens * strides->token +
-	                   head * strides->head,
+	        .address = bases[layer] + page * strides->page +
+	                   at % paged->form.page_tokens * strides->token + head * strides->head,
 	        .bytes = (value ? paged->shape.value_dim : paged->shape.key_dim) * element_bytes(paged),
 	};
 }
 
 typedef void row_visit(const struct paged *paged, const struct row *row, uint32_t layer, uint8_t *elements);
 
-static void visit_kind(const struct paged *paged, const struct kvc_block *block, bool value, uint8_t **elements,
-                       row_visit *visit)
+static void visit_kind(const struct paged *paged, const struct kvc_block *block, bool value,
+                       uint8_t **elements, row_visit *visit)
 {
 	for (uint32_t layer = 0; layer < paged->shape.layers; layer++) {
 		for (uint32_t i = 0; i < block->tokens * paged->shape.heads; i++) {
@@ -100,7 +101,8 @@ static void visit_kind(const struct paged *paged, const struct kvc_block *block,
 }
 
 /* Keys of all layers, then values, as sample.h has the elements of a block. */
-static void visit_rows(const struct paged *paged, const struct kvc_block *block, void *elements, row_visit *visit)
+static void visit_rows(const struct paged *paged, const struct kvc_block *block, void *elements,
+                       row_visit *visit)
 {
 	uint8_t *at = elements;
 

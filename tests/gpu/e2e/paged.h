@@ -1,8 +1,8 @@
 /* A worker's paged KV pool on the device, of any arrangement, with a copy of its bytes on the host.
  *
- * The copy (the mirror) holds what each byte of the device must be: paged_upload() makes it so, paged_differs() looks
- * whether it is. So a test sees a wrong byte of a block and a stray write beside it alike. Errors of memory end the
- * program. One thread at a time. */
+ * The copy (the mirror) holds what each byte of the device must be: paged_upload() makes it so,
+ * paged_differs() looks whether it is. So a test sees a wrong byte of a block and a stray write beside it
+ * alike. Errors of memory end the program. One thread at a time. */
 #ifndef KVC_TESTS_GPU_PAGED_H
 #define KVC_TESTS_GPU_PAGED_H
 

@@ -26,8 +26,9 @@ static bool engine_path(struct rig *rig, const char *wanted)
 		return snprintf(rig->engine, sizeof rig->engine, "%s", given) < (int)sizeof rig->engine;
 	if (!wanted)
 		wanted = "kvcellar-engine";
-	return slash && snprintf(rig->engine, sizeof rig->engine, "%.*s/%s", (int)(slash - rig->server.program),
-	                         rig->server.program, wanted) < (int)sizeof rig->engine;
+	return slash &&
+	       snprintf(rig->engine, sizeof rig->engine, "%.*s/%s", (int)(slash - rig->server.program),
+	                rig->server.program, wanted) < (int)sizeof rig->engine;
 }
 
 bool rig_prepare(struct rig *rig, const struct rig_options *options)

@@ -1,9 +1,11 @@
-/* Every arrangement of a paged pool, end to end: what comes back is, bit for bit, what the CPU codec restores.
+/* Every arrangement of a paged pool, end to end: what comes back is, bit for bit, what the CPU codec
+ * restores.
  *
- * A case puts blocks from a pool on the device and reads them into other pages of it, into shared memory (decoded on
- * the CPU) and as images (equal to the CPU's own); then it puts blocks from shared memory (encoded on the CPU) and
- * reads them on the device. Every byte of the pool is compared, also those around the blocks. The blocks are those of
- * sample.h, strange ones included. All cases run with a VRAM tier and without. */
+ * A case puts blocks from a pool on the device and reads them into other pages of it, into shared memory
+ * (decoded on the CPU) and as images (equal to the CPU's own); then it puts blocks from shared memory
+ * (encoded on the CPU) and reads them on the device. Every byte of the pool is compared, also those around
+ * the blocks. The blocks are those of sample.h, strange ones included. All cases run with a VRAM tier and
+ * without. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -35,34 +37,151 @@ struct layout_case {
 
 static const struct layout_case layout_cases[] = {
         {{.name = "2-first", .order = PAGED_TWO_FIRST, .page_tokens = 16}, 3, 4, 128, 128, BF, 64, "quality"},
-        {{.name = "2-first fp16", .order = PAGED_TWO_FIRST, .page_tokens = 16}, 3, 4, 128, 128, FP, 64, "quality"},
-        {{.name = "2-first, page 32", .order = PAGED_TWO_FIRST, .page_tokens = 32}, 2, 4, 128, 128, BF, 64, "compact"},
-        {{.name = "2-first, page 64", .order = PAGED_TWO_FIRST, .page_tokens = 64}, 2, 4, 128, 128, BF, 64, "plain"},
-        {{.name = "2-second", .order = PAGED_TWO_SECOND, .page_tokens = 16}, 3, 4, 128, 128, BF, 128, "quality"},
+        {{.name = "2-first fp16", .order = PAGED_TWO_FIRST, .page_tokens = 16},
+         3,
+         4,
+         128,
+         128,
+         FP,
+         64,
+         "quality"},
+        {{.name = "2-first, page 32", .order = PAGED_TWO_FIRST, .page_tokens = 32},
+         2,
+         4,
+         128,
+         128,
+         BF,
+         64,
+         "compact"},
+        {{.name = "2-first, page 64", .order = PAGED_TWO_FIRST, .page_tokens = 64},
+         2,
+         4,
+         128,
+         128,
+         BF,
+         64,
+         "plain"},
+        {{.name = "2-second", .order = PAGED_TWO_SECOND, .page_tokens = 16},
+         3,
+         4,
+         128,
+         128,
+         BF,
+         128,
+         "quality"},
         {{.name = "2-second fp16, 64 channels", .order = PAGED_TWO_SECOND, .page_tokens = 32},
-         3, 4, 64, 64, FP, 128, "quality"},
-        {{.name = "heads first", .order = PAGED_HEADS_FIRST, .page_tokens = 16}, 3, 4, 128, 128, BF, 64, "quality"},
+         3,
+         4,
+         64,
+         64,
+         FP,
+         128,
+         "quality"},
+        {{.name = "heads first", .order = PAGED_HEADS_FIRST, .page_tokens = 16},
+         3,
+         4,
+         128,
+         128,
+         BF,
+         64,
+         "quality"},
         {{.name = "heads first, page 64, 256 channels", .order = PAGED_HEADS_FIRST, .page_tokens = 64},
-         2, 2, 256, 256, BF, 128, "quality"},
+         2,
+         2,
+         256,
+         256,
+         BF,
+         128,
+         "quality"},
         {{.name = "fused", .order = PAGED_FUSED, .page_tokens = 16}, 3, 4, 128, 128, BF, 64, "quality"},
         {{.name = "fused fp16, page 32, k8v4", .order = PAGED_FUSED, .page_tokens = 32},
-         3, 4, 128, 128, FP, 64, "k8v4"},
-        {{.name = "fused, unequal channels", .order = PAGED_FUSED, .page_tokens = 16}, 2, 3, 192, 128, BF, 64, "quality"},
+         3,
+         4,
+         128,
+         128,
+         FP,
+         64,
+         "k8v4"},
+        {{.name = "fused, unequal channels", .order = PAGED_FUSED, .page_tokens = 16},
+         2,
+         3,
+         192,
+         128,
+         BF,
+         64,
+         "quality"},
         {{.name = "latents", .order = PAGED_KEY_ONLY, .page_tokens = 64}, 4, 1, 576, 0, BF, 64, "quality"},
-        {{.name = "latents fp16, page 16", .order = PAGED_KEY_ONLY, .page_tokens = 16}, 4, 1, 512, 0, FP, 64, "quality"},
+        {{.name = "latents fp16, page 16", .order = PAGED_KEY_ONLY, .page_tokens = 16},
+         4,
+         1,
+         512,
+         0,
+         FP,
+         64,
+         "quality"},
         {{.name = "an allocation a layer", .order = PAGED_TWO_FIRST, .page_tokens = 16, .per_layer = true},
-         4, 4, 128, 128, BF, 64, "quality"},
+         4,
+         4,
+         128,
+         128,
+         BF,
+         64,
+         "quality"},
         {{.name = "an allocation a layer, fused", .order = PAGED_FUSED, .page_tokens = 32, .per_layer = true},
-         4, 2, 128, 128, BF, 64, "quality"},
-        {{.name = "VMM", .order = PAGED_TWO_FIRST, .page_tokens = 16, .vmm = true}, 4, 4, 128, 128, BF, 128, "quality"},
-        {{.name = "VMM, an allocation a layer", .order = PAGED_TWO_SECOND, .page_tokens = 16, .vmm = true,
+         4,
+         2,
+         128,
+         128,
+         BF,
+         64,
+         "quality"},
+        {{.name = "VMM", .order = PAGED_TWO_FIRST, .page_tokens = 16, .vmm = true},
+         4,
+         4,
+         128,
+         128,
+         BF,
+         128,
+         "quality"},
+        {{.name = "VMM, an allocation a layer",
+          .order = PAGED_TWO_SECOND,
+          .page_tokens = 16,
+          .vmm = true,
           .per_layer = true},
-         3, 4, 128, 128, BF, 128, "quality"},
-        {{.name = "block within a page", .order = PAGED_TWO_FIRST, .page_tokens = 64}, 2, 4, 128, 128, BF, 16, "quality"},
-        {{.name = "block from the middle of a page", .order = PAGED_TWO_SECOND, .page_tokens = 32, .first_token = 16},
-         2, 4, 128, 128, BF, 64, "quality"},
+         3,
+         4,
+         128,
+         128,
+         BF,
+         128,
+         "quality"},
+        {{.name = "block within a page", .order = PAGED_TWO_FIRST, .page_tokens = 64},
+         2,
+         4,
+         128,
+         128,
+         BF,
+         16,
+         "quality"},
+        {{.name = "block from the middle of a page",
+          .order = PAGED_TWO_SECOND,
+          .page_tokens = 32,
+          .first_token = 16},
+         2,
+         4,
+         128,
+         128,
+         BF,
+         64,
+         "quality"},
         {{.name = "block from an odd token", .order = PAGED_HEADS_FIRST, .page_tokens = 16, .first_token = 5},
-         2, 4, 128, 128, BF, 64, "quality"},
+         2,
+         4,
+         128,
+         128,
+         BF,
+         64,
+         "quality"},
         {{.name = "raw", .order = PAGED_TWO_FIRST, .page_tokens = 16}, 2, 2, 128, 128, BF, 64, "raw"},
 };
 
@@ -130,7 +249,8 @@ static void blocks_init(struct trial *trial, uint64_t first)
 {
 	paged_reset(&trial->paged);
 	for (size_t i = 0; i < BLOCKS; i++) {
-		kvc_sample_block(&trial->space, first + i, i * trial->step, trial->keys[i], &trial->blocks[i]);
+		kvc_sample_block(&trial->space, first + i, i * trial->step, trial->keys[i],
+		                 &trial->blocks[i]);
 		paged_place(&trial->paged, &trial->blocks[i]);
 	}
 }
@@ -156,7 +276,8 @@ static uint8_t *place_of(const struct trial *trial, size_t i)
 static void expect_ok(const struct trial *trial, kvc_status status, const char *what)
 {
 	if (status != KVC_OK)
-		fail_msg("%s, %s: %s: %s", trial->what->form.name, what, kvc_status_name(status), kvc_last_error());
+		fail_msg("%s, %s: %s: %s", trial->what->form.name, what, kvc_status_name(status),
+		         kvc_last_error());
 	for (size_t i = 0; i < BLOCKS; i++) {
 		if (trial->blocks[i].status != KVC_OK)
 			fail_msg("%s, %s: block %zu: %s", trial->what->form.name, what, i,
@@ -223,7 +344,8 @@ static void host_get(struct trial *trial, uint64_t first)
 	for (size_t i = 0; i < BLOCKS; i++) {
 		kvc_sample_source(&trial->space, first + i, trial->elements);
 		assert_true(kvc_sample_restore(&trial->space, first + i, trial->elements, trial->elements));
-		assert_memory_equal(place_of(trial, i), trial->elements, kvc_sample_bytes(&trial->space, first + i));
+		assert_memory_equal(place_of(trial, i), trial->elements,
+		                    kvc_sample_bytes(&trial->space, first + i));
 	}
 }
 
