@@ -89,3 +89,5 @@ else
 cuda test-gpu bench-gpu:
 	@echo 'skip: $@: $(if $(filter no,$(CUDA)),CUDA=no,no nvcc)'
 endif
+
+include tests/gpu/gpu.mk
