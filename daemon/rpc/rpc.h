@@ -44,6 +44,8 @@ struct kvc_rpc_options {
 	struct kvc_loop *loop;
 	struct kvc_stats *stats;
 	struct kvc_cache *cache;
+	struct kvc_gpu *const *gpus;
+	uint32_t gpu_count;
 	struct kvc_rpc_limits limits;
 	uint8_t boot_id[KVC_BOOT_ID_BYTES];
 	const char *version; /* static */
