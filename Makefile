@@ -78,7 +78,7 @@ $(OBJ)/proto/kvcellar.pb-c.o $(OBJ)/proto/kvcellar.pb-c.pic.o: CFLAGS_ALL += -w
 
 KERNEL_SRC := $(wildcard kernels/*.c)
 PROTO_SRC := $(wildcard proto/*.c) $(GEN)/proto/kvcellar.pb-c.c
-DAEMON_SRC := $(filter-out daemon/main/%,$(wildcard daemon/*/*.c))
+DAEMON_SRC := $(filter-out daemon/main/% daemon/gpu/%,$(wildcard daemon/*/*.c))
 MAIN_SRC := $(wildcard daemon/main/*.c)
 CLIENT_SRC := $(wildcard client/*.c)
 CLI_SRC := $(wildcard client/cli/*.c)
@@ -280,5 +280,5 @@ $(FUZZ_BIN): $(BIN)/tests/%: $(OBJ)/tests/%.o $(if $(FUZZ),,$(OBJ)/tests/fuzz/re
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS_ALL) $(if $(FUZZ),-fsanitize=fuzzer) $< $(if $(FUZZ),,$(OBJ)/tests/fuzz/replay.o) $(TEST_OBJ) $(ALL_A) $(DAEMON_LIBS) $(CLIENT_LIBS) $(CLI_LIBS) -lm -o $@
 
-include $(wildcard deploy/install.mk kernels/cuda.mk)
+include $(wildcard kernels/cuda.mk daemon/gpu/engine.mk deploy/install.mk)
 -include $(shell find $(OBJ) -name '*.d' 2>/dev/null)

@@ -60,7 +60,8 @@ kvc_status kvc_gpu_open(const struct kvc_gpu_options *options,
                                         const char *detail),
                         void *context, struct kvc_gpu **gpu);
 
-/* Who wants to know; call before the loop turns again after kvc_gpu_open, or after the verdict. */
+/* Who wants to know (callbacks may be NULL); call before the loop turns again after kvc_gpu_open, or after
+ * the verdict. */
 void kvc_gpu_events_set(struct kvc_gpu *gpu, const struct kvc_gpu_events *events);
 
 /* End the process and forget it, then done(context). Also before the verdict, which then does not come. No
