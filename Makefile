@@ -273,5 +273,5 @@ $(FUZZ_BIN): $(BIN)/tests/%: $(OBJ)/tests/%.o $(if $(FUZZ),,$(OBJ)/tests/fuzz/re
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS_ALL) $(if $(FUZZ),-fsanitize=fuzzer) $< $(if $(FUZZ),,$(OBJ)/tests/fuzz/replay.o) $(TEST_OBJ) $(ALL_A) $(DAEMON_LIBS) $(CLIENT_LIBS) $(CLI_LIBS) -lm -o $@
 
-include $(wildcard deploy/install.mk kernels/cuda.mk)
+include $(wildcard deploy/install.mk kernels/cuda.mk client/cuda/cuda.mk)
 -include $(shell find $(OBJ) -name '*.d' 2>/dev/null)
