@@ -69,8 +69,8 @@ CFLAGS_ALL += -fsanitize=fuzzer-no-link
 endif
 
 # One translation unit a SIMD level, chosen at run time.
-$(OBJ)/%_avx2.o: SIMD_FLAGS := -mavx2 -mf16c -mfma
-$(OBJ)/%_avx512.o: SIMD_FLAGS := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mf16c -mfma
+$(OBJ)/%_avx2.o $(OBJ)/%_avx2.pic.o: SIMD_FLAGS := -mavx2 -mf16c -mfma
+$(OBJ)/%_avx512.o $(OBJ)/%_avx512.pic.o: SIMD_FLAGS := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mf16c -mfma
 $(OBJ)/kernels/%.o: CFLAGS_ALL += -O3
 $(OBJ)/proto/kvcellar.pb-c.o $(OBJ)/proto/kvcellar.pb-c.pic.o: CFLAGS_ALL += -w
 
