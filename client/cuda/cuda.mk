@@ -1,6 +1,7 @@
 # libkvcellar-cuda: the codec inside the worker, over libkvcellar. Included by the Makefile.
 #
-# Built where CUDA is (kernels/cuda.mk). Its C code is tested everywhere, over a fake device (tests/unit/test_worker.c).
+# Built where CUDA is; its C code is tested everywhere, over a fake device (tests/unit/test_worker.c). Included after
+# daemon/gpu/engine.mk.
 
 WORKER_SRC := $(filter-out %_cuda.c,$(wildcard client/cuda/*.c))
 WORKER_OBJ := $(call objs,$(WORKER_SRC))
@@ -15,15 +16,13 @@ $(WORKER_TEST): $(WORKER_OBJ) $(WORKER_FAKES)
 $(WORKER_TEST): TEST_OBJ := $(WORKER_OBJ) $(WORKER_FAKES)
 
 ifdef HAVE_CUDA
-CUDA_INCLUDE := $(firstword $(wildcard $(dir $(NVCC))../include /usr/local/cuda/include))
-
-$(OBJ)/client/cuda/%_cuda.o $(OBJ)/client/cuda/%_cuda.pic.o: CPPFLAGS_ALL += -isystem $(CUDA_INCLUDE)
+# CUDA's headers are not written for our warnings.
+$(OBJ)/client/cuda/device_cuda.o $(OBJ)/client/cuda/device_cuda.pic.o: CPPFLAGS_ALL += -isystem $(CUDA_INCLUDE)
 
 $(WORKER_SO): $(WORKER_PIC) $(KERN_CUDA_OBJ) $(CLIENT_SO) client/cuda/libkvcellar-cuda.map
 	$(call say,LD,$@)
 	@mkdir -p $(@D)
-	$(Q)$(NVCC) -shared -arch=sm_$(CUDA_ARCH) -cudart static \
-	    -Xlinker -soname,libkvcellar-cuda.so.$(SOVERSION) -Xlinker -z,relro,-z,now \
+	$(Q)$(LINK_CUDA) -shared -Xlinker -soname,$(@F) -Xlinker -z,relro,-z,now -Xlinker --as-needed \
 	    -Xlinker --version-script,client/cuda/libkvcellar-cuda.map $(WORKER_PIC) $(KERN_CUDA_OBJ) \
 	    -L$(LIB) -lkvcellar -lxxhash -lm -lpthread -o $@
 	$(Q)ln -sf $(@F) $(LIB)/libkvcellar-cuda.so
@@ -32,8 +31,9 @@ $(WORKER_PC): client/cuda/kvcellar-cuda.pc.in Makefile
 	@mkdir -p $(@D)
 	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' $< > $@
 
-cuda: $(WORKER_SO) $(WORKER_PC)
-
-# `all` builds and installs it where there is nvcc.
+# One variant of it is enough.
+ifeq ($(VARIANT),$(DEFAULT_VARIANT))
 all: $(WORKER_SO) $(WORKER_PC)
+endif
+cuda: $(WORKER_SO) $(WORKER_PC)
 endif
