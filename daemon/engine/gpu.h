@@ -52,8 +52,9 @@ struct kvc_gpu_options {
 	uint32_t ready_ms;      /* it has so long to become ready; 0: 30 s */
 };
 
-/* Start the process; `verdict` comes once, when it is ready or has failed for the first time (status as of
- * the engine, detail for people: what was wrong, what to do). Only after KVC_OK is it ever started again. */
+/* Start the process; `verdict` comes once, unless it is closed before, when it is ready or has failed for the
+ * first time (status as of the engine, detail for people: what was wrong, what to do). Only after KVC_OK is
+ * it ever started again. */
 kvc_status kvc_gpu_open(const struct kvc_gpu_options *options,
                         void (*verdict)(void *context, struct kvc_gpu *gpu, kvc_status status,
                                         const char *detail),
@@ -63,7 +64,8 @@ kvc_status kvc_gpu_open(const struct kvc_gpu_options *options,
  * the verdict. */
 void kvc_gpu_events_set(struct kvc_gpu *gpu, const struct kvc_gpu_events *events);
 
-/* End the process and forget it, then done(context). All jobs, pools and regions must be gone. */
+/* End the process and forget it, then done(context). Also before the verdict, which then does not come. No
+ * job may be under way, and every pool and region must be closed (their close need not have ended). */
 void kvc_gpu_close(struct kvc_gpu *gpu, void (*done)(void *context), void *context);
 
 /* The table for its jobs: encode and decode with a device view, lower. A job submitted while it is not up
