@@ -5,9 +5,10 @@
 #
 #   OUT     where it was built: build
 #   FOLDER  of keys.bf16 and values.bf16, for the digests
-#   PART    kernels: a million random tiles, and a small set under each tool of compute-sanitizer, all at once
+#   PART    kernels: a million random tiles, a small set under each tool of compute-sanitizer, and the programs of the
+#                    plane that measure nothing, all at once
 #           device:  the engine's device layer
-#           plane:   worker, daemon and engine, one program after the other: they measure times
+#           plane:   worker, daemon and engine, one program after the other: they measure times and memory
 #
 # The last line is `gpu: N passed, N failed, N skipped`. What the tests measured is printed before it.
 set -u
@@ -33,7 +34,8 @@ run() {
 
 run_kernels() {
 	local program=$out/bin/tests/gpu/test_kern tool
-	names+=(kernels)
+	names+=(kernels bytes)
+	run bytes 240 "$out"/bin/tests/gpu/test_{layouts,forged} &
 	run kernels 300 "$program 1000000 ${SEED:-1} $folder/keys.bf16 $folder/values.bf16" &
 	if command -v compute-sanitizer >/dev/null; then
 		for tool in memcheck racecheck initcheck synccheck; do
@@ -55,7 +57,7 @@ run_part() {
 		;;
 	plane)
 		names+=(plane)
-		run plane 240 "$out"/bin/tests/gpu/test_{layouts,forged,budget,start,worker_death,engine_death}
+		run plane 240 "$out"/bin/tests/gpu/test_{budget,start,worker_death,engine_death}
 		;;
 	*)
 		echo "no part '$1': kernels, device, plane" >&2

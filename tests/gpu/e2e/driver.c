@@ -149,6 +149,7 @@ void driver_open(void)
 
 void driver_enter(void)
 {
+	need(context_set);
 	check(cuda.context_set(cuda.context), "current context");
 }
 
