@@ -25,6 +25,7 @@ $(WORKER_SO): $(WORKER_PIC) $(KERN_CUDA_OBJ) $(CLIENT_SO) client/cuda/libkvcella
 	$(call say,LD,$@)
 	@mkdir -p $(@D)
 	$(Q)$(LINK_CUDA) -shared -Xlinker -soname,$(@F) -Xlinker -z,relro,-z,now -Xlinker --as-needed \
+	    -Xlinker -rpath -Xlinker '$$ORIGIN' \
 	    -Xlinker --version-script,client/cuda/libkvcellar-cuda.map $(WORKER_PIC) $(KERN_CUDA_OBJ) \
 	    -L$(LIB) -lkvcellar -lxxhash -lm -lpthread -o $@
 	$(Q)ln -sf $(@F) $(LIB)/libkvcellar-cuda.so
