@@ -12,7 +12,7 @@ SAMPLE := deploy/kvcellard.conf
 
 INSTALL_BINS := kvcellard kvcellar
 INSTALL_HEADERS := client/kvcellar.h client/kvcellar_cuda.h proto/kvc_status.h
-INSTALL_DOCS := $(wildcard README.md LICENSE docs/*.md) $(SAMPLE)
+INSTALL_DOCS := $(wildcard README.md LICENSE docs/*.md) $(SAMPLE) deploy/kvcellard-gpu.conf
 INSTALL_SO := libkvcellar.so.$(VERSION)
 
 INSTALLED := $(addprefix $(BINDIR)/,$(INSTALL_BINS)) \

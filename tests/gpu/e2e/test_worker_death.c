@@ -68,7 +68,7 @@ static int victim_main(char *const argv[])
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	driver_open();
-	load_oracle_open(&oracle, CONTENTS);
+	load_oracle_open_blind(&oracle, CONTENTS);
 	if (!load_user_open(&user, &oracle, argv[1], &form, &counts)) {
 		fprintf(stderr, "victim: %s\n", kvc_last_error());
 		return 1;
