@@ -17,7 +17,7 @@ $(error CUDA=yes, but there is no nvcc)
 endif
 
 # No contraction, no approximation, no flushing of subnormals: the kernels restore the bits of the reference.
-NVCC_FLAGS := -std=c++17 -O3 -arch=sm_$(CUDA_ARCH) -fmad=false -lineinfo -I. -Iproto -Xcompiler -Wall,-Wextra
+NVCC_FLAGS := -std=c++17 -O3 -arch=sm_$(CUDA_ARCH) -fmad=false -lineinfo -I. -Iproto -Xcompiler -Wall,-Wextra,-fPIC
 EMU_FLAGS := -std=c++17 -O2 -g -Wall -Wextra -Wno-unknown-pragmas -ffp-contract=off -fno-strict-aliasing \
              -U_FORTIFY_SOURCE -I. -Iproto
 GPU_LIBS := -lxxhash -lsodium -lm -lpthread
