@@ -91,7 +91,8 @@ static void pool_init(struct pool_frame *frame)
 static kvc_status send_attach(const Kvcellar__Attach *attach, const int *fds, size_t count,
                               struct kvc_test_reply *reply)
 {
-	struct kvc_frame frame = {.verb = KVC_VERB_ATTACH, .request_id = 900};
+	struct kvc_frame frame = {
+	        .verb = KVC_VERB_ATTACH, .request_id = 900, .flags = count ? KVC_FRAME_FD : 0};
 	uint8_t bytes[1 << 16];
 	size_t length = kvc_test_frame(&frame, &attach->base, bytes);
 	bool sent = count ? kvc_test_send_fds(world.fd, bytes, length, fds, count)
