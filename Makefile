@@ -69,8 +69,8 @@ CFLAGS_ALL += -fsanitize=fuzzer-no-link
 endif
 
 # One translation unit a SIMD level, chosen at run time.
-$(OBJ)/%_avx2.o: SIMD_FLAGS := -mavx2 -mf16c -mfma
-$(OBJ)/%_avx512.o: SIMD_FLAGS := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mf16c -mfma
+$(OBJ)/%_avx2.o $(OBJ)/%_avx2.pic.o: SIMD_FLAGS := -mavx2 -mf16c -mfma
+$(OBJ)/%_avx512.o $(OBJ)/%_avx512.pic.o: SIMD_FLAGS := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mf16c -mfma
 $(OBJ)/kernels/%.o: CFLAGS_ALL += -O3
 $(OBJ)/proto/kvcellar.pb-c.o $(OBJ)/proto/kvcellar.pb-c.pic.o: CFLAGS_ALL += -w
 
@@ -289,5 +289,5 @@ $(FUZZ_BIN): $(BIN)/tests/%: $(OBJ)/tests/%.o $(if $(FUZZ),,$(OBJ)/tests/fuzz/re
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS_ALL) $(if $(FUZZ),-fsanitize=fuzzer) $< $(if $(FUZZ),,$(OBJ)/tests/fuzz/replay.o) $(TEST_OBJ) $(ALL_A) $(DAEMON_LIBS) $(CLIENT_LIBS) $(CLI_LIBS) -lm -o $@
 
-include $(wildcard kernels/cuda.mk daemon/gpu/engine.mk deploy/install.mk)
+include $(wildcard kernels/cuda.mk daemon/gpu/engine.mk client/cuda/cuda.mk deploy/install.mk)
 -include $(shell find $(OBJ) -name '*.d' 2>/dev/null)

@@ -51,6 +51,7 @@ static struct {
 	int (*unreserve)(uint64_t, size_t);
 	int (*map)(uint64_t, size_t, size_t, uint64_t, unsigned long long);
 	int (*unmap)(uint64_t, size_t);
+	int (*export)(void *, uint64_t, int, unsigned long long);
 	int (*access)(uint64_t, size_t, const struct vmm_access *, size_t);
 	int (*pinned)(void **, size_t, unsigned);
 	int (*pinned_free)(void *);
@@ -86,6 +87,7 @@ static const struct {
         {"cuMemAddressFree", &cuda.unreserve},
         {"cuMemMap", &cuda.map},
         {"cuMemUnmap", &cuda.unmap},
+        {"cuMemExportToShareableHandle", &cuda.export},
         {"cuMemSetAccess", &cuda.access},
         {"cuMemHostAlloc", &cuda.pinned},
         {"cuMemFreeHost", &cuda.pinned_free},
@@ -147,6 +149,7 @@ void driver_open(void)
 
 void driver_enter(void)
 {
+	need(context_set);
 	check(cuda.context_set(cuda.context), "current context");
 }
 
@@ -226,6 +229,15 @@ void driver_vmm_free(struct driver_vmm *vmm)
 		check(cuda.release(vmm->handles[i]), "release VMM memory");
 	check(cuda.unreserve(vmm->address, vmm->bytes), "free addresses");
 	free(vmm->handles);
+}
+
+int driver_vmm_export(const struct driver_vmm *vmm, uint64_t chunk)
+{
+	int fd = -1;
+
+	need(export);
+	check(cuda.export(&fd, vmm->handles[chunk], 1, 0), "export VMM memory");
+	return fd;
 }
 
 void driver_put(uint64_t to, const void *from, size_t bytes)
