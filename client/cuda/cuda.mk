@@ -9,11 +9,13 @@ WORKER_PIC := $(patsubst $(OBJ)/%.o,$(OBJ)/%.pic.o,$(WORKER_OBJ) $(OBJ)/client/c
               $(OBJ)/proto/kvc_status.pic.o
 WORKER_SO := $(LIB)/libkvcellar-cuda.so.$(SOVERSION)
 WORKER_PC := $(LIB)/pkgconfig/kvcellar-cuda.pc
-WORKER_TEST := $(BIN)/tests/unit/test_worker
-WORKER_FAKES := $(OBJ)/tests/fake/worker_device.o $(OBJ)/tests/fake/fake_store.o
+WORKER_FAKE := $(OBJ)/tests/fake/worker_device.o
 
-$(WORKER_TEST): $(WORKER_OBJ) $(WORKER_FAKES)
-$(WORKER_TEST): TEST_OBJ := $(WORKER_OBJ) $(WORKER_FAKES)
+# One over a daemon that is faked too, one over the real one.
+$(BIN)/tests/unit/test_worker: $(WORKER_OBJ) $(WORKER_FAKE) $(OBJ)/tests/fake/fake_store.o
+$(BIN)/tests/unit/test_worker: TEST_OBJ := $(WORKER_OBJ) $(WORKER_FAKE) $(OBJ)/tests/fake/fake_store.o
+$(BIN)/tests/integration/test_worker_roads: $(WORKER_OBJ) $(WORKER_FAKE)
+$(BIN)/tests/integration/test_worker_roads: TEST_OBJ := $(WORKER_OBJ) $(WORKER_FAKE)
 
 ifdef HAVE_CUDA
 # CUDA's headers are not written for our warnings.
@@ -23,6 +25,7 @@ $(WORKER_SO): $(WORKER_PIC) $(KERN_CUDA_OBJ) $(CLIENT_SO) client/cuda/libkvcella
 	$(call say,LD,$@)
 	@mkdir -p $(@D)
 	$(Q)$(LINK_CUDA) -shared -Xlinker -soname,$(@F) -Xlinker -z,relro,-z,now -Xlinker --as-needed \
+	    -Xlinker -rpath -Xlinker '$$ORIGIN' \
 	    -Xlinker --version-script,client/cuda/libkvcellar-cuda.map $(WORKER_PIC) $(KERN_CUDA_OBJ) \
 	    -L$(LIB) -lkvcellar -lxxhash -lm -lpthread -o $@
 	$(Q)ln -sf $(@F) $(LIB)/libkvcellar-cuda.so

@@ -1,5 +1,6 @@
-/* kvcellard with GPU engines: start, refusals at start, an engine that dies, stop. The engines are scripted
- * (tests/fake/engine_script.c); they inherit $KVC_SCRIPT through the daemon. */
+/* kvcellard with GPU engines: start, refusals at start, an engine that dies, stop. Most engines are scripted
+ * (tests/fake/engine_script.c), and inherit $KVC_SCRIPT through the daemon; the last are the real one over a
+ * fake device (tests/fake/device_fake.c), whose folder is $KVC_FAKE_CUDA_DIR. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include <dirent.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -177,6 +179,81 @@ static void test_daemon_killed(void **state)
 	assert_true(kvc_test_daemon_end(&daemon_));
 }
 
+/* ---- the real engine ----------------------------------------------------------------------- */
+
+/* The one child of a process; 0: none. */
+static pid_t child_of(pid_t parent)
+{
+	DIR *folder = opendir("/proc");
+	pid_t found = 0;
+
+	assert_non_null(folder);
+	for (struct dirent *entry = readdir(folder); entry && !found; entry = readdir(folder)) {
+		char path[300];
+		int its_parent = 0;
+		FILE *file;
+
+		snprintf(path, sizeof path, "/proc/%s/stat", entry->d_name);
+		file = fopen(path, "re");
+		if (file && fscanf(file, "%*d %*s %*c %d", &its_parent) == 1 && its_parent == parent)
+			found = atoi(entry->d_name);
+		if (file)
+			fclose(file);
+	}
+	closedir(folder);
+	return found;
+}
+
+/* Prepared, its engine the real one over a fake device in the daemon's own folder. */
+static void prepare_real(void)
+{
+	static char engine[KVC_TEST_PATH_BYTES];
+	const char *const options[] = {"--ram", "16M",          "--gpus", "1", "--vram",
+	                               "64M",   "--gpu-engine", engine,   NULL};
+
+	assert_true(kvc_test_program("tests/fake/kvcellar-engine-fake", engine));
+	assert_true(kvc_test_daemon_prepare(&daemon_, options));
+	setenv("KVC_FAKE_CUDA_DIR", daemon_.directory, 1);
+}
+
+static void test_f3_real_engine_is_killed(void **state)
+{
+	(void)state;
+	prepare_real();
+	assert_true(kvc_test_daemon_restart(&daemon_));
+	wait_logged(", GPU 1 (fake GPU 1), vram 64 MiB each");
+	wait_stat("gpu.1.pinned_bytes", 16 << 20);
+	assert_true(stat_of("gpu.1.device_bytes") >= (64 << 20));
+	for (int i = 1; i <= 3; i++) {
+		pid_t engine = child_of(daemon_.pid);
+
+		assert_true(engine > 0);
+		assert_int_equal(kill(engine, SIGKILL), 0);
+		wait_stat("gpu.1.restarts", i);
+	}
+	assert_true(kvc_test_daemon_logged(&daemon_, "engine lost: the process ended (signal 9)"));
+	assert_true(stat_of("gpu.1.up") == 1);
+	assert_true(kvc_test_daemon_end(&daemon_));
+}
+
+static void test_f6_real_engine_without_device(void **state)
+{
+	char path[KVC_TEST_PATH_BYTES + 8];
+	FILE *faults;
+
+	(void)state;
+	prepare_real();
+	snprintf(path, sizeof path, "%s/fault", daemon_.directory);
+	faults = fopen(path, "we");
+	assert_non_null(faults);
+	fputs("no-device\n", faults);
+	fclose(faults);
+	assert_true(kvc_test_daemon_spawn(&daemon_));
+	assert_int_equal(kvc_test_daemon_wait(&daemon_), 1);
+	assert_true(kvc_test_daemon_logged(&daemon_, "gpus: GPU 1 cannot be used: "));
+	assert_true(kvc_test_daemon_end(&daemon_));
+}
+
 #define DAEMON_TEST(test) cmocka_unit_test_setup(test, setup)
 
 int main(void)
@@ -190,6 +267,8 @@ int main(void)
 	        DAEMON_TEST(test_f3_engine_dies),
 	        DAEMON_TEST(test_stop_while_an_engine_starts),
 	        DAEMON_TEST(test_daemon_killed),
+	        DAEMON_TEST(test_f3_real_engine_is_killed),
+	        DAEMON_TEST(test_f6_real_engine_without_device),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

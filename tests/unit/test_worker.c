@@ -3,7 +3,6 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,79 +13,26 @@
 #include "tests/fake/fake_store.h"
 #include "tests/fake/worker_device.h"
 #include "tests/support/prng.h"
+#include "tests/support/worker_pool.h"
 
-enum {
-	LAYERS = 16,
-	HEADS = 2,
-	DIM = 128,
-	TOKENS = 32,
-	PAGE_TOKENS = 16,
-	PAGES = 64,
-	BLOCK_PAGES = 3,
-	BLOCKS = 8,
-	ROW = DIM * 2,
-	PAGE_BYTES = PAGE_TOKENS * HEADS * ROW,
-	LAYER_BYTES = PAGES * PAGE_BYTES,
-};
-
-/* A tensor a layer and kind: [page][token][head][channel]. */
-static uint8_t *tensors[2 * LAYERS];
 static struct prng prng;
 static struct kvc_worker *worker;
-
-/* A request's blocks with their keys and pages. */
-struct batch {
-	struct kvc_block blocks[BLOCKS];
-	char keys[BLOCKS][16];
-	uint32_t pages[BLOCKS][BLOCK_PAGES];
-};
-
-/* --- the pool --- */
 
 static int pool_make(void **state)
 {
 	(void)state;
-	for (uint32_t i = 0; i < 2 * LAYERS; i++) {
-		tensors[i] = aligned_alloc(256, LAYER_BYTES);
-		if (!tensors[i])
-			return -1;
-		fake_gpu_memory_add(tensors[i], LAYER_BYTES);
-	}
+	if (!worker_pool_make())
+		return -1;
+	for (uint32_t i = 0; i < WORKER_TENSORS; i++)
+		fake_gpu_memory_add(worker_tensors[i], WORKER_TENSOR_BYTES);
 	return 0;
 }
 
 static int pool_free(void **state)
 {
 	(void)state;
-	for (uint32_t i = 0; i < 2 * LAYERS; i++)
-		free(tensors[i]);
+	worker_pool_free();
 	return 0;
-}
-
-static void pool_fill(void)
-{
-	for (uint32_t i = 0; i < 2 * LAYERS; i++) {
-		for (uint32_t at = 0; at < LAYER_BYTES; at += 2) {
-			float x = prng_normal(&prng);
-
-			memcpy(tensors[i] + at, (uint8_t *)&x + 2, 2);
-		}
-	}
-}
-
-static uint8_t *row_of(const struct kvc_block *block, uint32_t tensor, uint32_t token, uint32_t head)
-{
-	uint32_t position = block->first_token + token;
-
-	return tensors[tensor] + block->pages[position / PAGE_TOKENS] * PAGE_BYTES +
-	       (position % PAGE_TOKENS * HEADS + head) * ROW;
-}
-
-static void infinite(const struct kvc_block *block, uint32_t tensor, uint32_t token, uint32_t head)
-{
-	uint16_t bits = 0x7F80;
-
-	memcpy(row_of(block, tensor, token, head), &bits, sizeof bits);
 }
 
 /* --- worker --- */
@@ -96,38 +42,11 @@ struct wish {
 	uint32_t slots;
 };
 
-static const void *bases[2][LAYERS];
-
 static void options_make(const struct wish *wish, struct kvc_worker_options *options,
                          struct kvc_namespace_options *ns, struct kvc_pool_options *pool)
 {
-	*ns = (struct kvc_namespace_options){
-	        .size = sizeof *ns,
-	        .tenant = "test",
-	        .model = "model",
-	        .layers = LAYERS,
-	        .heads = HEADS,
-	        .key_dim = DIM,
-	        .value_dim = DIM,
-	        .element = KVC_ELEMENT_BF16,
-	        .block_tokens = TOKENS,
-	        .shards = 1,
-	        .preset = wish->preset,
-	};
-	*pool = (struct kvc_pool_options){
-	        .size = sizeof *pool,
-	        .layers = LAYERS,
-	        .page_tokens = PAGE_TOKENS,
-	        .pages = PAGES,
-	        .key_bases = bases[0],
-	        .value_bases = bases[1],
-	        .key_strides = {PAGE_BYTES, HEADS * ROW, ROW},
-	        .value_strides = {PAGE_BYTES, HEADS * ROW, ROW},
-	};
-	for (uint32_t i = 0; i < LAYERS; i++) {
-		bases[0][i] = tensors[2 * i];
-		bases[1][i] = tensors[2 * i + 1];
-	}
+	worker_pool_options(ns, pool);
+	ns->preset = wish->preset;
 	kvc_worker_options_init(options);
 	options->slots = wish->slots;
 	options->ns = ns;
@@ -149,7 +68,7 @@ static int setup(void **state)
 	(void)state;
 	fake_store_clear();
 	fake_gpu = (struct fake_gpu){0};
-	pool_fill();
+	worker_pool_fill(&prng);
 	worker = NULL;
 	return 0;
 }
@@ -163,46 +82,13 @@ static int teardown(void **state)
 	return fake_gpu.objects || fake_gpu.pinned || fake_store.clients ? -1 : 0;
 }
 
-/* Blocks on pages from `first` on, in a mixed order. */
-static void batch_make(struct batch *batch, const char *name, uint32_t first)
-{
-	memset(batch, 0, sizeof *batch);
-	for (uint32_t i = 0; i < BLOCKS; i++) {
-		struct kvc_block *block = &batch->blocks[i];
-
-		snprintf(batch->keys[i], sizeof batch->keys[i], "%s-%u", name, i);
-		for (uint32_t p = 0; p < BLOCK_PAGES; p++)
-			batch->pages[i][p] = first + (i * BLOCK_PAGES + p) * 7 % (BLOCKS * BLOCK_PAGES);
-		*block = (struct kvc_block){.key = batch->keys[i],
-		                            .key_bytes = strlen(batch->keys[i]),
-		                            .tokens = i % 4 == 3 ? 17 : TOKENS,
-		                            .first_token = i % 3 * 5,
-		                            .pages = batch->pages[i],
-		                            .page_count = BLOCK_PAGES,
-		                            .status = KVC_INTERNAL};
-	}
-}
-
-static void all_are(const struct batch *batch, uint32_t count, kvc_status status)
+static void all_are(const struct worker_batch *batch, uint32_t count, kvc_status status)
 {
 	for (uint32_t i = 0; i < count; i++)
 		assert_int_equal(batch->blocks[i].status, status);
 }
 
-/* The rows of two blocks of the same length are alike; tensors from `tensor` on. */
-static bool blocks_equal(const struct kvc_block *a, const struct kvc_block *b, uint32_t tensor)
-{
-	for (; tensor < 2 * LAYERS; tensor++) {
-		for (uint32_t i = 0; i < a->tokens * HEADS; i++) {
-			if (memcmp(row_of(a, tensor, i / HEADS, i % HEADS),
-			           row_of(b, tensor, i / HEADS, i % HEADS), ROW))
-				return false;
-		}
-	}
-	return true;
-}
-
-static void put_all(struct batch *batch, uint32_t count)
+static void put_all(struct worker_batch *batch, uint32_t count)
 {
 	struct kvc_outcome outcome = {0};
 
@@ -211,7 +97,7 @@ static void put_all(struct batch *batch, uint32_t count)
 	assert_int_equal(outcome.blocks_ok, count);
 }
 
-static void get_all(struct batch *batch, uint32_t count)
+static void get_all(struct worker_batch *batch, uint32_t count)
 {
 	struct kvc_outcome outcome = {0};
 
@@ -226,66 +112,68 @@ static void get_all(struct batch *batch, uint32_t count)
 /* Preset `raw` gives back every bit, wherever the pages are. */
 static void test_round_trip(void **state)
 {
-	struct batch from, to;
+	struct worker_batch from, to;
 
 	(void)state;
-	assert_int_equal(open_worker(&(struct wish){"raw", BLOCKS}), KVC_OK);
-	batch_make(&from, "key", 0);
-	batch_make(&to, "key", PAGES / 2);
-	put_all(&from, BLOCKS);
-	get_all(&to, BLOCKS);
-	for (uint32_t i = 0; i < BLOCKS; i++)
-		assert_true(blocks_equal(&from.blocks[i], &to.blocks[i], 0));
+	assert_int_equal(open_worker(&(struct wish){"raw", WORKER_BLOCKS}), KVC_OK);
+	worker_batch_make(&from, "key", 0);
+	worker_batch_make(&to, "key", WORKER_PAGES / 2);
+	put_all(&from, WORKER_BLOCKS);
+	get_all(&to, WORKER_BLOCKS);
+	for (uint32_t i = 0; i < WORKER_BLOCKS; i++)
+		assert_true(worker_blocks_equal(&from.blocks[i], &to.blocks[i]));
 }
 
 /* What the daemon holds is the codec's own image; blocks of the same length share a launch. */
 static void test_images(void **state)
 {
-	struct batch from, to;
+	struct worker_batch from, to;
 	uint64_t bytes;
 
 	(void)state;
-	assert_int_equal(open_worker(&(struct wish){"quality", BLOCKS}), KVC_OK);
-	batch_make(&from, "key", 0);
-	batch_make(&to, "key", PAGES / 2);
-	put_all(&from, BLOCKS);
+	assert_int_equal(open_worker(&(struct wish){"quality", WORKER_BLOCKS}), KVC_OK);
+	worker_batch_make(&from, "key", 0);
+	worker_batch_make(&to, "key", WORKER_PAGES / 2);
+	put_all(&from, WORKER_BLOCKS);
 	assert_int_equal(fake_gpu.launches, 4);
 	assert_non_null(fake_store_image("key-3", &bytes));
-	get_all(&to, BLOCKS);
-	batch_make(&from, "again", PAGES / 2);
-	put_all(&from, BLOCKS);
-	get_all(&to, BLOCKS);
+	get_all(&to, WORKER_BLOCKS);
+	worker_batch_make(&from, "again", WORKER_PAGES / 2);
+	put_all(&from, WORKER_BLOCKS);
+	get_all(&to, WORKER_BLOCKS);
 }
 
 /* In one request: a raw tile that fits beside the others, some that do not, a block of nothing else. */
 static void test_raw_tiles(void **state)
 {
-	struct batch from, to;
+	struct worker_batch from, to;
 	uint64_t plain, some, more, all;
 
 	(void)state;
-	assert_int_equal(open_worker(&(struct wish){"quality", BLOCKS}), KVC_OK);
-	batch_make(&from, "key", 0);
-	batch_make(&to, "key", PAGES / 2);
-	infinite(&from.blocks[1], 5, 3, 1);
+	assert_int_equal(open_worker(&(struct wish){"quality", WORKER_BLOCKS}), KVC_OK);
+	worker_batch_make(&from, "key", 0);
+	worker_batch_make(&to, "key", WORKER_PAGES / 2);
+	worker_row_infinite(&from.blocks[1], 5, 3, 1);
 	for (uint32_t tensor = 0; tensor < 8; tensor++)
-		infinite(&from.blocks[2], tensor, 30, 0);
-	for (uint32_t i = 0; i < 2 * LAYERS * HEADS; i++) {
-		infinite(&from.blocks[4], i / HEADS, 7, i % HEADS);
-		infinite(&from.blocks[5], i / HEADS, 7, i % HEADS);
+		worker_row_infinite(&from.blocks[2], tensor, 30, 0);
+	for (uint32_t i = 0; i < WORKER_TENSORS * WORKER_HEADS; i++) {
+		worker_row_infinite(&from.blocks[4], i / WORKER_HEADS, 7, i % WORKER_HEADS);
+		worker_row_infinite(&from.blocks[5], i / WORKER_HEADS, 7, i % WORKER_HEADS);
 	}
-	put_all(&from, BLOCKS);
+	put_all(&from, WORKER_BLOCKS);
 	fake_store_image("key-0", &plain);
 	fake_store_image("key-1", &some);
 	fake_store_image("key-2", &more);
 	fake_store_image("key-4", &all);
 	assert_true(plain < some && some < more && more < all);
-	get_all(&to, BLOCKS);
-	assert_true(blocks_equal(&from.blocks[4], &to.blocks[4], 0));
-	assert_true(blocks_equal(&from.blocks[5], &to.blocks[5], 0));
-	assert_false(blocks_equal(&from.blocks[0], &to.blocks[0], 0));
-	assert_memory_equal(row_of(&from.blocks[1], 5, 3, 1), row_of(&to.blocks[1], 5, 3, 1), ROW);
-	assert_memory_equal(row_of(&from.blocks[2], 7, 9, 0), row_of(&to.blocks[2], 7, 9, 0), ROW);
+	get_all(&to, WORKER_BLOCKS);
+	assert_true(worker_blocks_equal(&from.blocks[4], &to.blocks[4]));
+	assert_true(worker_blocks_equal(&from.blocks[5], &to.blocks[5]));
+	assert_false(worker_blocks_equal(&from.blocks[0], &to.blocks[0]));
+	assert_memory_equal(worker_row(&from.blocks[1], 5, 3, 1), worker_row(&to.blocks[1], 5, 3, 1),
+	                    WORKER_ROW);
+	assert_memory_equal(worker_row(&from.blocks[2], 7, 9, 0), worker_row(&to.blocks[2], 7, 9, 0),
+	                    WORKER_ROW);
 }
 
 static size_t completions(struct kvc_completion *done)
@@ -300,14 +188,14 @@ static size_t completions(struct kvc_completion *done)
 static void test_steps(void **state)
 {
 	struct kvc_completion done[4];
-	struct batch from, to;
+	struct worker_batch from, to;
 	int tags[2];
 
 	(void)state;
-	assert_int_equal(open_worker(&(struct wish){"quality", BLOCKS}), KVC_OK);
-	batch_make(&from, "key", 0);
-	batch_make(&to, "key", PAGES / 2);
-	infinite(&from.blocks[1], 5, 3, 1);
+	assert_int_equal(open_worker(&(struct wish){"quality", WORKER_BLOCKS}), KVC_OK);
+	worker_batch_make(&from, "key", 0);
+	worker_batch_make(&to, "key", WORKER_PAGES / 2);
+	worker_row_infinite(&from.blocks[1], 5, 3, 1);
 	fake_gpu.hold = fake_store.silent = true;
 	assert_int_equal(kvc_worker_put_submit(worker, from.blocks, 4, KVC_ACK_DISK, NULL, &tags[0]), KVC_OK);
 	assert_int_equal(kvc_worker_get_submit(worker, to.blocks, 4, NULL, &tags[1]), KVC_OK);
@@ -336,12 +224,12 @@ static void test_steps(void **state)
 static void test_sync_among_others(void **state)
 {
 	struct kvc_completion done[4];
-	struct batch from, to;
+	struct worker_batch from, to;
 
 	(void)state;
-	assert_int_equal(open_worker(&(struct wish){"quality", BLOCKS}), KVC_OK);
-	batch_make(&from, "key", 0);
-	batch_make(&to, "other", PAGES / 2);
+	assert_int_equal(open_worker(&(struct wish){"quality", WORKER_BLOCKS}), KVC_OK);
+	worker_batch_make(&from, "key", 0);
+	worker_batch_make(&to, "other", WORKER_PAGES / 2);
 	assert_int_equal(kvc_worker_put_submit(worker, from.blocks, 4, KVC_ACK_RAM, NULL, &from), KVC_OK);
 	put_all(&to, 4);
 	assert_int_equal(completions(done), 1);
@@ -362,16 +250,16 @@ static uint8_t *swap(uint64_t *bytes)
  */
 static void test_damage(void **state)
 {
-	struct batch from, to;
+	struct worker_batch from, to;
 
 	(void)state;
-	assert_int_equal(open_worker(&(struct wish){"quality", BLOCKS}), KVC_OK);
-	batch_make(&from, "key", 0);
-	batch_make(&to, "key", PAGES / 2);
-	put_all(&from, BLOCKS);
+	assert_int_equal(open_worker(&(struct wish){"quality", WORKER_BLOCKS}), KVC_OK);
+	worker_batch_make(&from, "key", 0);
+	worker_batch_make(&to, "key", WORKER_PAGES / 2);
+	put_all(&from, WORKER_BLOCKS);
 	fake_store.damage = true;
-	assert_int_equal(kvc_worker_get(worker, to.blocks, BLOCKS, NULL, NULL), KVC_OK);
-	all_are(&to, BLOCKS, KVC_CORRUPT);
+	assert_int_equal(kvc_worker_get(worker, to.blocks, WORKER_BLOCKS, NULL, NULL), KVC_OK);
+	all_are(&to, WORKER_BLOCKS, KVC_CORRUPT);
 	fake_store.damage = false;
 	fake_gpu.damage = true;
 	assert_int_equal(kvc_worker_get(worker, to.blocks, 3, NULL, NULL), KVC_OK);
@@ -384,21 +272,21 @@ static void test_damage(void **state)
 	swapped_bytes = UINT32_MAX;
 	swapped = NULL;
 	fake_store.swap = NULL;
-	get_all(&to, BLOCKS);
+	get_all(&to, WORKER_BLOCKS);
 }
 
 /* Too few slots, and a daemon with too much to do. */
 static void test_busy(void **state)
 {
 	struct kvc_completion done[4];
-	struct batch from, to;
+	struct worker_batch from, to;
 
 	(void)state;
 	fake_store.batch = 3;
 	assert_int_equal(open_worker(&(struct wish){"quality", 4}), KVC_OK);
 	assert_int_equal(kvc_worker_batch(worker), 3);
-	batch_make(&from, "key", 0);
-	batch_make(&to, "key", PAGES / 2);
+	worker_batch_make(&from, "key", 0);
+	worker_batch_make(&to, "key", WORKER_PAGES / 2);
 	assert_int_equal(kvc_worker_put_submit(worker, from.blocks, 4, KVC_ACK_RAM, NULL, NULL), KVC_LIMIT);
 	fake_store.silent = true;
 	assert_int_equal(kvc_worker_get_submit(worker, to.blocks, 2, NULL, NULL), KVC_OK);
@@ -420,12 +308,12 @@ static void test_busy(void **state)
 static void test_deadline(void **state)
 {
 	struct kvc_completion done[4];
-	struct batch from, to;
+	struct worker_batch from, to;
 
 	(void)state;
 	assert_int_equal(open_worker(&(struct wish){"raw", 4}), KVC_OK);
-	batch_make(&from, "key", 0);
-	batch_make(&to, "key", PAGES / 2);
+	worker_batch_make(&from, "key", 0);
+	worker_batch_make(&to, "key", WORKER_PAGES / 2);
 	fake_store.answer = KVC_DEADLINE;
 	assert_int_equal(kvc_worker_put(worker, from.blocks, 2, KVC_ACK_RAM, NULL, NULL), KVC_DEADLINE);
 	all_are(&from, 2, KVC_DEADLINE);
@@ -443,17 +331,17 @@ static void test_deadline(void **state)
 	fake_store.answer = KVC_OK;
 	get_all(&to, 4);
 	assert_int_equal(fake_store.renewals, 1);
-	assert_true(blocks_equal(&from.blocks[0], &to.blocks[0], 0));
+	assert_true(worker_blocks_equal(&from.blocks[0], &to.blocks[0]));
 }
 
 static void test_fenced(void **state)
 {
 	struct kvc_completion done[4];
-	struct batch from;
+	struct worker_batch from;
 
 	(void)state;
-	assert_int_equal(open_worker(&(struct wish){"quality", BLOCKS}), KVC_OK);
-	batch_make(&from, "key", 0);
+	assert_int_equal(open_worker(&(struct wish){"quality", WORKER_BLOCKS}), KVC_OK);
+	worker_batch_make(&from, "key", 0);
 	fake_gpu.hold = true;
 	assert_int_equal(kvc_worker_put_submit(worker, from.blocks, 1, KVC_ACK_RAM, NULL, NULL), KVC_OK);
 	fake_store.fenced = true;
@@ -462,18 +350,18 @@ static void test_fenced(void **state)
 	fake_gpu.hold = false;
 	assert_int_equal(completions(done), 1);
 	assert_int_equal(done[0].status, KVC_FENCED);
-	put_all(&from, BLOCKS);
+	put_all(&from, WORKER_BLOCKS);
 	assert_int_equal(fake_store.renewals, 1);
 	assert_int_equal(fake_gpu.pinned, 1);
 }
 
 static void test_daemon_gone(void **state)
 {
-	struct batch from;
+	struct worker_batch from;
 
 	(void)state;
 	assert_int_equal(open_worker(&(struct wish){"quality", 4}), KVC_OK);
-	batch_make(&from, "key", 0);
+	worker_batch_make(&from, "key", 0);
 	fake_store.answer = KVC_DISCONNECTED;
 	assert_int_equal(kvc_worker_put(worker, from.blocks, 4, KVC_ACK_RAM, NULL, NULL), KVC_DISCONNECTED);
 	fake_store.answer = KVC_OK;
@@ -488,22 +376,22 @@ static void test_daemon_gone(void **state)
 
 static void test_blocks(void **state)
 {
-	struct batch from;
+	struct worker_batch from;
 	struct kvc_block *block = &from.blocks[0];
 
 	(void)state;
 	assert_int_equal(open_worker(&(struct wish){"quality", 4}), KVC_OK);
 	for (uint32_t i = 0; i < 7; i++) {
-		batch_make(&from, "key", 0);
+		worker_batch_make(&from, "key", 0);
 		switch (i) {
 		case 0:
 			block->tokens = 0;
 			break;
 		case 1:
-			block->tokens = TOKENS + 1;
+			block->tokens = WORKER_TOKENS + 1;
 			break;
 		case 2:
-			block->first_token = PAGE_TOKENS;
+			block->first_token = WORKER_PAGE_TOKENS;
 			break;
 		case 3:
 			block->page_count = 1;
@@ -512,7 +400,7 @@ static void test_blocks(void **state)
 			block->pages = NULL;
 			break;
 		case 5:
-			from.pages[0][1] = PAGES;
+			from.pages[0][1] = WORKER_PAGES;
 			break;
 		default:
 			from.pages[0][0] = UINT32_MAX;
@@ -523,7 +411,7 @@ static void test_blocks(void **state)
 		assert_int_equal(block->status, KVC_INTERNAL);
 	}
 	assert_int_equal(kvc_worker_get_submit(worker, from.blocks, 0, NULL, NULL), KVC_INVALID);
-	batch_make(&from, "key", 0);
+	worker_batch_make(&from, "key", 0);
 	put_all(&from, 4);
 }
 
@@ -546,11 +434,11 @@ static void test_options(void **state)
 		ns.preset = i == 3 ? "best" : ns.preset;
 		pool.layers -= i == 4;
 		pool.pages = i == 5 ? 0 : pool.pages;
-		bases[1][3] = i == 6 ? elsewhere : bases[1][3];
+		worker_bases[1][3] = i == 6 ? elsewhere : worker_bases[1][3];
 		pool.pages += i == 7;
 		pool.key_strides.page *= i == 8 ? UINT64_MAX / 4 : 1;
 		ns.layers = i == 9 ? 0 : ns.layers;
-		bases[0][2] = i == 10 ? NULL : bases[0][2];
+		worker_bases[0][2] = i == 10 ? NULL : worker_bases[0][2];
 		pool.page_tokens = i == 11 ? 0 : pool.page_tokens;
 		assert_int_equal(kvc_worker_create(&options, &worker), expected[i]);
 		assert_true(strlen(kvc_worker_error()) > 3);
@@ -567,7 +455,7 @@ static void test_codings(void **state)
 	struct kvc_namespace_options ns;
 	struct kvc_pool_options pool;
 	struct kvc_image image;
-	struct batch from;
+	struct worker_batch from;
 	const uint8_t *bytes;
 	uint64_t length;
 
@@ -578,7 +466,7 @@ static void test_codings(void **state)
 	ns.layer_codings = &layer;
 	ns.layer_coding_count = 1;
 	assert_int_equal(kvc_worker_create(&options, &worker), KVC_OK);
-	batch_make(&from, "key", 0);
+	worker_batch_make(&from, "key", 0);
 	put_all(&from, 4);
 	bytes = fake_store_image("key-0", &length);
 	assert_int_equal(kvc_image_open(bytes, length, 0, &image), KVC_OK);
@@ -599,7 +487,7 @@ static void test_codings(void **state)
 /* Each call of CUDA fails once. Nothing is lost but the request, and nothing is left behind. */
 static void test_device_failures(void **state)
 {
-	struct batch from, to;
+	struct worker_batch from, to;
 	uint32_t failed = 0;
 
 	(void)state;
@@ -612,9 +500,9 @@ static void test_device_failures(void **state)
 		failed++;
 	}
 	assert_true(failed > 8);
-	batch_make(&from, "key", 0);
-	batch_make(&to, "key", PAGES / 2);
-	infinite(&from.blocks[1], 5, 3, 1);
+	worker_batch_make(&from, "key", 0);
+	worker_batch_make(&to, "key", WORKER_PAGES / 2);
+	worker_row_infinite(&from.blocks[1], 5, 3, 1);
 	for (int n = 1; n < 60; n++) {
 		kvc_status status;
 
@@ -635,11 +523,11 @@ static void test_device_failures(void **state)
 
 static void test_device_lost(void **state)
 {
-	struct batch from;
+	struct worker_batch from;
 
 	(void)state;
 	assert_int_equal(open_worker(&(struct wish){"quality", 4}), KVC_OK);
-	batch_make(&from, "key", 0);
+	worker_batch_make(&from, "key", 0);
 	fake_gpu.lost = true;
 	assert_int_equal(kvc_worker_put(worker, from.blocks, 4, KVC_ACK_RAM, NULL, NULL), KVC_INTERNAL);
 	all_are(&from, 4, KVC_INTERNAL);
@@ -648,12 +536,12 @@ static void test_device_lost(void **state)
 /* Destroyed in the middle of everything. */
 static void test_destroy(void **state)
 {
-	struct batch from, to;
+	struct worker_batch from, to;
 
 	(void)state;
-	assert_int_equal(open_worker(&(struct wish){"quality", BLOCKS}), KVC_OK);
-	batch_make(&from, "key", 0);
-	batch_make(&to, "key", PAGES / 2);
+	assert_int_equal(open_worker(&(struct wish){"quality", WORKER_BLOCKS}), KVC_OK);
+	worker_batch_make(&from, "key", 0);
+	worker_batch_make(&to, "key", WORKER_PAGES / 2);
 	fake_store.silent = true;
 	assert_int_equal(kvc_worker_put_submit(worker, from.blocks, 4, KVC_ACK_RAM, NULL, NULL), KVC_OK);
 	assert_int_equal(kvc_worker_get_submit(worker, to.blocks, 4, NULL, NULL), KVC_OK);
