@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #include "daemon/engine/engine.h"
-#include "tests/support/gpu_pool.h"
+#include "tests/support/engine_pool.h"
 
 #define ARENA_BYTES (96ull << 20)
 #define BLOCKS_MAX  32u
@@ -25,16 +25,16 @@ static struct prng prng;
 
 /* Jobs as they are sent, and what came back for them. */
 struct orders {
-	struct kvc_gpu_rig *rig;
-	const struct kvc_gpu_test_pool *pool;
+	struct kvc_engine_rig *rig;
+	const struct kvc_engine_test_pool *pool;
 	uint32_t count;
 	struct kvc_gpu_job jobs[BLOCKS_MAX];
-	const struct kvc_gpu_test_block *blocks[BLOCKS_MAX];
+	const struct kvc_engine_test_block *blocks[BLOCKS_MAX];
 	kvc_status status[BLOCKS_MAX];
 	uint64_t length[BLOCKS_MAX];
 };
 
-static void orders_init(struct orders *orders, const struct kvc_gpu_test_pool *pool)
+static void orders_init(struct orders *orders, const struct kvc_engine_test_pool *pool)
 {
 	memset(orders, 0, sizeof *orders);
 	orders->rig = pool->rig;
@@ -42,7 +42,7 @@ static void orders_init(struct orders *orders, const struct kvc_gpu_test_pool *p
 }
 
 /* image: offset in the arena, of `bytes`; vram: offset; each or KVC_GPU_NOWHERE. */
-static void orders_add(struct orders *orders, const struct kvc_gpu_test_block *block, uint64_t image,
+static void orders_add(struct orders *orders, const struct kvc_engine_test_block *block, uint64_t image,
                        uint64_t bytes, uint64_t vram)
 {
 	uint32_t i = orders->count++;
@@ -81,7 +81,7 @@ static void orders_send(const struct orders *orders, enum kvc_engine_op op, uint
 	}
 	for (uint32_t i = first; i < first + count && op != KVC_ENGINE_LOWER; i++)
 		end = put(end, orders->blocks[i]->pages, orders->jobs[i].page_count * sizeof(uint32_t));
-	kvc_gpu_rig_send(orders->rig, packet, (size_t)(end - packet), NULL, 0);
+	kvc_engine_rig_send(orders->rig, packet, (size_t)(end - packet), NULL, 0);
 }
 
 /* Until there is a result for each. False: the pair was closed. */
@@ -94,7 +94,7 @@ static bool orders_await(struct orders *orders)
 	while (left) {
 		const struct kvc_gpu_header *header = (const void *)orders->rig->packet;
 		const struct kvc_gpu_result *results = (const void *)(header + 1);
-		size_t bytes = kvc_gpu_rig_receive(orders->rig);
+		size_t bytes = kvc_engine_rig_receive(orders->rig);
 
 		if (bytes == 0)
 			return false;
@@ -126,9 +126,9 @@ static void orders_all(const struct orders *orders, kvc_status status)
 }
 
 /* One job, its status. */
-static kvc_status one(const struct kvc_gpu_test_pool *pool, enum kvc_engine_op op,
-                      const struct kvc_gpu_test_block *block, uint64_t image, uint64_t bytes, uint64_t vram,
-                      uint64_t *length)
+static kvc_status one(const struct kvc_engine_test_pool *pool, enum kvc_engine_op op,
+                      const struct kvc_engine_test_block *block, uint64_t image, uint64_t bytes,
+                      uint64_t vram, uint64_t *length)
 {
 	struct orders orders;
 
@@ -163,9 +163,9 @@ static uint64_t slot_of(const struct kvc_image_plan *plan)
 /* --- the usual fixture: an engine, a small pool, a few blocks --- */
 
 struct fixture {
-	struct kvc_gpu_rig rig;
-	struct kvc_gpu_test_pool pool;
-	struct kvc_gpu_test_block blocks[4];
+	struct kvc_engine_rig rig;
+	struct kvc_engine_test_pool pool;
+	struct kvc_engine_test_block blocks[4];
 	uint8_t *image;
 };
 
@@ -174,39 +174,39 @@ static void fixture_open_with(struct fixture *fixture, const uint8_t *event)
 	struct kvc_image_plan plan;
 	uint32_t next = 0;
 
-	kvc_gpu_rig_run(&fixture->rig);
+	kvc_engine_rig_run(&fixture->rig);
 	plan_make(&plan, "quality", 2, 2, 64, 64, 40, KVC_DTYPE_BF16);
-	kvc_gpu_test_pool_make(&fixture->pool, &fixture->rig, &plan, KVC_LAYOUT_SPLIT, 16, 40, 1, &prng);
-	assert_int_equal(kvc_gpu_test_pool_open(&fixture->pool, 1, event), KVC_OK);
+	kvc_engine_test_pool_make(&fixture->pool, &fixture->rig, &plan, KVC_LAYOUT_SPLIT, 16, 40, 1, &prng);
+	assert_int_equal(kvc_engine_test_pool_open(&fixture->pool, 1, event), KVC_OK);
 	for (unsigned i = 0; i < 4; i++)
-		kvc_gpu_test_block_make(&fixture->pool, &next, 3 * i, &fixture->blocks[i]);
+		kvc_engine_test_block_make(&fixture->pool, &next, 3 * i, &fixture->blocks[i]);
 	fixture->image = aligned_alloc(64, slot_of(&plan));
 }
 
 static void fixture_open(struct fixture *fixture)
 {
 	memset(fixture, 0, sizeof *fixture);
-	kvc_gpu_rig_init(&fixture->rig, ARENA_BYTES);
+	kvc_engine_rig_init(&fixture->rig, ARENA_BYTES);
 	fixture_open_with(fixture, NULL);
 }
 
 static void fixture_drop(struct fixture *fixture)
 {
-	kvc_gpu_test_pool_free(&fixture->pool);
-	kvc_gpu_rig_close(&fixture->rig);
+	kvc_engine_test_pool_free(&fixture->pool);
+	kvc_engine_rig_close(&fixture->rig);
 	free(fixture->image);
 }
 
 static void fixture_close(struct fixture *fixture)
 {
-	kvc_gpu_test_pool_close(&fixture->pool);
+	kvc_engine_test_pool_close(&fixture->pool);
 	fixture_drop(fixture);
 }
 
 /* Block `i` is encoded and restored, as ever. */
 static void still_serves(struct fixture *fixture, unsigned i)
 {
-	uint64_t bytes = kvc_gpu_test_image(&fixture->pool, &fixture->blocks[i], fixture->image), length;
+	uint64_t bytes = kvc_engine_test_image(&fixture->pool, &fixture->blocks[i], fixture->image), length;
 	uint64_t room = slot_of(&fixture->pool.plan);
 
 	assert_int_equal(one(&fixture->pool, KVC_ENGINE_ENCODE, &fixture->blocks[i], 0, room, KVC_GPU_NOWHERE,
@@ -214,11 +214,11 @@ static void still_serves(struct fixture *fixture, unsigned i)
 	                 KVC_OK);
 	assert_int_equal(length, bytes);
 	assert_memory_equal(fixture->rig.arena, fixture->image, bytes);
-	kvc_gpu_test_expect(&fixture->pool, &fixture->blocks[i], fixture->image, bytes);
+	kvc_engine_test_expect(&fixture->pool, &fixture->blocks[i], fixture->image, bytes);
 	assert_int_equal(
 	        one(&fixture->pool, KVC_ENGINE_DECODE, &fixture->blocks[i], 0, bytes, KVC_GPU_NOWHERE, NULL),
 	        KVC_OK);
-	assert_true(kvc_gpu_test_pool_right(&fixture->pool));
+	assert_true(kvc_engine_test_pool_right(&fixture->pool));
 }
 
 /* --- bits --- */
@@ -239,7 +239,7 @@ static const struct shape_case shape_cases[] = {
 };
 
 /* Encode to the arena in three messages, which may be merged; each image is the CPU's. */
-static void trial_encode(struct kvc_gpu_test_pool *pool, const struct kvc_gpu_test_block *blocks,
+static void trial_encode(struct kvc_engine_test_pool *pool, const struct kvc_engine_test_block *blocks,
                          uint32_t count, uint8_t *image)
 {
 	uint64_t slot = slot_of(&pool->plan);
@@ -254,7 +254,7 @@ static void trial_encode(struct kvc_gpu_test_pool *pool, const struct kvc_gpu_te
 	assert_true(orders_await(&orders));
 	orders_all(&orders, KVC_OK);
 	for (uint32_t i = 0; i < count; i++) {
-		uint64_t bytes = kvc_gpu_test_image(pool, &blocks[i], image);
+		uint64_t bytes = kvc_engine_test_image(pool, &blocks[i], image);
 
 		assert_int_equal(orders.length[i], bytes);
 		assert_memory_equal(pool->rig->arena + i * slot, image, bytes);
@@ -262,7 +262,7 @@ static void trial_encode(struct kvc_gpu_test_pool *pool, const struct kvc_gpu_te
 }
 
 /* Decode the i-th image into the pages of the one after it. */
-static void trial_decode(struct kvc_gpu_test_pool *pool, const struct kvc_gpu_test_block *blocks,
+static void trial_decode(struct kvc_engine_test_pool *pool, const struct kvc_engine_test_block *blocks,
                          uint32_t count, bool arena, bool vram)
 {
 	uint64_t slot = slot_of(&pool->plan), bytes = pool->plan.image_bytes;
@@ -270,19 +270,19 @@ static void trial_decode(struct kvc_gpu_test_pool *pool, const struct kvc_gpu_te
 
 	orders_init(&orders, pool);
 	for (uint32_t i = 0; i < count; i++) {
-		const struct kvc_gpu_test_block *to = &blocks[(i + 1) % count];
+		const struct kvc_engine_test_block *to = &blocks[(i + 1) % count];
 
-		kvc_gpu_test_expect(pool, to, pool->rig->arena + i * slot, bytes);
+		kvc_engine_test_expect(pool, to, pool->rig->arena + i * slot, bytes);
 		orders_add(&orders, to, arena ? i * slot : KVC_GPU_NOWHERE, bytes,
 		           vram ? i * slot : KVC_GPU_NOWHERE);
 	}
 	orders_run(&orders, KVC_ENGINE_DECODE);
 	orders_all(&orders, KVC_OK);
-	assert_true(kvc_gpu_test_pool_right(pool));
+	assert_true(kvc_engine_test_pool_right(pool));
 }
 
 /* To VRAM, and from there to the arena. */
-static void trial_lower(struct kvc_gpu_test_pool *pool, const struct kvc_gpu_test_block *blocks,
+static void trial_lower(struct kvc_engine_test_pool *pool, const struct kvc_engine_test_block *blocks,
                         uint32_t count, uint8_t *image)
 {
 	uint64_t slot = slot_of(&pool->plan), bytes = pool->plan.image_bytes;
@@ -301,26 +301,26 @@ static void trial_lower(struct kvc_gpu_test_pool *pool, const struct kvc_gpu_tes
 	orders_all(&orders, KVC_OK);
 	for (uint32_t i = 0; i < count; i++) {
 		assert_int_equal(orders.length[i], bytes);
-		assert_int_equal(kvc_gpu_test_image(pool, &blocks[i], image), bytes);
+		assert_int_equal(kvc_engine_test_image(pool, &blocks[i], image), bytes);
 		assert_memory_equal(pool->rig->arena + i * slot, image, bytes);
 	}
 }
 
-static void trial(struct kvc_gpu_rig *rig, const struct shape_case *wish, enum kvc_gpu_pool_layout layout)
+static void trial(struct kvc_engine_rig *rig, const struct shape_case *wish, enum kvc_gpu_pool_layout layout)
 {
 	enum { COUNT = 5 };
-	struct kvc_gpu_test_block blocks[COUNT];
-	struct kvc_gpu_test_pool pool;
+	struct kvc_engine_test_block blocks[COUNT];
+	struct kvc_engine_test_pool pool;
 	struct kvc_image_plan plan;
 	uint32_t next = prng_below(&prng, 100);
 	uint8_t *image;
 
 	plan_make(&plan, wish->preset, wish->layers, wish->heads, wish->key_dim, wish->value_dim,
 	          wish->tokens, wish->dtype);
-	kvc_gpu_test_pool_make(&pool, rig, &plan, layout, wish->page_tokens, 100, 7, &prng);
-	assert_int_equal(kvc_gpu_test_pool_open(&pool, 2, NULL), KVC_OK);
+	kvc_engine_test_pool_make(&pool, rig, &plan, layout, wish->page_tokens, 100, 7, &prng);
+	assert_int_equal(kvc_engine_test_pool_open(&pool, 2, NULL), KVC_OK);
 	for (uint32_t i = 0; i < COUNT; i++)
-		kvc_gpu_test_block_make(&pool, &next, prng_below(&prng, wish->page_tokens), &blocks[i]);
+		kvc_engine_test_block_make(&pool, &next, prng_below(&prng, wish->page_tokens), &blocks[i]);
 	image = aligned_alloc(64, slot_of(&plan));
 	trial_encode(&pool, blocks, COUNT, image);
 	trial_decode(&pool, blocks, COUNT, true, false);
@@ -329,18 +329,18 @@ static void trial(struct kvc_gpu_rig *rig, const struct shape_case *wish, enum k
 	trial_encode(&pool, blocks, COUNT, image);
 	trial_decode(&pool, blocks, COUNT, true, true);  /* brought to VRAM */
 	trial_decode(&pool, blocks, COUNT, false, true); /* and still there */
-	kvc_gpu_test_pool_close(&pool);
-	kvc_gpu_test_pool_free(&pool);
+	kvc_engine_test_pool_close(&pool);
+	kvc_engine_test_pool_free(&pool);
 	free(image);
 }
 
 static void test_bits(void **state)
 {
-	struct kvc_gpu_rig rig;
+	struct kvc_engine_rig rig;
 
 	(void)state;
-	kvc_gpu_rig_init(&rig, ARENA_BYTES);
-	kvc_gpu_rig_run(&rig);
+	kvc_engine_rig_init(&rig, ARENA_BYTES);
+	kvc_engine_rig_run(&rig);
 	for (unsigned i = 0; i < sizeof shape_cases / sizeof shape_cases[0]; i++) {
 		for (unsigned layout = 0; layout < KVC_LAYOUTS; layout++) {
 			if (shape_cases[i].value_dim != shape_cases[i].key_dim && layout == KVC_LAYOUT_PAGED)
@@ -348,7 +348,7 @@ static void test_bits(void **state)
 			trial(&rig, &shape_cases[i], (enum kvc_gpu_pool_layout)layout);
 		}
 	}
-	kvc_gpu_rig_close(&rig);
+	kvc_engine_rig_close(&rig);
 }
 
 static void test_ready(void **state)
@@ -371,13 +371,13 @@ static void test_slow_pin(void **state)
 
 	(void)state;
 	memset(&fixture, 0, sizeof fixture);
-	kvc_gpu_rig_init(&fixture.rig, ARENA_BYTES);
-	kvc_gpu_rig_fault(&fixture.rig, "slow-pin 100000");
+	kvc_engine_rig_init(&fixture.rig, ARENA_BYTES);
+	kvc_engine_rig_fault(&fixture.rig, "slow-pin 100000");
 	fixture_open_with(&fixture, NULL);
 	still_serves(&fixture, 0);
-	kvc_gpu_test_pool_close(&fixture.pool);
+	kvc_engine_test_pool_close(&fixture.pool);
 	kill(fixture.rig.pid, SIGKILL);
-	assert_int_equal(kvc_gpu_rig_ended(&fixture.rig), 128 + SIGKILL);
+	assert_int_equal(kvc_engine_rig_ended(&fixture.rig), 128 + SIGKILL);
 	fixture_drop(&fixture);
 }
 
@@ -387,8 +387,8 @@ static void test_no_pin(void **state)
 
 	(void)state;
 	memset(&fixture, 0, sizeof fixture);
-	kvc_gpu_rig_init(&fixture.rig, ARENA_BYTES);
-	kvc_gpu_rig_fault(&fixture.rig, "pin-fails");
+	kvc_engine_rig_init(&fixture.rig, ARENA_BYTES);
+	kvc_engine_rig_fault(&fixture.rig, "pin-fails");
 	fixture_open_with(&fixture, NULL);
 	still_serves(&fixture, 0);
 	fixture_close(&fixture);
@@ -402,8 +402,8 @@ static void infinity_at(struct fixture *fixture, unsigned block, uint32_t layer,
 	uint16_t infinite = 0x7F80;
 
 	for (unsigned mirror = 0; mirror < 2; mirror++)
-		memcpy(kvc_gpu_test_row(&fixture->pool, &fixture->blocks[block], kind, layer, 7, head,
-		                        mirror),
+		memcpy(kvc_engine_test_row(&fixture->pool, &fixture->blocks[block], kind, layer, 7, head,
+		                           mirror),
 		       &infinite, sizeof infinite);
 }
 
@@ -416,11 +416,11 @@ static void test_raw_tiles(void **state)
 	fixture_open(&fixture);
 	infinity_at(&fixture, 1, 1, 0, KVC_KIND_VALUE);
 	still_serves(&fixture, 1);
-	bytes = kvc_gpu_test_image(&fixture.pool, &fixture.blocks[1], fixture.image);
+	bytes = kvc_engine_test_image(&fixture.pool, &fixture.blocks[1], fixture.image);
 	/* No room for them: what is needed is told. */
 	room = fixture.pool.plan.image_bytes;
 	infinity_at(&fixture, 0, 0, 1, KVC_KIND_KEY);
-	bytes = kvc_gpu_test_image(&fixture.pool, &fixture.blocks[0], fixture.image);
+	bytes = kvc_engine_test_image(&fixture.pool, &fixture.blocks[0], fixture.image);
 	assert_true(bytes > room);
 	assert_int_equal(
 	        one(&fixture.pool, KVC_ENGINE_ENCODE, &fixture.blocks[0], 0, room, KVC_GPU_NOWHERE, &length),
@@ -484,17 +484,17 @@ static void test_mixed(void **state)
 		assert_int_equal(orders.status[i], i == 2 ? KVC_INVALID : KVC_OK);
 		if (i == 2)
 			continue;
-		bytes = kvc_gpu_test_image(&fixture.pool, &fixture.blocks[i], fixture.image);
+		bytes = kvc_engine_test_image(&fixture.pool, &fixture.blocks[i], fixture.image);
 		assert_int_equal(orders.length[i], bytes);
 		assert_memory_equal(fixture.rig.arena + i * slot, fixture.image, bytes);
-		kvc_gpu_test_expect(&fixture.pool, &fixture.blocks[i], fixture.image, bytes);
+		kvc_engine_test_expect(&fixture.pool, &fixture.blocks[i], fixture.image, bytes);
 		orders.jobs[i].image_bytes = bytes;
 	}
 	orders.jobs[2].first_token = fixture.blocks[2].first_token;
 	orders_run(&orders, KVC_ENGINE_DECODE); /* the third image is none */
 	for (unsigned i = 0; i < 4; i++)
 		assert_int_equal(orders.status[i], i == 2 ? KVC_CORRUPT : KVC_OK);
-	assert_true(kvc_gpu_test_pool_right(&fixture.pool));
+	assert_true(kvc_engine_test_pool_right(&fixture.pool));
 	fixture_close(&fixture);
 }
 
@@ -533,32 +533,32 @@ static void test_corrupt(void **state)
 static void test_other_shape(void **state)
 {
 	struct fixture fixture;
-	struct kvc_gpu_test_pool other;
+	struct kvc_engine_test_pool other;
 	struct kvc_image_plan plan;
-	struct kvc_gpu_test_block block;
+	struct kvc_engine_test_block block;
 	uint32_t next = 0;
 	uint64_t bytes;
 
 	(void)state;
 	fixture_open(&fixture);
 	plan_make(&plan, "quality", 2, 2, 64, 64, 39, KVC_DTYPE_BF16);
-	kvc_gpu_test_pool_make(&other, &fixture.rig, &plan, KVC_LAYOUT_PAGED, 16, 10, 20, &prng);
-	kvc_gpu_test_block_make(&other, &next, 0, &block);
-	bytes = kvc_gpu_test_image(&other, &block, fixture.rig.arena);
+	kvc_engine_test_pool_make(&other, &fixture.rig, &plan, KVC_LAYOUT_PAGED, 16, 10, 20, &prng);
+	kvc_engine_test_block_make(&other, &next, 0, &block);
+	bytes = kvc_engine_test_image(&other, &block, fixture.rig.arena);
 	assert_int_equal(
 	        one(&fixture.pool, KVC_ENGINE_DECODE, &fixture.blocks[0], 0, bytes, KVC_GPU_NOWHERE, NULL),
 	        KVC_CORRUPT);
-	assert_true(kvc_gpu_test_pool_right(&fixture.pool));
+	assert_true(kvc_engine_test_pool_right(&fixture.pool));
 	/* Jobs of a shape that is not the pool's. */
-	assert_int_equal(kvc_gpu_test_pool_open(&other, 9, NULL), KVC_OK);
+	assert_int_equal(kvc_engine_test_pool_open(&other, 9, NULL), KVC_OK);
 	other.plan.shape.heads = 1;
 	assert_int_equal(one(&other, KVC_ENGINE_ENCODE, &block, 0, 1 << 20, KVC_GPU_NOWHERE, NULL),
 	                 KVC_SHAPE);
 	other.plan.shape.heads = 100000;
 	assert_int_equal(one(&other, KVC_ENGINE_ENCODE, &block, 0, 1 << 20, KVC_GPU_NOWHERE, NULL),
 	                 KVC_SHAPE);
-	kvc_gpu_test_pool_close(&other);
-	kvc_gpu_test_pool_free(&other);
+	kvc_engine_test_pool_close(&other);
+	kvc_engine_test_pool_free(&other);
 	fixture_close(&fixture);
 }
 
@@ -568,7 +568,7 @@ static void test_bad_pages(void **state)
 {
 	static const uint32_t wrong[] = {40, 41, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF};
 	struct fixture fixture;
-	struct kvc_gpu_test_block block;
+	struct kvc_engine_test_block block;
 	uint64_t bytes;
 
 	(void)state;
@@ -598,8 +598,8 @@ static void test_bad_pages(void **state)
 static void test_bad_places(void **state)
 {
 	struct fixture fixture;
-	const struct kvc_gpu_test_block *block = &fixture.blocks[0];
-	const struct kvc_gpu_test_pool *pool = &fixture.pool;
+	const struct kvc_engine_test_block *block = &fixture.blocks[0];
+	const struct kvc_engine_test_pool *pool = &fixture.pool;
 	uint64_t nowhere = KVC_GPU_NOWHERE, vram = 16 << 20, bytes, length;
 
 	(void)state;
@@ -631,7 +631,7 @@ static void test_small_staging(void **state)
 
 	(void)state;
 	memset(&fixture, 0, sizeof fixture);
-	kvc_gpu_rig_init(&fixture.rig, ARENA_BYTES);
+	kvc_engine_rig_init(&fixture.rig, ARENA_BYTES);
 	fixture.rig.start.staging_bytes = 512 << 10;
 	fixture_open_with(&fixture, NULL);
 	still_serves(&fixture, 0); /* 15 KiB fit */
@@ -648,68 +648,68 @@ static void test_small_staging(void **state)
 
 static void test_large_image(void **state)
 {
-	struct kvc_gpu_rig rig;
-	struct kvc_gpu_test_pool pool;
+	struct kvc_engine_rig rig;
+	struct kvc_engine_test_pool pool;
 	struct kvc_image_plan plan;
-	struct kvc_gpu_test_block block;
+	struct kvc_engine_test_block block;
 	uint32_t next = 0;
 	uint64_t length;
 
 	(void)state;
-	kvc_gpu_rig_init(&rig, ARENA_BYTES);
+	kvc_engine_rig_init(&rig, ARENA_BYTES);
 	rig.start.staging_bytes = 512 << 10;
-	kvc_gpu_rig_run(&rig);
+	kvc_engine_rig_run(&rig);
 	plan_make(&plan, "quality", 4, 4, 128, 128, 128, KVC_DTYPE_BF16);
 	assert_true(plan.image_bytes > 64 << 10);
-	kvc_gpu_test_pool_make(&pool, &rig, &plan, KVC_LAYOUT_SPLIT, 16, 20, 1, &prng);
-	assert_int_equal(kvc_gpu_test_pool_open(&pool, 1, NULL), KVC_OK);
-	kvc_gpu_test_block_make(&pool, &next, 0, &block);
+	kvc_engine_test_pool_make(&pool, &rig, &plan, KVC_LAYOUT_SPLIT, 16, 20, 1, &prng);
+	assert_int_equal(kvc_engine_test_pool_open(&pool, 1, NULL), KVC_OK);
+	kvc_engine_test_block_make(&pool, &next, 0, &block);
 	assert_int_equal(one(&pool, KVC_ENGINE_ENCODE, &block, 0, slot_of(&plan), KVC_GPU_NOWHERE, NULL),
 	                 KVC_LIMIT);
-	length = kvc_gpu_test_image(&pool, &block, rig.arena);
+	length = kvc_engine_test_image(&pool, &block, rig.arena);
 	assert_int_equal(one(&pool, KVC_ENGINE_DECODE, &block, 0, length, KVC_GPU_NOWHERE, NULL), KVC_LIMIT);
 	/* VRAM needs no staging. */
 	assert_int_equal(one(&pool, KVC_ENGINE_ENCODE, &block, KVC_GPU_NOWHERE, length, 0, NULL), KVC_OK);
-	kvc_gpu_test_expect(&pool, &block, rig.arena, length);
+	kvc_engine_test_expect(&pool, &block, rig.arena, length);
 	assert_int_equal(one(&pool, KVC_ENGINE_DECODE, &block, 0, length, 1 << 20, NULL), KVC_OK);
-	assert_true(kvc_gpu_test_pool_right(&pool));
-	kvc_gpu_test_pool_close(&pool);
-	kvc_gpu_test_pool_free(&pool);
-	kvc_gpu_rig_close(&rig);
+	assert_true(kvc_engine_test_pool_right(&pool));
+	kvc_engine_test_pool_close(&pool);
+	kvc_engine_test_pool_free(&pool);
+	kvc_engine_rig_close(&rig);
 }
 
 /* --- regions and pools --- */
 
 static void test_regions(void **state)
 {
-	struct kvc_gpu_rig rig;
-	struct kvc_gpu_rig_memory memory, forged;
+	struct kvc_engine_rig rig;
+	struct kvc_engine_rig_memory memory, forged;
 	uint64_t size = 1 << 20;
 	struct kvc_gpu_header header = {.type = KVC_GPU_UNIMPORT, .id = 77};
 
 	(void)state;
-	kvc_gpu_rig_init(&rig, ARENA_BYTES);
-	kvc_gpu_rig_run(&rig);
-	kvc_gpu_rig_alloc(&rig, size, &memory);
+	kvc_engine_rig_init(&rig, ARENA_BYTES);
+	kvc_engine_rig_run(&rig);
+	kvc_engine_rig_alloc(&rig, size, &memory);
 	forged = memory;
 	memset(forged.handle, 0, sizeof forged.handle);
-	assert_int_equal(kvc_gpu_rig_import(&rig, 5, &forged, 0, size), KVC_INVALID);
+	assert_int_equal(kvc_engine_rig_import(&rig, 5, &forged, 0, size), KVC_INVALID);
 	for (unsigned i = 0; i < sizeof forged.handle; i++)
 		forged.handle[i] = (uint8_t)prng_next(&prng);
-	assert_int_equal(kvc_gpu_rig_import(&rig, 5, &forged, 0, size), KVC_INVALID);
+	assert_int_equal(kvc_engine_rig_import(&rig, 5, &forged, 0, size), KVC_INVALID);
 	forged = memory;
 	forged.handle[56]++;
-	assert_int_equal(kvc_gpu_rig_import(&rig, 5, &forged, 0, size), KVC_INVALID);
-	assert_int_equal(kvc_gpu_rig_import(&rig, 5, &memory, 0, size + 1), KVC_INVALID);
-	assert_int_equal(kvc_gpu_rig_import(&rig, 5, &memory, 1, size), KVC_INVALID);
-	assert_int_equal(kvc_gpu_rig_import(&rig, 5, &memory, UINT64_MAX, 2), KVC_INVALID);
-	assert_int_equal(kvc_gpu_rig_import(&rig, 5, &memory, 0, 0), KVC_INVALID);
-	assert_int_equal(kvc_gpu_rig_import(&rig, 5, &memory, 4096, size - 4096), KVC_OK);
-	assert_int_equal(kvc_gpu_rig_import(&rig, 5, &memory, 0, size), KVC_CONFLICT);
-	kvc_gpu_rig_send(&rig, &header, sizeof header, NULL, 0);
-	assert_int_equal(kvc_gpu_rig_reply(&rig, KVC_GPU_UNIMPORT, 77), KVC_UNKNOWN_ID);
-	kvc_gpu_rig_free(&memory);
-	kvc_gpu_rig_close(&rig);
+	assert_int_equal(kvc_engine_rig_import(&rig, 5, &forged, 0, size), KVC_INVALID);
+	assert_int_equal(kvc_engine_rig_import(&rig, 5, &memory, 0, size + 1), KVC_INVALID);
+	assert_int_equal(kvc_engine_rig_import(&rig, 5, &memory, 1, size), KVC_INVALID);
+	assert_int_equal(kvc_engine_rig_import(&rig, 5, &memory, UINT64_MAX, 2), KVC_INVALID);
+	assert_int_equal(kvc_engine_rig_import(&rig, 5, &memory, 0, 0), KVC_INVALID);
+	assert_int_equal(kvc_engine_rig_import(&rig, 5, &memory, 4096, size - 4096), KVC_OK);
+	assert_int_equal(kvc_engine_rig_import(&rig, 5, &memory, 0, size), KVC_CONFLICT);
+	kvc_engine_rig_send(&rig, &header, sizeof header, NULL, 0);
+	assert_int_equal(kvc_engine_rig_reply(&rig, KVC_GPU_UNIMPORT, 77), KVC_UNKNOWN_ID);
+	kvc_engine_rig_free(&memory);
+	kvc_engine_rig_close(&rig);
 }
 
 static int chunk_make(uint64_t bytes)
@@ -720,7 +720,7 @@ static int chunk_make(uint64_t bytes)
 	return fd;
 }
 
-static kvc_status chunks_import(struct kvc_gpu_rig *rig, const int *fds, uint32_t sent, uint32_t said,
+static kvc_status chunks_import(struct kvc_engine_rig *rig, const int *fds, uint32_t sent, uint32_t said,
                                 uint64_t chunk_bytes, uint64_t bytes)
 {
 	struct kvc_gpu_import import = {
@@ -728,20 +728,20 @@ static kvc_status chunks_import(struct kvc_gpu_rig *rig, const int *fds, uint32_
 
 	for (uint32_t i = 0; i < said; i++)
 		import.chunk_bytes[i] = chunk_bytes;
-	kvc_gpu_rig_send(rig, &import, sizeof import, fds, sent);
-	return kvc_gpu_rig_reply(rig, KVC_GPU_IMPORT, 6);
+	kvc_engine_rig_send(rig, &import, sizeof import, fds, sent);
+	return kvc_engine_rig_reply(rig, KVC_GPU_IMPORT, 6);
 }
 
 static void test_chunks(void **state)
 {
-	struct kvc_gpu_rig rig;
+	struct kvc_engine_rig rig;
 	int fds[KVC_GPU_CHUNKS_MAX];
 	uint64_t size = 64 << 10;
 	struct kvc_gpu_header header = {.type = KVC_GPU_UNIMPORT, .id = 6};
 
 	(void)state;
-	kvc_gpu_rig_init(&rig, ARENA_BYTES);
-	kvc_gpu_rig_run(&rig);
+	kvc_engine_rig_init(&rig, ARENA_BYTES);
+	kvc_engine_rig_run(&rig);
 	for (unsigned i = 0; i < KVC_GPU_CHUNKS_MAX; i++)
 		fds[i] = chunk_make(size);
 	assert_int_equal(chunks_import(&rig, fds, 2, 2, 2 * size, 2 * size), KVC_INVALID);
@@ -754,11 +754,11 @@ static void test_chunks(void **state)
 	assert_int_equal(chunks_import(&rig, fds, KVC_GPU_CHUNKS_MAX, KVC_GPU_CHUNKS_MAX, size,
 	                               KVC_GPU_CHUNKS_MAX * size),
 	                 KVC_OK);
-	kvc_gpu_rig_send(&rig, &header, sizeof header, NULL, 0);
-	assert_int_equal(kvc_gpu_rig_reply(&rig, KVC_GPU_UNIMPORT, 6), KVC_OK);
+	kvc_engine_rig_send(&rig, &header, sizeof header, NULL, 0);
+	assert_int_equal(kvc_engine_rig_reply(&rig, KVC_GPU_UNIMPORT, 6), KVC_OK);
 	for (unsigned i = 0; i < KVC_GPU_CHUNKS_MAX; i++)
 		close(fds[i]);
-	kvc_gpu_rig_close(&rig);
+	kvc_engine_rig_close(&rig);
 }
 
 static kvc_status pool_wish(struct fixture *fixture, const struct kvc_gpu_pool_geometry *geometry,
@@ -775,8 +775,8 @@ static kvc_status pool_wish(struct fixture *fixture, const struct kvc_gpu_pool_g
 		strcpy((char *)message.pool.event, event);
 	}
 	memcpy(message.bases, bases, count * sizeof bases[0]);
-	kvc_gpu_rig_send(&fixture->rig, &message, sizeof message.pool + count * sizeof bases[0], NULL, 0);
-	return kvc_gpu_rig_reply(&fixture->rig, KVC_GPU_POOL_OPEN, id);
+	kvc_engine_rig_send(&fixture->rig, &message, sizeof message.pool + count * sizeof bases[0], NULL, 0);
+	return kvc_engine_rig_reply(&fixture->rig, KVC_GPU_POOL_OPEN, id);
 }
 
 static void test_pools_refused(void **state)
@@ -813,10 +813,10 @@ static void test_pools_refused(void **state)
 	assert_int_equal(pool_wish(&fixture, &wrong, bases, 2, NULL), KVC_SHAPE);
 	assert_int_equal(pool_wish(&fixture, &right, bases, 2, "event-0-0"), KVC_INVALID);
 	assert_int_equal(pool_wish(&fixture, &right, bases, 2, "../../etc/passwd"), KVC_INVALID);
-	kvc_gpu_rig_send(&fixture.rig, &header, sizeof header, NULL, 0);
-	assert_int_equal(kvc_gpu_rig_reply(&fixture.rig, KVC_GPU_UNIMPORT, 1), KVC_IN_USE);
+	kvc_engine_rig_send(&fixture.rig, &header, sizeof header, NULL, 0);
+	assert_int_equal(kvc_engine_rig_reply(&fixture.rig, KVC_GPU_UNIMPORT, 1), KVC_IN_USE);
 	assert_int_equal(
-	        one(&(struct kvc_gpu_test_pool){.rig = &fixture.rig, .id = 5, .plan = fixture.pool.plan},
+	        one(&(struct kvc_engine_test_pool){.rig = &fixture.rig, .id = 5, .plan = fixture.pool.plan},
 	            KVC_ENGINE_ENCODE, &fixture.blocks[0], 0, 1 << 20, KVC_GPU_NOWHERE, NULL),
 	        KVC_UNKNOWN_ID);
 	still_serves(&fixture, 0);
@@ -841,8 +841,8 @@ static void test_many_pools(void **state)
 		for (status = KVC_OK, opened--; opened; opened--) {
 			struct kvc_gpu_header header = {.type = KVC_GPU_POOL_CLOSE, .id = 99 + opened};
 
-			kvc_gpu_rig_send(&fixture.rig, &header, sizeof header, NULL, 0);
-			assert_int_equal(kvc_gpu_rig_reply(&fixture.rig, KVC_GPU_POOL_CLOSE, header.id),
+			kvc_engine_rig_send(&fixture.rig, &header, sizeof header, NULL, 0);
+			assert_int_equal(kvc_engine_rig_reply(&fixture.rig, KVC_GPU_POOL_CLOSE, header.id),
 			                 KVC_OK);
 		}
 	}
@@ -855,15 +855,15 @@ static void test_many_pools(void **state)
 static void test_gate(void **state)
 {
 	struct fixture fixture;
-	struct kvc_gpu_test_pool other;
+	struct kvc_engine_test_pool other;
 	uint8_t handle[KVC_GPU_HANDLE_BYTES];
 	_Atomic uint64_t *event;
 	struct orders orders;
 
 	(void)state;
 	memset(&fixture, 0, sizeof fixture);
-	kvc_gpu_rig_init(&fixture.rig, ARENA_BYTES);
-	event = kvc_gpu_rig_event(&fixture.rig, handle);
+	kvc_engine_rig_init(&fixture.rig, ARENA_BYTES);
+	event = kvc_engine_rig_event(&fixture.rig, handle);
 	fixture_open_with(&fixture, handle);
 	still_serves(&fixture, 0);
 	atomic_store(&event[1], 1);
@@ -883,13 +883,13 @@ static void test_gate(void **state)
 	/* Closing waits for what is under way. */
 	atomic_store(&event[1], 1);
 	orders_send(&orders, KVC_ENGINE_ENCODE, 0, 1);
-	kvc_gpu_rig_send(&fixture.rig, &(struct kvc_gpu_header){.type = KVC_GPU_POOL_CLOSE, .id = 1},
-	                 sizeof(struct kvc_gpu_header), NULL, 0);
+	kvc_engine_rig_send(&fixture.rig, &(struct kvc_gpu_header){.type = KVC_GPU_POOL_CLOSE, .id = 1},
+	                    sizeof(struct kvc_gpu_header), NULL, 0);
 	assert_int_equal(
 	        one(&other, KVC_ENGINE_ENCODE, &fixture.blocks[2], 2 << 20, 1 << 20, KVC_GPU_NOWHERE, NULL),
 	        KVC_OK);
 	/* A worker that never comes to its event. */
-	assert_int_equal(kvc_gpu_rig_reply(&fixture.rig, KVC_GPU_POOL_CLOSE, 1), KVC_OK);
+	assert_int_equal(kvc_engine_rig_reply(&fixture.rig, KVC_GPU_POOL_CLOSE, 1), KVC_OK);
 	assert_true(orders_await(&orders));
 	orders_all(&orders, KVC_DEADLINE);
 	fixture_drop(&fixture);
@@ -908,7 +908,7 @@ static void test_merge(void **state)
 	(void)state;
 	fixture_open(&fixture);
 	slot = slot_of(&fixture.pool.plan);
-	kvc_gpu_rig_fault(&fixture.rig, "delay 200");
+	kvc_engine_rig_fault(&fixture.rig, "delay 200");
 	orders_init(&orders, &fixture.pool);
 	for (unsigned i = 0; i < BLOCKS_MAX; i++)
 		orders_add(&orders, &fixture.blocks[i % 4], i * slot, slot, KVC_GPU_NOWHERE);
@@ -934,7 +934,7 @@ static void test_closed_under_way(void **state)
 
 	(void)state;
 	fixture_open(&fixture);
-	kvc_gpu_rig_fault(&fixture.rig, "hang 0");
+	kvc_engine_rig_fault(&fixture.rig, "hang 0");
 	orders_init(&orders, &fixture.pool);
 	orders_add(&orders, &fixture.blocks[0], 0, 1 << 20, KVC_GPU_NOWHERE);
 	orders_send(&orders, KVC_ENGINE_ENCODE, 0, 1);
@@ -949,15 +949,15 @@ static void test_illegal_address(void **state)
 	(void)state;
 	fixture_open(&fixture);
 	still_serves(&fixture, 0);
-	kvc_gpu_rig_fault(&fixture.rig, "illegal-address 2");
+	kvc_engine_rig_fault(&fixture.rig, "illegal-address 2");
 	orders_init(&orders, &fixture.pool);
 	orders_add(&orders, &fixture.blocks[0], 0, 1 << 20, KVC_GPU_NOWHERE);
 	orders_send(&orders, KVC_ENGINE_ENCODE, 0, 1);
 	assert_false(orders_await(&orders));
-	assert_int_equal(kvc_gpu_rig_ended(&fixture.rig), 3);
+	assert_int_equal(kvc_engine_rig_ended(&fixture.rig), 3);
 	close(fixture.rig.socket);
 	/* The next one is well. */
-	kvc_gpu_test_pool_free(&fixture.pool);
+	kvc_engine_test_pool_free(&fixture.pool);
 	free(fixture.image);
 	fixture_open_with(&fixture, NULL);
 	still_serves(&fixture, 0);
@@ -972,7 +972,7 @@ static void test_copy_error(void **state)
 	(void)state;
 	fixture_open(&fixture);
 	for (unsigned i = 0; i < 3; i++) {
-		kvc_gpu_rig_fault(&fixture.rig, "copy-error 0");
+		kvc_engine_rig_fault(&fixture.rig, "copy-error 0");
 		assert_int_equal(one(&fixture.pool, i & 1 ? KVC_ENGINE_LOWER : KVC_ENGINE_ENCODE,
 		                     &fixture.blocks[0], 0, 1 << 20, i & 1 ? 0 : KVC_GPU_NOWHERE, NULL),
 		                 KVC_INTERNAL);
@@ -984,22 +984,22 @@ static void test_copy_error(void **state)
 static void start_fails(const char *fault, const struct kvc_gpu_start *start, size_t bytes, bool arena,
                         kvc_status status)
 {
-	struct kvc_gpu_rig rig;
+	struct kvc_engine_rig rig;
 	struct kvc_gpu_failed failed;
 
-	kvc_gpu_rig_init(&rig, ARENA_BYTES);
+	kvc_engine_rig_init(&rig, ARENA_BYTES);
 	if (fault)
-		kvc_gpu_rig_fault(&rig, fault);
-	kvc_gpu_rig_spawn(&rig);
-	kvc_gpu_rig_send(&rig, start ? start : &rig.start, bytes, &rig.arena_fd, arena);
-	assert_int_equal(kvc_gpu_rig_receive(&rig), sizeof failed);
+		kvc_engine_rig_fault(&rig, fault);
+	kvc_engine_rig_spawn(&rig);
+	kvc_engine_rig_send(&rig, start ? start : &rig.start, bytes, &rig.arena_fd, arena);
+	assert_int_equal(kvc_engine_rig_receive(&rig), sizeof failed);
 	memcpy(&failed, rig.packet, sizeof failed);
 	assert_int_equal(failed.header.type, KVC_GPU_FAILED);
 	assert_int_equal(failed.status, status);
 	assert_true(failed.detail[0] != 0);
-	assert_int_equal(kvc_gpu_rig_receive(&rig), 0);
-	assert_int_equal(kvc_gpu_rig_ended(&rig), 1);
-	kvc_gpu_rig_close(&rig);
+	assert_int_equal(kvc_engine_rig_receive(&rig), 0);
+	assert_int_equal(kvc_engine_rig_ended(&rig), 1);
+	kvc_engine_rig_close(&rig);
 }
 
 static void test_start_fails(void **state)
@@ -1038,14 +1038,14 @@ static void test_start_fails(void **state)
 /* What the core cannot have meant ends the engine, at once and with its own exit status. */
 static void malformed(const void *packet, size_t bytes)
 {
-	struct kvc_gpu_rig rig;
+	struct kvc_engine_rig rig;
 
-	kvc_gpu_rig_init(&rig, 1 << 20);
-	kvc_gpu_rig_run(&rig);
-	kvc_gpu_rig_send(&rig, packet, bytes, NULL, 0);
-	assert_int_equal(kvc_gpu_rig_receive(&rig), 0);
-	assert_int_equal(kvc_gpu_rig_ended(&rig), 2);
-	kvc_gpu_rig_close(&rig);
+	kvc_engine_rig_init(&rig, 1 << 20);
+	kvc_engine_rig_run(&rig);
+	kvc_engine_rig_send(&rig, packet, bytes, NULL, 0);
+	assert_int_equal(kvc_engine_rig_receive(&rig), 0);
+	assert_int_equal(kvc_engine_rig_ended(&rig), 2);
+	kvc_engine_rig_close(&rig);
 }
 
 static void test_malformed(void **state)

@@ -1,11 +1,11 @@
-/* See gpu_pool.h. */
-#include "tests/support/gpu_pool.h"
+/* See engine_pool.h. */
+#include "tests/support/engine_pool.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
-static size_t element_bytes(const struct kvc_gpu_test_pool *pool)
+static size_t element_bytes(const struct kvc_engine_test_pool *pool)
 {
 	return kvc_dtype_bytes(pool->plan.shape.dtype);
 }
@@ -28,19 +28,19 @@ static void element_write(uint8_t *to, enum kvc_dtype dtype, struct prng *prng)
 	memcpy(to, &half, sizeof half);
 }
 
-static void region_add(struct kvc_gpu_test_pool *pool, uint64_t bytes, struct prng *prng)
+static void region_add(struct kvc_engine_test_pool *pool, uint64_t bytes, struct prng *prng)
 {
 	uint32_t i = pool->region_count++;
 	size_t step = element_bytes(pool);
 
-	kvc_gpu_rig_alloc(pool->rig, bytes, &pool->regions[i]);
+	kvc_engine_rig_alloc(pool->rig, bytes, &pool->regions[i]);
 	for (uint64_t at = 0; at + step <= bytes; at += step)
 		element_write(pool->regions[i].data + at, pool->plan.shape.dtype, prng);
 	pool->mirrors[i] = malloc(bytes);
 	memcpy(pool->mirrors[i], pool->regions[i].data, bytes);
 }
 
-static void base_set(struct kvc_gpu_test_pool *pool, uint32_t i, uint32_t region, uint64_t offset)
+static void base_set(struct kvc_engine_test_pool *pool, uint32_t i, uint32_t region, uint64_t offset)
 {
 	pool->bases[i] = (struct kvc_gpu_base){.region = pool->first_region + region, .offset = offset};
 }
@@ -51,7 +51,7 @@ static struct kvc_gpu_strides strides_of(uint64_t row, uint32_t heads, uint32_t 
 	return (struct kvc_gpu_strides){.head = row, .token = row * heads, .page = row * heads * page_tokens};
 }
 
-static void geometry_split(struct kvc_gpu_test_pool *pool, uint64_t key_row, uint64_t value_row,
+static void geometry_split(struct kvc_engine_test_pool *pool, uint64_t key_row, uint64_t value_row,
                            bool heads_first)
 {
 	struct kvc_gpu_pool_geometry *geometry = &pool->geometry;
@@ -67,7 +67,7 @@ static void geometry_split(struct kvc_gpu_test_pool *pool, uint64_t key_row, uin
 }
 
 /* Keys of a layer, then its values, from `start` on in one region. */
-static void bases_split(struct kvc_gpu_test_pool *pool, uint64_t start, bool apart, struct prng *prng)
+static void bases_split(struct kvc_engine_test_pool *pool, uint64_t start, bool apart, struct prng *prng)
 {
 	const struct kvc_gpu_pool_geometry *geometry = &pool->geometry;
 	uint64_t key_bytes = geometry->pages * geometry->key.page;
@@ -92,7 +92,7 @@ static void bases_split(struct kvc_gpu_test_pool *pool, uint64_t start, bool apa
 }
 
 /* Keys and values of a page, or of a head, side by side: one set of strides. */
-static void bases_joined(struct kvc_gpu_test_pool *pool, uint64_t value_at, struct prng *prng)
+static void bases_joined(struct kvc_engine_test_pool *pool, uint64_t value_at, struct prng *prng)
 {
 	const struct kvc_gpu_pool_geometry *geometry = &pool->geometry;
 	uint64_t layer_bytes = geometry->pages * geometry->key.page;
@@ -104,9 +104,9 @@ static void bases_joined(struct kvc_gpu_test_pool *pool, uint64_t value_at, stru
 	}
 }
 
-void kvc_gpu_test_pool_make(struct kvc_gpu_test_pool *pool, struct kvc_gpu_rig *rig,
-                            const struct kvc_image_plan *plan, enum kvc_gpu_pool_layout layout,
-                            uint32_t page_tokens, uint32_t pages, uint32_t first_region, struct prng *prng)
+void kvc_engine_test_pool_make(struct kvc_engine_test_pool *pool, struct kvc_engine_rig *rig,
+                               const struct kvc_image_plan *plan, enum kvc_gpu_pool_layout layout,
+                               uint32_t page_tokens, uint32_t pages, uint32_t first_region, struct prng *prng)
 {
 	const struct kvc_block_shape *shape = &plan->shape;
 	struct kvc_gpu_pool_geometry *geometry = &pool->geometry;
@@ -143,15 +143,15 @@ void kvc_gpu_test_pool_make(struct kvc_gpu_test_pool *pool, struct kvc_gpu_rig *
 	}
 }
 
-void kvc_gpu_test_pool_free(struct kvc_gpu_test_pool *pool)
+void kvc_engine_test_pool_free(struct kvc_engine_test_pool *pool)
 {
 	for (uint32_t i = 0; i < pool->region_count; i++) {
-		kvc_gpu_rig_free(&pool->regions[i]);
+		kvc_engine_rig_free(&pool->regions[i]);
 		free(pool->mirrors[i]);
 	}
 }
 
-kvc_status kvc_gpu_test_pool_open(struct kvc_gpu_test_pool *pool, uint32_t id, const uint8_t *event)
+kvc_status kvc_engine_test_pool_open(struct kvc_engine_test_pool *pool, uint32_t id, const uint8_t *event)
 {
 	struct {
 		struct kvc_gpu_pool pool;
@@ -160,8 +160,8 @@ kvc_status kvc_gpu_test_pool_open(struct kvc_gpu_test_pool *pool, uint32_t id, c
 	uint32_t bases = pool->geometry.layers * (pool->geometry.value_dim ? 2 : 1);
 
 	for (uint32_t i = 0; i < pool->region_count; i++) {
-		kvc_status status = kvc_gpu_rig_import(pool->rig, pool->first_region + i, &pool->regions[i],
-		                                       0, pool->regions[i].bytes);
+		kvc_status status = kvc_engine_rig_import(pool->rig, pool->first_region + i,
+		                                          &pool->regions[i], 0, pool->regions[i].bytes);
 
 		if (status)
 			return status;
@@ -171,21 +171,22 @@ kvc_status kvc_gpu_test_pool_open(struct kvc_gpu_test_pool *pool, uint32_t id, c
 	if (event)
 		memcpy(message.pool.event, event, sizeof message.pool.event);
 	memcpy(message.bases, pool->bases, sizeof message.bases);
-	kvc_gpu_rig_send(pool->rig, &message, sizeof message.pool + bases * sizeof message.bases[0], NULL, 0);
-	return kvc_gpu_rig_reply(pool->rig, KVC_GPU_POOL_OPEN, id);
+	kvc_engine_rig_send(pool->rig, &message, sizeof message.pool + bases * sizeof message.bases[0], NULL,
+	                    0);
+	return kvc_engine_rig_reply(pool->rig, KVC_GPU_POOL_OPEN, id);
 }
 
-void kvc_gpu_test_pool_close(struct kvc_gpu_test_pool *pool)
+void kvc_engine_test_pool_close(struct kvc_engine_test_pool *pool)
 {
 	struct kvc_gpu_header header = {.type = KVC_GPU_POOL_CLOSE, .id = pool->id};
 
-	kvc_gpu_rig_send(pool->rig, &header, sizeof header, NULL, 0);
-	if (kvc_gpu_rig_reply(pool->rig, KVC_GPU_POOL_CLOSE, pool->id))
+	kvc_engine_rig_send(pool->rig, &header, sizeof header, NULL, 0);
+	if (kvc_engine_rig_reply(pool->rig, KVC_GPU_POOL_CLOSE, pool->id))
 		abort();
 	for (uint32_t i = 0; i < pool->region_count; i++) {
 		header = (struct kvc_gpu_header){.type = KVC_GPU_UNIMPORT, .id = pool->first_region + i};
-		kvc_gpu_rig_send(pool->rig, &header, sizeof header, NULL, 0);
-		if (kvc_gpu_rig_reply(pool->rig, KVC_GPU_UNIMPORT, header.id))
+		kvc_engine_rig_send(pool->rig, &header, sizeof header, NULL, 0);
+		if (kvc_engine_rig_reply(pool->rig, KVC_GPU_UNIMPORT, header.id))
 			abort();
 	}
 }
@@ -193,8 +194,8 @@ void kvc_gpu_test_pool_close(struct kvc_gpu_test_pool *pool)
 /* --- blocks --- */
 
 /* Pages are taken in steps that no page count of the tests divides. */
-void kvc_gpu_test_block_make(const struct kvc_gpu_test_pool *pool, uint32_t *next, uint32_t first_token,
-                             struct kvc_gpu_test_block *block)
+void kvc_engine_test_block_make(const struct kvc_engine_test_pool *pool, uint32_t *next, uint32_t first_token,
+                                struct kvc_engine_test_block *block)
 {
 	uint32_t page_tokens = pool->geometry.page_tokens;
 
@@ -204,8 +205,9 @@ void kvc_gpu_test_block_make(const struct kvc_gpu_test_pool *pool, uint32_t *nex
 		block->pages[i] = (uint32_t)((*next)++ * 37ull % pool->geometry.pages);
 }
 
-uint8_t *kvc_gpu_test_row(const struct kvc_gpu_test_pool *pool, const struct kvc_gpu_test_block *block,
-                          enum kvc_kind kind, uint32_t layer, uint32_t token, uint32_t head, bool mirror)
+uint8_t *kvc_engine_test_row(const struct kvc_engine_test_pool *pool,
+                             const struct kvc_engine_test_block *block, enum kvc_kind kind, uint32_t layer,
+                             uint32_t token, uint32_t head, bool mirror)
 {
 	const struct kvc_gpu_pool_geometry *geometry = &pool->geometry;
 	const struct kvc_gpu_strides *strides = kind == KVC_KIND_KEY ? &geometry->key : &geometry->value;
@@ -219,7 +221,7 @@ uint8_t *kvc_gpu_test_row(const struct kvc_gpu_test_pool *pool, const struct kvc
 }
 
 /* Between the pool and a contiguous block. */
-static void kind_copy(const struct kvc_gpu_test_pool *pool, const struct kvc_gpu_test_block *block,
+static void kind_copy(const struct kvc_engine_test_pool *pool, const struct kvc_engine_test_block *block,
                       enum kvc_kind kind, uint8_t *rows, bool to_mirror)
 {
 	const struct kvc_block_shape *shape = &pool->plan.shape;
@@ -230,7 +232,7 @@ static void kind_copy(const struct kvc_gpu_test_pool *pool, const struct kvc_gpu
 		uint32_t head = (uint32_t)(i % shape->heads);
 		uint32_t token = (uint32_t)(i / shape->heads % shape->tokens);
 		uint32_t layer = (uint32_t)(i / shape->heads / shape->tokens);
-		uint8_t *row = kvc_gpu_test_row(pool, block, kind, layer, token, head, to_mirror);
+		uint8_t *row = kvc_engine_test_row(pool, block, kind, layer, token, head, to_mirror);
 
 		memcpy(to_mirror ? row : rows + i * row_bytes, to_mirror ? rows + i * row_bytes : row,
 		       row_bytes);
@@ -264,8 +266,8 @@ static void cpu_close(struct cpu *cpu)
 	free(cpu->scratch);
 }
 
-uint64_t kvc_gpu_test_image(const struct kvc_gpu_test_pool *pool, const struct kvc_gpu_test_block *block,
-                            uint8_t *image)
+uint64_t kvc_engine_test_image(const struct kvc_engine_test_pool *pool,
+                               const struct kvc_engine_test_block *block, uint8_t *image)
 {
 	const struct kvc_image_plan *plan = &pool->plan;
 	uint64_t length = 0;
@@ -283,8 +285,8 @@ uint64_t kvc_gpu_test_image(const struct kvc_gpu_test_pool *pool, const struct k
 	return length;
 }
 
-void kvc_gpu_test_expect(struct kvc_gpu_test_pool *pool, const struct kvc_gpu_test_block *block,
-                         const uint8_t *image, uint64_t length)
+void kvc_engine_test_expect(struct kvc_engine_test_pool *pool, const struct kvc_engine_test_block *block,
+                            const uint8_t *image, uint64_t length)
 {
 	struct kvc_image opened;
 	struct cpu cpu;
@@ -300,7 +302,7 @@ void kvc_gpu_test_expect(struct kvc_gpu_test_pool *pool, const struct kvc_gpu_te
 	cpu_close(&cpu);
 }
 
-bool kvc_gpu_test_pool_right(const struct kvc_gpu_test_pool *pool)
+bool kvc_engine_test_pool_right(const struct kvc_engine_test_pool *pool)
 {
 	for (uint32_t i = 0; i < pool->region_count; i++) {
 		if (memcmp(pool->regions[i].data, pool->mirrors[i], pool->regions[i].bytes) != 0)

@@ -1,5 +1,5 @@
-/* See gpu_rig.h. */
-#include "tests/support/gpu_rig.h"
+/* See engine_rig.h. */
+#include "tests/support/engine_rig.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -20,7 +20,7 @@ static void must(bool good, const char *what)
 {
 	if (good)
 		return;
-	fprintf(stderr, "gpu rig: %s: %s\n", what, strerror(errno));
+	fprintf(stderr, "engine rig: %s: %s\n", what, strerror(errno));
 	abort();
 }
 
@@ -40,7 +40,7 @@ static void program_path(char path[512])
 	strcat(path, "/fake/kvcellar-engine-fake");
 }
 
-void kvc_gpu_rig_init(struct kvc_gpu_rig *rig, uint64_t arena_bytes)
+void kvc_engine_rig_init(struct kvc_engine_rig *rig, uint64_t arena_bytes)
 {
 	memset(rig, 0, sizeof *rig);
 	kvc_test_temp_dir(rig->dir);
@@ -59,7 +59,7 @@ void kvc_gpu_rig_init(struct kvc_gpu_rig *rig, uint64_t arena_bytes)
 	                                    .arena_bytes = arena_bytes};
 }
 
-void kvc_gpu_rig_spawn(struct kvc_gpu_rig *rig)
+void kvc_engine_rig_spawn(struct kvc_engine_rig *rig)
 {
 	char path[512];
 	int ends[2];
@@ -81,16 +81,16 @@ void kvc_gpu_rig_spawn(struct kvc_gpu_rig *rig)
 	rig->socket = ends[0];
 }
 
-void kvc_gpu_rig_run(struct kvc_gpu_rig *rig)
+void kvc_engine_rig_run(struct kvc_engine_rig *rig)
 {
-	kvc_gpu_rig_spawn(rig);
-	kvc_gpu_rig_send(rig, &rig->start, sizeof rig->start, &rig->arena_fd, 1);
-	must(kvc_gpu_rig_receive(rig) == sizeof rig->ready, "READY");
+	kvc_engine_rig_spawn(rig);
+	kvc_engine_rig_send(rig, &rig->start, sizeof rig->start, &rig->arena_fd, 1);
+	must(kvc_engine_rig_receive(rig) == sizeof rig->ready, "READY");
 	memcpy(&rig->ready, rig->packet, sizeof rig->ready);
 	must(rig->ready.header.type == KVC_GPU_READY, "READY");
 }
 
-int kvc_gpu_rig_ended(struct kvc_gpu_rig *rig)
+int kvc_engine_rig_ended(struct kvc_engine_rig *rig)
 {
 	int status;
 
@@ -99,18 +99,18 @@ int kvc_gpu_rig_ended(struct kvc_gpu_rig *rig)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-void kvc_gpu_rig_close(struct kvc_gpu_rig *rig)
+void kvc_engine_rig_close(struct kvc_engine_rig *rig)
 {
 	close(rig->socket);
 	if (rig->pid)
-		must(kvc_gpu_rig_ended(rig) == 0, "the engine ends with the pair");
+		must(kvc_engine_rig_ended(rig) == 0, "the engine ends with the pair");
 	munmap(rig->arena, rig->start.arena_bytes);
 	close(rig->arena_fd);
 	kvc_test_temp_dir_remove(rig->dir);
 }
 
-void kvc_gpu_rig_send(struct kvc_gpu_rig *rig, const void *packet, size_t bytes, const int *fds,
-                      uint32_t fd_count)
+void kvc_engine_rig_send(struct kvc_engine_rig *rig, const void *packet, size_t bytes, const int *fds,
+                         uint32_t fd_count)
 {
 	union {
 		const void *kept;
@@ -135,7 +135,7 @@ void kvc_gpu_rig_send(struct kvc_gpu_rig *rig, const void *packet, size_t bytes,
 	must(sendmsg(rig->socket, &message, MSG_NOSIGNAL) == (ssize_t)bytes, "send");
 }
 
-size_t kvc_gpu_rig_receive(struct kvc_gpu_rig *rig)
+size_t kvc_engine_rig_receive(struct kvc_engine_rig *rig)
 {
 	struct pollfd fd = {.fd = rig->socket, .events = POLLIN};
 	const struct kvc_gpu_header *header = (const void *)rig->packet;
@@ -151,17 +151,17 @@ size_t kvc_gpu_rig_receive(struct kvc_gpu_rig *rig)
 	return (size_t)bytes;
 }
 
-kvc_status kvc_gpu_rig_reply(struct kvc_gpu_rig *rig, uint32_t to, uint32_t id)
+kvc_status kvc_engine_rig_reply(struct kvc_engine_rig *rig, uint32_t to, uint32_t id)
 {
 	const struct kvc_gpu_reply *reply = (const void *)rig->packet;
 
-	must(kvc_gpu_rig_receive(rig) == sizeof *reply && reply->header.type == KVC_GPU_REPLY, "REPLY");
+	must(kvc_engine_rig_receive(rig) == sizeof *reply && reply->header.type == KVC_GPU_REPLY, "REPLY");
 	must(reply->to == to && reply->header.id == id, "REPLY to this");
 	must(reply->status == KVC_OK || reply->detail[0], "a reason");
 	return (kvc_status)reply->status;
 }
 
-void kvc_gpu_rig_fault(struct kvc_gpu_rig *rig, const char *line)
+void kvc_engine_rig_fault(struct kvc_engine_rig *rig, const char *line)
 {
 	char path[512];
 	FILE *file;
@@ -171,7 +171,7 @@ void kvc_gpu_rig_fault(struct kvc_gpu_rig *rig, const char *line)
 	must(file && fprintf(file, "%s\n", line) > 0 && fclose(file) == 0, "fault file");
 }
 
-static void *file_map(struct kvc_gpu_rig *rig, const char *name, uint64_t bytes)
+static void *file_map(struct kvc_engine_rig *rig, const char *name, uint64_t bytes)
 {
 	char path[512];
 	void *data;
@@ -186,7 +186,7 @@ static void *file_map(struct kvc_gpu_rig *rig, const char *name, uint64_t bytes)
 	return data;
 }
 
-void kvc_gpu_rig_alloc(struct kvc_gpu_rig *rig, uint64_t bytes, struct kvc_gpu_rig_memory *memory)
+void kvc_engine_rig_alloc(struct kvc_engine_rig *rig, uint64_t bytes, struct kvc_engine_rig_memory *memory)
 {
 	memset(memory, 0, sizeof *memory);
 	snprintf((char *)memory->handle, 56, "mem-%d-%u", (int)getpid(), rig->allocations++);
@@ -195,25 +195,25 @@ void kvc_gpu_rig_alloc(struct kvc_gpu_rig *rig, uint64_t bytes, struct kvc_gpu_r
 	memory->data = file_map(rig, (const char *)memory->handle, bytes);
 }
 
-void kvc_gpu_rig_free(struct kvc_gpu_rig_memory *memory)
+void kvc_engine_rig_free(struct kvc_engine_rig_memory *memory)
 {
 	munmap(memory->data, memory->bytes);
 }
 
-_Atomic uint64_t *kvc_gpu_rig_event(struct kvc_gpu_rig *rig, uint8_t handle[KVC_GPU_HANDLE_BYTES])
+_Atomic uint64_t *kvc_engine_rig_event(struct kvc_engine_rig *rig, uint8_t handle[KVC_GPU_HANDLE_BYTES])
 {
 	memset(handle, 0, KVC_GPU_HANDLE_BYTES);
 	snprintf((char *)handle, KVC_GPU_HANDLE_BYTES, "event-%d-%u", (int)getpid(), rig->allocations++);
 	return file_map(rig, (const char *)handle, 64);
 }
 
-kvc_status kvc_gpu_rig_import(struct kvc_gpu_rig *rig, uint32_t id, const struct kvc_gpu_rig_memory *memory,
-                              uint64_t offset, uint64_t bytes)
+kvc_status kvc_engine_rig_import(struct kvc_engine_rig *rig, uint32_t id,
+                                 const struct kvc_engine_rig_memory *memory, uint64_t offset, uint64_t bytes)
 {
 	struct kvc_gpu_import import = {
 	        .header = {.type = KVC_GPU_IMPORT, .id = id}, .offset = offset, .bytes = bytes};
 
 	memcpy(import.handle, memory->handle, sizeof import.handle);
-	kvc_gpu_rig_send(rig, &import, sizeof import, NULL, 0);
-	return kvc_gpu_rig_reply(rig, KVC_GPU_IMPORT, id);
+	kvc_engine_rig_send(rig, &import, sizeof import, NULL, 0);
+	return kvc_engine_rig_reply(rig, KVC_GPU_IMPORT, id);
 }
