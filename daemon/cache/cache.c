@@ -6,11 +6,16 @@
 #include "daemon/base/alloc.h"
 #include "daemon/base/log.h"
 #include "daemon/cache/internal.h"
+#include "daemon/cache/vram.h"
 
 /* Stores in flight: enough to fill several large writes, few enough that a stop is quick. */
 #define STORE_BYTES_MAX (64ull << 20)
 #define CLASS_BYTES_MAX (64ull << 20)
-#define DIRTY_SHARE     2 /* half of the arena may wait for the cleaner */
+
+/* A GPU works on batches and has several of them under way: one is encoded while another crosses PCIe. */
+#define GPU_SLOTS           256u
+#define GPU_CLASS_BYTES_MAX (512ull << 20)
+#define DIRTY_SHARE         2 /* half of the arena may wait for the cleaner */
 
 static void counters_open(struct kvc_cache *cache)
 {
@@ -22,6 +27,7 @@ static void counters_open(struct kvc_cache *cache)
 	        .puts = kvc_stats_cell(stats, "cache.puts"),
 	        .puts_present = kvc_stats_cell(stats, "cache.puts_present"),
 	        .gets = kvc_stats_cell(stats, "cache.gets"),
+	        .hits_vram = kvc_stats_cell(stats, "cache.hits_vram"),
 	        .hits_ram = kvc_stats_cell(stats, "cache.hits_ram"),
 	        .hits_disk = kvc_stats_cell(stats, "cache.hits_disk"),
 	        .misses = kvc_stats_cell(stats, "cache.misses"),
@@ -32,6 +38,8 @@ static void counters_open(struct kvc_cache *cache)
 	        .lost = kvc_stats_cell(stats, "cache.lost"),
 	        .demoted = kvc_stats_cell(stats, "cache.demoted"),
 	        .promoted = kvc_stats_cell(stats, "cache.promoted"),
+	        .lowered = kvc_stats_cell(stats, "cache.lowered"),
+	        .raised = kvc_stats_cell(stats, "cache.raised"),
 	        .recovered = kvc_stats_cell(stats, "cache.recovered"),
 	        .busy = kvc_stats_cell(stats, "cache.busy"),
 	        .pins = kvc_stats_cell(stats, "cache.pins"),
@@ -40,7 +48,7 @@ static void counters_open(struct kvc_cache *cache)
 
 static kvc_status flights_open(struct kvc_cache *cache)
 {
-	cache->flight_count = cache->options.ops_max + cache->options.moves_max;
+	cache->flight_count = cache->options.ops_max + 2 * cache->options.moves_max;
 	cache->flights = kvc_calloc(cache->flight_count, sizeof *cache->flights);
 	if (!cache->flights)
 		return KVC_NO_MEMORY;
@@ -55,13 +63,16 @@ static kvc_status flights_open(struct kvc_cache *cache)
 static kvc_status mover_open(struct kvc_cache *cache)
 {
 	uint64_t share = kvc_arena_bytes(cache->options.arena) / 4;
+	uint32_t gpus = cache->options.gpu_count;
 	struct kvc_mover_options options = {
 	        .loop = cache->options.loop,
 	        .stats = cache->options.stats,
 	        .engine = cache->options.engine,
 	        .disk = cache->options.disk,
 	        .slots = cache->options.moves_max,
+	        .gpu_slots = gpus * GPU_SLOTS,
 	        .class_bytes = share < CLASS_BYTES_MAX ? share : CLASS_BYTES_MAX,
+	        .gpu_class_bytes = gpus * GPU_CLASS_BYTES_MAX,
 	};
 
 	return kvc_mover_open(&options, &cache->mover);
@@ -100,9 +111,14 @@ kvc_status kvc_cache_open(const struct kvc_cache_options *options, struct kvc_ca
 	status = mover_open(cache);
 	if (status != KVC_OK)
 		goto fail_flights;
+	status = kvc_vram_open(cache, &cache->vram);
+	if (status != KVC_OK)
+		goto fail_mover;
 	*out = cache;
 	return KVC_OK;
 
+fail_mover:
+	kvc_mover_close(cache->mover);
 fail_flights:
 	kvc_free(cache->flights);
 fail_index:
@@ -187,9 +203,11 @@ void kvc_cache_recover(struct kvc_cache *cache, void (*done)(void *context, kvc_
 
 /* ---- stop ---- */
 
-static bool flushed(const struct kvc_cache *cache)
+static bool flushed(struct kvc_cache *cache)
 {
-	return cache->flush_over || !cache->lists[KVC_LIST_DIRTY].count || !kvc_cache_disk_writable(cache);
+	if (cache->flush_over || !kvc_cache_disk_writable(cache))
+		return true;
+	return !cache->lists[KVC_LIST_DIRTY].count && !kvc_lower_run(cache);
 }
 
 void kvc_cache_check_stopped(struct kvc_cache *cache)
@@ -203,6 +221,7 @@ void kvc_cache_check_stopped(struct kvc_cache *cache)
 		return;
 	}
 	cache->state = KVC_CACHE_STOPPED;
+	kvc_vram_clear(cache);
 	kvc_timer_stop(&cache->flush_timer);
 	if (cache->lists[KVC_LIST_DIRTY].count)
 		kvc_warn("stop: %u blocks in RAM were not written to disk",
@@ -249,6 +268,7 @@ void kvc_cache_close(struct kvc_cache *cache)
 	KVC_PRE(cache->state == KVC_CACHE_COLD || cache->state == KVC_CACHE_STOPPED);
 	KVC_PRE(kvc_list_empty(&cache->namespaces) && !cache->flights_used && !cache->ops);
 	KVC_PRE(!cache->space_task.queued && !cache->stop_task.queued);
+	kvc_vram_close(cache->vram);
 	kvc_mover_close(cache->mover);
 	kvc_free(cache->flights);
 	kvc_index_close(cache->index);

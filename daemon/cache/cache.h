@@ -135,6 +135,7 @@ struct kvc_op {
 	const struct kvc_image_plan *plan;
 	struct kvc_image_plan *own_plan; /* of a block with fewer tokens than a full one */
 	uint32_t entry;
+	uint32_t cell; /* of the VRAM tier, being filled by it */
 	uint8_t state;
 	kvc_status cancel_status; /* KVC_OK: not cancelled */
 };

@@ -1,5 +1,6 @@
 /* Lists, references and the end of entries. The states are drawn in internal.h. */
 #include "daemon/cache/internal.h"
+#include "daemon/cache/vram.h"
 
 uint32_t kvc_cache_find(struct kvc_cache *cache, const struct kvc_storage_key *key)
 {
@@ -84,6 +85,7 @@ void kvc_entry_touch(struct kvc_cache *cache, uint32_t id)
 	struct kvc_entry *entry = kvc_cache_entry(cache, id);
 
 	entry->flags |= KVC_ENTRY_HIT;
+	kvc_vram_touch(cache, id);
 	if (!(entry->flags & KVC_ENTRY_LISTED))
 		return;
 	kvc_entry_unlist(cache, id);
@@ -107,6 +109,7 @@ void kvc_entry_ref(struct kvc_cache *cache, uint32_t id)
 static void entry_free(struct kvc_cache *cache, uint32_t id)
 {
 	slab_give_up(cache, kvc_cache_entry(cache, id));
+	kvc_vram_detach(cache, id);
 	kvc_index_free(cache->index, id);
 }
 
@@ -156,7 +159,7 @@ void kvc_entry_evict(struct kvc_cache *cache, uint32_t id)
 
 	KVC_PRE(entry->refs == 0 && !entry->pins);
 	kvc_stat_add(cache->count.evicted, 1);
-	if (!(entry->flags & KVC_ENTRY_ON_DISK)) {
+	if (!(entry->flags & KVC_ENTRY_ON_DISK) && !(entry->flags & KVC_ENTRY_IN_VRAM)) {
 		kvc_stat_add(cache->count.lost, 1);
 		kvc_entry_drop(cache, id);
 		return;
@@ -171,7 +174,8 @@ void kvc_entry_lose_place(struct kvc_cache *cache, uint32_t id)
 
 	kvc_entry_unlist(cache, id);
 	entry->flags &= (uint8_t)~KVC_ENTRY_ON_DISK;
-	if (entry->slab == KVC_EXTENT_NONE && entry->flight == KVC_FLIGHT_NONE) {
+	if (entry->slab == KVC_EXTENT_NONE && !(entry->flags & KVC_ENTRY_IN_VRAM) &&
+	    entry->flight == KVC_FLIGHT_NONE) {
 		kvc_stat_add(cache->count.lost, 1);
 		kvc_entry_drop(cache, id);
 		return;

@@ -19,12 +19,13 @@
 #define KVC_FLIGHT_NONE 0xFFFFFFFFu
 
 enum kvc_entry_flag {
-	KVC_ENTRY_VISIBLE = 1, /* complete: look-ups and gets may see it */
-	KVC_ENTRY_DEAD = 2,    /* out of the index; freed when nothing refers to it any more */
-	KVC_ENTRY_ON_DISK = 4, /* `place` and `epoch` hold */
-	KVC_ENTRY_LISTED = 8,  /* in the list that `list` names */
-	KVC_ENTRY_LOOSE = 16,  /* in RAM only, and not to be written to disk */
-	KVC_ENTRY_HIT = 32,    /* used since it was written to disk */
+	KVC_ENTRY_VISIBLE = 1,  /* complete: look-ups and gets may see it */
+	KVC_ENTRY_DEAD = 2,     /* out of the index; freed when nothing refers to it any more */
+	KVC_ENTRY_ON_DISK = 4,  /* `place` and `epoch` hold */
+	KVC_ENTRY_LISTED = 8,   /* in the list that `list` names */
+	KVC_ENTRY_LOOSE = 16,   /* in RAM only, and not to be written to disk */
+	KVC_ENTRY_HIT = 32,     /* used since it was written to disk */
+	KVC_ENTRY_IN_VRAM = 64, /* vram.h knows where */
 };
 
 /* One block. 84 bytes; owned by the index, filled by the cache. */

@@ -3,20 +3,24 @@
  * An entry's life:
  *
  *   put of a new key --> FILL (invisible) --encoded--> in RAM, dirty --STORE--> in RAM and on disk, clean
- *                          |                             |   ^                   |            ^
- *                          failed: gone       evicted if |   | reclaimed     evicted        LOAD
- *                                         there is no    |   +-----------------+ |            |
- *                                         disk: gone <---+                       v            |
- *   recovery ----------------------------------------------------------------> on disk only --+
+ *                          |       |                     |   ^   ^               |            ^
+ *                          |       failed: gone          |   |   | reclaimed  evicted        LOAD
+ *                          |                  evicted if |   |   +-------------+ |            |
+ *              encoded on a GPU           there is no    | LOWER                 v            |
+ *                          v              disk: gone <---+   |   recovery --> on disk only ---+
+ *                       in VRAM -----------------------------+
  *
- * At most one flight (FILL, LOAD or STORE) runs for an entry at a time; operations that need its result wait
- * in its list. * An entry in RAM is in one list, unless it is pinned or has a STORE flight: dirty (to be
- * written), demoted (written because it was cold, not used since), clean (on disk too, used since), loose (in
- * RAM only and not to be written: there is no disk, the write failed, or the disk gave it up and nobody had
- * used it). Each list is in the order of last use, by itself: so the coldest of all is the one with the
- * oldest stamp among the lists' first entries. */
+ * A block may rest in VRAM beside RAM and disk; what is not there counts only if it is the only copy.
+ * At most one flight (FILL, LOAD, LOWER or STORE) runs for an entry at a time; operations that need its
+ * result wait in its list. * An entry in RAM is in one list, unless it is pinned or has a STORE flight: dirty
+ * (to be written), demoted (written because it was cold, not used since), clean (on disk too, used since),
+ * loose (in RAM only and not to be written: there is no disk, the write failed, or the disk gave it up and
+ * nobody had used it). Each list is in the order of last use, by itself: so the coldest of all is the one
+ * with the oldest stamp among the lists' first entries. */
 #ifndef KVC_CACHE_INTERNAL_H
 #define KVC_CACHE_INTERNAL_H
+
+#include <string.h>
 
 #include "daemon/base/check.h"
 #include "daemon/cache/cache.h"
@@ -24,7 +28,13 @@
 #include "daemon/cache/recency.h"
 #include "daemon/cache/space.h"
 
-enum kvc_flight_kind { KVC_FLIGHT_IDLE, KVC_FLIGHT_FILL, KVC_FLIGHT_LOAD, KVC_FLIGHT_STORE };
+enum kvc_flight_kind {
+	KVC_FLIGHT_IDLE,
+	KVC_FLIGHT_FILL,
+	KVC_FLIGHT_LOAD,
+	KVC_FLIGHT_LOWER,
+	KVC_FLIGHT_STORE
+};
 
 /* What is happening to one entry. */
 struct kvc_flight {
@@ -33,8 +43,8 @@ struct kvc_flight {
 	uint32_t next_free;
 	bool demotion; /* a store that nobody waits for: the entry is cold */
 	struct kvc_list waiters;
-	struct kvc_space_req space; /* of a load */
-	struct kvc_move move;       /* of a load or store */
+	struct kvc_space_req space; /* of a load or lower */
+	struct kvc_move move;       /* of a load, lower or store */
 	struct kvc_record record;
 	struct kvc_cache *cache;
 };
@@ -61,6 +71,7 @@ struct kvc_cache_counters {
 	kvc_stat_cell *puts;
 	kvc_stat_cell *puts_present;
 	kvc_stat_cell *gets;
+	kvc_stat_cell *hits_vram;
 	kvc_stat_cell *hits_ram;
 	kvc_stat_cell *hits_disk;
 	kvc_stat_cell *misses;
@@ -71,6 +82,8 @@ struct kvc_cache_counters {
 	kvc_stat_cell *lost;
 	kvc_stat_cell *demoted;
 	kvc_stat_cell *promoted;
+	kvc_stat_cell *lowered;
+	kvc_stat_cell *raised;
 	kvc_stat_cell *recovered;
 	kvc_stat_cell *busy;
 	kvc_stat_cell *pins;
@@ -83,12 +96,14 @@ struct kvc_cache {
 	enum kvc_cache_state state;
 	struct kvc_index *index;
 	struct kvc_mover *mover;
+	struct kvc_vram *vram;
 	struct kvc_recency lists[KVC_LISTS];
 	uint32_t clock;       /* stamp of the last use of any entry */
 	uint64_t dirty_limit; /* bytes in the dirty list above which the cleaner writes */
 	uint64_t generation;  /* of the newest block */
 	uint32_t ops;         /* unfinished */
 	uint32_t stores;      /* flights of that kind */
+	uint32_t lowers;
 	uint32_t stores_max;
 	struct kvc_flight *flights;
 	uint32_t flight_count;
@@ -176,6 +191,16 @@ kvc_status kvc_load_begin(struct kvc_cache *cache, uint32_t id, bool urgent, str
 /* Begin storing a dirty or loose entry. */
 kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, bool demotion, struct kvc_flight **flight);
 
+/* ---- lower.c ---- */
+
+/* Begin to bring an entry that rests in VRAM and not in RAM into RAM. */
+kvc_status kvc_lower_begin(struct kvc_cache *cache, uint32_t id, bool urgent, struct kvc_flight **flight);
+
+/* Lower cold blocks while VRAM is short, or all while the cache stops. Whether any is on its way. */
+bool kvc_lower_run(struct kvc_cache *cache);
+
+/* ---- flight.c, again ---- */
+
 /* The last waiter has left: a load that has not begun to read ends. */
 void kvc_flight_left(struct kvc_flight *flight);
 
@@ -195,7 +220,7 @@ enum kvc_op_state {
 	KVC_OP_SPACE, /* put: waits for a slab */
 	KVC_OP_ENCODE,
 	KVC_OP_FILL, /* put: waits for another put of the same key */
-	KVC_OP_LOAD, /* get: waits for a load */
+	KVC_OP_LOAD, /* get: waits for a load or lower; put, durable: for a lower */
 	KVC_OP_DECODE,
 	KVC_OP_STORE, /* put: waits for a store */
 	KVC_OP_SYNC,
@@ -208,6 +233,7 @@ void kvc_op_wait(struct kvc_op *op, struct kvc_flight *flight, enum kvc_op_state
 
 void kvc_put_start(struct kvc_op *op);
 void kvc_put_abandon(struct kvc_op *op, kvc_status status);
+void kvc_put_lowered(struct kvc_op *op, kvc_status status);
 void kvc_put_stored(struct kvc_op *op, kvc_status status);
 void kvc_put_synced(struct kvc_op *op, kvc_status status);
 void kvc_get_start(struct kvc_op *op);

@@ -3,9 +3,12 @@
  *   put: IDLE -> SPACE -> ENCODE -> (durable: STORE -> SYNC ->) done
  *        IDLE -> FILL (another put of this key is under way) -> as from IDLE
  *        ENCODE -> SPACE again, when raw tiles make the image larger than planned
- *   get: IDLE -> (on disk: LOAD ->) DECODE -> done */
+ *        IDLE -> LOAD -> STORE (durable, present in VRAM only)
+ *   get: IDLE -> (on disk, or in VRAM where it is of no use: LOAD ->) DECODE -> done
+ *        DECODE -> IDLE -> ... again, when the copy in VRAM was damaged and there is another */
 #include "daemon/base/alloc.h"
 #include "daemon/cache/internal.h"
+#include "daemon/cache/vram.h"
 
 #define TO(state) (1u << (state))
 
@@ -16,7 +19,7 @@ static const unsigned legal[KVC_OP_STATES] = {
         [KVC_OP_SPACE] = TO(KVC_OP_ENCODE) | TO(KVC_OP_IDLE),
         [KVC_OP_ENCODE] = TO(KVC_OP_SPACE) | TO(KVC_OP_ENCODE) | TO(KVC_OP_STORE) | TO(KVC_OP_IDLE),
         [KVC_OP_FILL] = TO(KVC_OP_IDLE),
-        [KVC_OP_LOAD] = TO(KVC_OP_DECODE) | TO(KVC_OP_IDLE),
+        [KVC_OP_LOAD] = TO(KVC_OP_DECODE) | TO(KVC_OP_STORE) | TO(KVC_OP_SYNC) | TO(KVC_OP_IDLE),
         [KVC_OP_DECODE] = TO(KVC_OP_IDLE),
         [KVC_OP_STORE] = TO(KVC_OP_SYNC) | TO(KVC_OP_IDLE),
         [KVC_OP_SYNC] = TO(KVC_OP_IDLE),
@@ -93,6 +96,7 @@ void kvc_op_submit(struct kvc_cache *cache, struct kvc_op *op)
 	op->state = KVC_OP_IDLE;
 	op->cancel_status = KVC_OK;
 	op->entry = KVC_ENTRY_NONE;
+	op->cell = KVC_CELL_NONE;
 	op->from = KVC_REST_NONE;
 	op->image_bytes = 0;
 	op->own_plan = NULL;

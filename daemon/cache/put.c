@@ -1,8 +1,10 @@
 /* Put: reserve, encode, commit; then, if it must be durable, store and sync. Until the commit nobody can see
  * the block. The first writer wins: a put of a key that is there leaves it as it is. */
 #include "daemon/cache/internal.h"
+#include "daemon/cache/vram.h"
 
 static void put_present(struct kvc_op *op, uint32_t id);
+static void put_settle(struct kvc_op *op, uint32_t id);
 
 /* ---- durable: store and sync ---- */
 
@@ -17,16 +19,32 @@ static void put_store(struct kvc_op *op, uint32_t id)
 	struct kvc_cache *cache = op->cache;
 	struct kvc_entry *entry = kvc_cache_entry(cache, id);
 	struct kvc_flight *flight = kvc_entry_flight(cache, entry);
+	bool in_ram = entry->slab != KVC_EXTENT_NONE;
 	kvc_status status = KVC_OK;
 
 	if (!kvc_cache_disk_writable(cache))
 		status = cache->options.disk ? KVC_NO_SPACE : KVC_UNSUPPORTED;
-	else if (!flight)
+	else if (!flight && in_ram)
 		status = kvc_store_begin(cache, id, false, &flight);
+	else if (!flight)
+		status = kvc_lower_begin(cache, id, true, &flight);
 	if (status == KVC_OK)
-		kvc_op_wait(op, flight, KVC_OP_STORE);
+		kvc_op_wait(op, flight, in_ram ? KVC_OP_STORE : KVC_OP_LOAD);
 	else
 		kvc_op_finish(op, status);
+}
+
+/* The block that rested in VRAM only is in RAM, or is gone: then it is put anew. */
+void kvc_put_lowered(struct kvc_op *op, kvc_status status)
+{
+	if (status == KVC_OK) {
+		put_settle(op, op->entry);
+	} else if (status == KVC_NO_SPACE || status == KVC_NO_MEMORY) {
+		kvc_op_finish(op, status);
+	} else {
+		kvc_op_move(op, KVC_OP_IDLE);
+		kvc_put_start(op);
+	}
 }
 
 void kvc_put_stored(struct kvc_op *op, kvc_status status)
@@ -42,7 +60,7 @@ void kvc_put_synced(struct kvc_op *op, kvc_status status)
 	kvc_op_finish(op, status);
 }
 
-/* The block is in RAM, complete: what is left to do for this operation. */
+/* The block is there, complete: what is left to do for this operation. */
 static void put_settle(struct kvc_op *op, uint32_t id)
 {
 	const struct kvc_entry *entry = kvc_cache_entry(op->cache, id);
@@ -72,13 +90,19 @@ static void waiters_again(struct kvc_list *waiters)
 	}
 }
 
-static void slab_release(struct kvc_op *op)
+/* Where the image would have come to lie. */
+static void room_release(struct kvc_op *op)
 {
+	if (op->cell != KVC_CELL_NONE) {
+		kvc_vram_release(op->cache, op->cell);
+		op->cell = KVC_CELL_NONE;
+		return;
+	}
 	kvc_slab_release(op->cache->options.arena, op->space.slab);
 	kvc_space_wake(op->cache);
 }
 
-/* No block comes of this put; it holds no slab. */
+/* No block comes of this put; it holds no room. */
 void kvc_put_abandon(struct kvc_op *op, kvc_status status)
 {
 	struct kvc_cache *cache = op->cache;
@@ -91,22 +115,46 @@ void kvc_put_abandon(struct kvc_op *op, kvc_status status)
 	waiters_again(&waiters);
 }
 
-static void record_write(struct kvc_op *op, uint64_t image_bytes)
+static struct kvc_record record_of(const struct kvc_op *op, uint64_t image_bytes)
 {
-	struct kvc_cache *cache = op->cache;
-	const struct kvc_entry *entry = kvc_cache_entry(cache, op->entry);
 	struct kvc_record record = {
 	        .key = op->key,
-	        .generation = ++cache->generation,
+	        .generation = ++op->cache->generation,
 	        .image_bytes = image_bytes,
 	        .tokens = op->tokens,
-	        .depth = entry->depth,
+	        .depth = kvc_cache_entry(op->cache, op->entry)->depth,
 	};
 
 	if (op->has_parent)
 		record.parent = op->parent;
 	memcpy(record.tenant, op->ns->tenant_id, sizeof record.tenant);
+	return record;
+}
+
+static void commit_in_ram(struct kvc_op *op)
+{
+	struct kvc_cache *cache = op->cache;
+	struct kvc_entry *entry = kvc_cache_entry(cache, op->entry);
+	struct kvc_record record = record_of(op, op->move.length);
+
+	/* A slab that cannot shrink for want of a node only wastes its tail. */
+	(void)kvc_slab_shrink(cache->options.arena, op->space.slab, kvc_record_bytes(op->move.length));
 	kvc_record_seal(&record, kvc_slab_data(cache->options.arena, op->space.slab));
+	entry->slab = op->space.slab;
+	if (!cache->options.disk)
+		entry->flags |= KVC_ENTRY_LOOSE;
+	if (op->has_parent)
+		kvc_entry_list_child(cache, op->entry, &op->parent);
+	else
+		kvc_entry_list(cache, op->entry, KVC_HOT);
+}
+
+static void commit_in_vram(struct kvc_op *op)
+{
+	struct kvc_record record = record_of(op, op->move.length);
+
+	kvc_vram_attach(op->cache, op->cell, op->entry, op->ns, &record);
+	op->cell = KVC_CELL_NONE;
 }
 
 static void put_commit(struct kvc_op *op)
@@ -115,18 +163,12 @@ static void put_commit(struct kvc_op *op)
 	struct kvc_entry *entry = kvc_cache_entry(cache, op->entry);
 	struct kvc_list waiters;
 
-	/* A slab that cannot shrink for want of a node only wastes its tail. */
-	(void)kvc_slab_shrink(cache->options.arena, op->space.slab, kvc_record_bytes(op->move.length));
-	record_write(op, op->move.length);
-	entry->slab = op->space.slab;
 	entry->image_bytes = (uint32_t)op->move.length;
 	entry->flags |= KVC_ENTRY_VISIBLE;
-	if (!cache->options.disk)
-		entry->flags |= KVC_ENTRY_LOOSE;
-	if (op->has_parent)
-		kvc_entry_list_child(cache, op->entry, &op->parent);
+	if (op->cell != KVC_CELL_NONE)
+		commit_in_vram(op);
 	else
-		kvc_entry_list(cache, op->entry, KVC_HOT);
+		commit_in_ram(op);
 	kvc_flight_end(kvc_entry_flight(cache, entry), &waiters);
 	put_settle(op, op->entry);
 	waiters_again(&waiters);
@@ -136,6 +178,14 @@ static void put_commit(struct kvc_op *op)
 /* ---- reserve and encode ---- */
 
 static void put_reserve(struct kvc_op *op, uint64_t image_bytes);
+
+/* What the engine made of the client's image, for the client. */
+static kvc_status encode_status(const struct kvc_op *op)
+{
+	if (op->cancel_status != KVC_OK && op->move.status != KVC_OK)
+		return op->cancel_status;
+	return op->move.status == KVC_CORRUPT ? KVC_INVALID : op->move.status;
+}
 
 static void encode_done(struct kvc_move *move)
 {
@@ -149,22 +199,29 @@ static void encode_done(struct kvc_move *move)
 		put_commit(op);
 		return;
 	}
-	slab_release(op);
+	room_release(op);
 	if (move->status == KVC_NO_SPACE && op->cancel_status == KVC_OK)
 		put_reserve(op, move->length);
 	else
-		kvc_put_abandon(op, op->cancel_status != KVC_OK ? op->cancel_status : move->status);
+		kvc_put_abandon(op, encode_status(op));
 }
 
 static void put_encode(struct kvc_op *op)
 {
+	bool on_gpu = op->form == KVC_OP_DEVICE;
+	bool in_vram = op->cell != KVC_CELL_NONE;
+
 	kvc_op_move(op, KVC_OP_ENCODE);
 	op->move = (struct kvc_move){
-	        .kind = KVC_MOVE_ENCODE,
+	        .kind = on_gpu ? KVC_MOVE_GATHER : KVC_MOVE_ENCODE,
 	        .plan = op->plan,
-	        .view = &op->view,
-	        .slab = kvc_slab_data(op->cache->options.arena, op->space.slab),
-	        .image_bytes = op->space.bytes - KVC_RECORD_HEADER_BYTES,
+	        .view = op->form == KVC_OP_HOST ? &op->view : NULL,
+	        .external = op->form == KVC_OP_IMAGE ? &op->external : NULL,
+	        .device = on_gpu ? &op->device : NULL,
+	        .gpu = on_gpu ? kvc_gpu_engine(kvc_pool_gpu(op->device.pool)) : NULL,
+	        .vram = in_vram ? kvc_vram_offset(op->cache, op->cell) : KVC_VRAM_NONE,
+	        .slab = in_vram ? NULL : kvc_slab_data(op->cache->options.arena, op->space.slab),
+	        .image_bytes = in_vram ? op->plan->image_bytes : op->space.bytes - KVC_RECORD_HEADER_BYTES,
 	        .done = encode_done,
 	};
 	kvc_move_submit(op->cache->mover, &op->move);
@@ -195,6 +252,20 @@ static void put_reserve(struct kvc_op *op, uint64_t image_bytes)
 		kvc_op_move(op, KVC_OP_SPACE);
 	else
 		kvc_put_abandon(op, status);
+}
+
+/* The image goes to VRAM if the block comes from a GPU with room, is a full one, and need not be on disk at
+ * once; else to RAM. */
+static void put_make_room(struct kvc_op *op)
+{
+	bool in_vram = op->form == KVC_OP_DEVICE && !op->durable && op->plan == &op->ns->plan &&
+	               kvc_vram_reserve(op->cache, kvc_pool_gpu(op->device.pool), op->plan->image_bytes,
+	                                &op->cell) == KVC_OK;
+
+	if (in_vram)
+		put_encode(op);
+	else
+		put_reserve(op, op->form == KVC_OP_IMAGE ? op->external.bytes : op->plan->image_bytes);
 }
 
 /* ---- start ---- */
@@ -231,7 +302,7 @@ static void put_create(struct kvc_op *op)
 		return;
 	}
 	op->entry = id;
-	put_reserve(op, op->plan->image_bytes);
+	put_make_room(op);
 }
 
 static void put_present(struct kvc_op *op, uint32_t id)

@@ -46,10 +46,12 @@ static bool evict_one(struct kvc_cache *cache)
 /* Whether something that runs now can make room when it ends. */
 static bool hope(const struct kvc_cache *cache)
 {
-	return cache->stores || cache->lists[KVC_LIST_DIRTY].count ||
-	       kvc_mover_pending(cache->mover, KVC_MOVE_DECODE) ||
-	       kvc_mover_pending(cache->mover, KVC_MOVE_ENCODE) ||
-	       kvc_mover_pending(cache->mover, KVC_MOVE_LOAD);
+	if (cache->stores || cache->lists[KVC_LIST_DIRTY].count)
+		return true;
+	for (unsigned kind = 0; kind < KVC_MOVE_KINDS; kind++)
+		if (kind != KVC_MOVE_SYNC && kvc_mover_pending(cache->mover, kind))
+			return true;
+	return false;
 }
 
 /* KVC_OK, KVC_BUSY (wait), KVC_NO_SPACE (never) or KVC_NO_MEMORY. */

@@ -1,14 +1,18 @@
 /* The mover: one move = one block going between a client's memory, the RAM arena and a tier.
  *
- *   ENCODE  client's view -> slab     (engine)
- *   DECODE  slab -> client's view     (engine)
- *   STORE   slab -> tier              (tier)
- *   LOAD    tier -> slab              (tier)
- *   SYNC    everything stored before is on stable storage
+ *   ENCODE   client's memory -> slab          (CPU engine)
+ *   DECODE   slab -> client's memory          (CPU engine)
+ *   GATHER   pool in VRAM -> slab or VRAM     (GPU engine)
+ *   SCATTER  slab or VRAM -> pool in VRAM     (GPU engine)
+ *   LOWER    VRAM -> slab                     (GPU engine)
+ *   STORE    slab -> tier                     (tier)
+ *   LOAD     tier -> slab                     (tier)
+ *   SYNC     everything stored before is on stable storage
  *
  * Moves live in the caller's objects and queue by class: what a client waits for goes before what can wait
  * (loads and decodes, then encodes and syncs, then stores). A fixed number of slots, and a bound on the bytes
- * of each class, limit what runs at a time; nothing is allocated after open. Loop thread only. Submit never
+ * of each class, limit what runs at a time; those of GPUs have slots and bounds of their own, since a GPU
+ * needs many blocks under way to be busy. Nothing is allocated after open. Loop thread only. Submit never
  * calls back; `done` comes exactly once.
  *
  * The mover moves and counts. It knows nothing of entries, eviction or sessions. */
@@ -28,9 +32,12 @@
 struct kvc_mover;
 
 enum kvc_move_kind {
+	KVC_MOVE_SCATTER,
 	KVC_MOVE_DECODE,
 	KVC_MOVE_LOAD,
+	KVC_MOVE_GATHER,
 	KVC_MOVE_ENCODE,
+	KVC_MOVE_LOWER,
 	KVC_MOVE_SYNC,
 	KVC_MOVE_STORE,
 	KVC_MOVE_KINDS,
@@ -41,12 +48,16 @@ enum kvc_move_state { KVC_MOVE_IDLE, KVC_MOVE_QUEUED, KVC_MOVE_RUNNING };
 struct kvc_move {
 	/* set by the caller */
 	enum kvc_move_kind kind;
-	const struct kvc_image_plan *plan; /* encode, decode */
-	const struct kvc_block_view *view; /* encode, decode */
-	uint8_t *slab;                     /* all but sync: start of the record */
-	uint64_t image_bytes;              /* encode: capacity of the image. else: its length */
-	struct kvc_record *record;         /* store: out place and epoch; load: what is expected */
-	uint32_t cookie;                   /* store */
+	const struct kvc_image_plan *plan;     /* all of engines */
+	const struct kvc_block_view *view;     /* encode, decode: elements in the client's memory, or */
+	const struct kvc_image_view *external; /* an image there */
+	const struct kvc_device_view *device;  /* gather, scatter */
+	struct kvc_engine *gpu;                /* gather, scatter, lower */
+	uint64_t vram;             /* gather, scatter, lower: as in kvc_engine_job; KVC_VRAM_NONE: RAM only */
+	uint8_t *slab;             /* all but sync: start of the record; NULL: in VRAM only */
+	uint64_t image_bytes;      /* encode, gather: capacity of the image. else: its length */
+	struct kvc_record *record; /* store: out place and epoch; load: what is expected */
+	uint32_t cookie;           /* store */
 	void (*done)(struct kvc_move *move);
 
 	/* results: status as of the engine or the tier */
@@ -67,8 +78,10 @@ struct kvc_mover_options {
 	struct kvc_engine *engine;
 	struct kvc_tier *disk; /* NULL: no LOAD, STORE, SYNC */
 	uint32_t slots;        /* moves that run at a time */
+	uint32_t gpu_slots;    /* likewise, on GPUs; 0: there is none */
 	uint64_t
 	        class_bytes; /* image bytes of each kind that run at a time; one move is always let through */
+	uint64_t gpu_class_bytes;
 };
 
 kvc_status kvc_mover_open(const struct kvc_mover_options *options, struct kvc_mover **mover);

@@ -205,17 +205,19 @@ struct worker *worker_start(void)
 	void *shared = mmap(NULL, sizeof(struct worker), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	struct worker *worker = (struct worker *)shared;
 	int ends[2];
+	pid_t pid; /* not in the shared struct, where the child would write its 0 */
 
 	if (shared == MAP_FAILED || socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends))
 		return NULL;
 	fflush(NULL);
-	worker->pid = fork();
-	if (worker->pid < 0)
+	pid = fork();
+	if (pid < 0)
 		return NULL;
-	if (worker->pid == 0) {
+	if (pid == 0) {
 		close(ends[0]);
 		child(worker, ends[1]);
 	}
+	worker->pid = pid;
 	close(ends[1]);
 	worker->socket = ends[0];
 	return fds_receive(worker->socket, worker->chunks) ? NULL : worker;

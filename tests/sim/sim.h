@@ -9,7 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "daemon/engine/engine.h"
+#include "daemon/engine/gpu.h"
 #include "daemon/loop/loop.h"
 #include "daemon/tier/tier.h"
 
@@ -44,6 +44,28 @@ bool sim_step(struct kvc_loop *loop);
 /* ---- engine ---- */
 
 kvc_status sim_engine_open(struct kvc_loop *loop, struct kvc_engine **engine);
+
+/* ---- GPU engine: implements what the cache uses of daemon/engine/gpu.h ---- */
+
+struct sim_gpu_faults {
+	uint32_t kill; /* one in n jobs: the engine is lost with all that it holds, and comes back */
+	uint32_t flip; /* an image in VRAM has one bit flipped before it is used */
+};
+
+/* A GPU with a VRAM tier of so many bytes. */
+kvc_status sim_gpu_open(struct kvc_loop *loop, struct sim_random *random, uint64_t vram_bytes,
+                        struct kvc_gpu **gpu);
+void sim_gpu_faults_set(struct kvc_gpu *gpu, const struct sim_gpu_faults *faults);
+
+/* The engine is lost now; it comes back at some later step. */
+void sim_gpu_kill(struct kvc_gpu *gpu);
+void sim_gpu_free(struct kvc_gpu *gpu);
+
+/* A pool of so many pages, each of one layer and head, keys and values of so many bytes. */
+struct kvc_pool *sim_pool_open(struct kvc_gpu *gpu, uint32_t pages, uint32_t page_bytes);
+void sim_pool_free(struct kvc_pool *pool);
+void *sim_pool_key(struct kvc_pool *pool, uint32_t page);
+void *sim_pool_value(struct kvc_pool *pool, uint32_t page);
 
 /* ---- tier ---- */
 

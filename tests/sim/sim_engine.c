@@ -1,5 +1,6 @@
 /* An engine that runs each job with the real codec, whole, at a random later step. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "daemon/base/alloc.h"
 #include "daemon/base/check.h"
@@ -26,6 +27,33 @@ static kvc_status encode(struct kvc_engine_job *job, void *scratch)
 	return kvc_image_seal(job->plan, &job->view, job->image, job->image_bytes, &job->length);
 }
 
+static kvc_status take(struct kvc_engine_job *job)
+{
+	struct kvc_image image;
+
+	job->length = job->external.bytes;
+	if (job->external.bytes > job->image_bytes)
+		return KVC_NO_SPACE;
+	memcpy(job->image, job->external.data, job->external.bytes);
+	if (kvc_image_open(job->image, job->length, 0, &image) != KVC_OK)
+		return KVC_CORRUPT;
+	return kvc_image_verify(&image);
+}
+
+static kvc_status give(struct kvc_engine_job *job)
+{
+	struct kvc_image image;
+
+	job->length = job->image_bytes;
+	if (kvc_image_open(job->image, job->image_bytes, 0, &image) != KVC_OK ||
+	    kvc_image_verify(&image) != KVC_OK)
+		return KVC_CORRUPT;
+	if (job->image_bytes > job->external.bytes)
+		return KVC_LIMIT;
+	memcpy(job->external.data, job->image, job->image_bytes);
+	return KVC_OK;
+}
+
 static kvc_status decode(struct kvc_engine_job *job, void *scratch)
 {
 	const struct kvc_codec *codec = kvc_codec_get(KVC_SIMD_SCALAR);
@@ -48,6 +76,8 @@ static void job_run(struct sim_event *event)
 	KVC_INVARIANT(scratch);
 	if (job->cancelled)
 		job->status = KVC_CANCELLED;
+	else if (job->op == KVC_ENGINE_TAKE || job->op == KVC_ENGINE_GIVE)
+		job->status = job->op == KVC_ENGINE_TAKE ? take(job) : give(job);
 	else
 		job->status = job->op == KVC_ENGINE_ENCODE ? encode(job, scratch) : decode(job, scratch);
 	free(scratch);

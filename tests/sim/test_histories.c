@@ -35,6 +35,8 @@ static void history_submit(struct world *w, struct history *history, struct job 
 	uint32_t number = (uint32_t)(sim_next(&w->random) % NUMBERS);
 	uint32_t content = (uint32_t)(sim_next(&w->random) % CONTENTS);
 
+	if (w->gpu)
+		world_form(w, (enum kvc_op_form)(sim_next(&w->random) % (KVC_OP_IMAGE + 1)));
 	if (sim_one_in(&w->random, 2)) {
 		history->put[number] |= (uint8_t)(1u << content);
 		put_submit(w, job, number, number * CONTENTS + content, sim_one_in(&w->random, 4));
@@ -91,7 +93,10 @@ static void history_run(uint64_t seed, uint32_t steps)
 	struct kvc_lease *lease;
 	struct world w;
 
-	world_open(&w, seed * 0x9E3779B97F4A7C15ull, seed % 4 ? 150 : 0);
+	world_open_gpu(&w, seed * 0x9E3779B97F4A7C15ull, seed % 4 ? 150 : 0,
+	               seed % 3 ? (uint32_t)(seed % 5) * 15 : UINT32_MAX);
+	if (w.gpu)
+		sim_gpu_faults_set(w.gpu, &(struct sim_gpu_faults){.kill = 400, .flip = 40});
 	if (w.disk)
 		w.disk->faults = (struct sim_tier_faults){
 		        .store_error = 50, .load_error = 50, .sync_error = 50, .flip = 20};

@@ -44,6 +44,8 @@ void cache_begin(struct world *w)
 	        .arena = w->arena,
 	        .engine = w->engine,
 	        .disk = w->disk ? &w->disk->tier : NULL,
+	        .gpus = &w->gpu,
+	        .gpu_count = w->gpu != NULL,
 	        .secret = w->secret,
 	        .ops_max = 64,
 	        .moves_max = 16,
@@ -55,8 +57,22 @@ void cache_begin(struct world *w)
 	assert_int_equal(kvc_ns_open(w->cache, &ns, &w->ns), KVC_OK);
 }
 
-/* disk_records 0: no disk */
+/* Bytes that an image of a full block takes in VRAM. */
+static uint64_t vram_block_bytes(void)
+{
+	struct kvc_ns_options options = ns_options("a");
+	struct kvc_image_plan plan;
+
+	assert_int_equal(kvc_image_plan_init(&plan, &options.shape, &options.codec), KVC_OK);
+	return (plan.image_bytes + 4095) / 4096 * 4096;
+}
+
 void world_open(struct world *w, uint64_t seed, uint32_t disk_records)
+{
+	world_open_gpu(w, seed, disk_records, UINT32_MAX);
+}
+
+void world_open_gpu(struct world *w, uint64_t seed, uint32_t disk_records, uint32_t vram_blocks)
 {
 	*w = (struct world){.random.state = seed ? seed : 1, .secret.bytes = {7}};
 	assert_int_equal(sim_loop_open(&w->random, &w->loop), KVC_OK);
@@ -65,6 +81,12 @@ void world_open(struct world *w, uint64_t seed, uint32_t disk_records)
 	assert_int_equal(sim_engine_open(w->loop, &w->engine), KVC_OK);
 	if (disk_records)
 		assert_int_equal(sim_tier_open(w->loop, &w->random, disk_records, &w->disk), KVC_OK);
+	if (vram_blocks != UINT32_MAX) {
+		assert_int_equal(sim_gpu_open(w->loop, &w->random, vram_blocks * vram_block_bytes(), &w->gpu),
+		                 KVC_OK);
+		w->pool = sim_pool_open(w->gpu, POOL_PAGES, BYTES);
+		w->form = KVC_OP_DEVICE;
+	}
 	cache_begin(w);
 }
 
@@ -95,6 +117,10 @@ void world_close(struct world *w)
 	cache_end(w, 1000);
 	kvc_engine_close(w->engine);
 	kvc_arena_close(w->arena);
+	if (w->gpu) {
+		sim_pool_free(w->pool);
+		sim_gpu_free(w->gpu);
+	}
 	if (w->disk)
 		sim_tier_free(w->disk);
 	kvc_loop_close(w->loop);
@@ -128,12 +154,79 @@ struct kvc_storage_key storage_key(struct world *w, uint32_t number)
 	return key;
 }
 
+static struct kvc_block_view view_of(struct world *w, struct job *job)
+{
+	struct kvc_block_view view = {.key = job->key, .value = job->value};
+
+	kvc_block_layout_default(&kvc_ns_plan(w->ns)->shape, KVC_KIND_KEY, &view.key_layout);
+	kvc_block_layout_default(&kvc_ns_plan(w->ns)->shape, KVC_KIND_VALUE, &view.value_layout);
+	return view;
+}
+
+uint8_t *job_image(struct job *job)
+{
+	return job->image_room + (-(uintptr_t)job->image_room & (KVC_IMAGE_ALIGN - 1));
+}
+
+/* What a worker does with an image that it got. */
+static void image_decode(struct job *job)
+{
+	struct kvc_block_view view = view_of(job->world, job);
+	uint8_t *scratch = aligned_alloc(64, 65536);
+	struct kvc_image image;
+
+	assert_int_equal(kvc_image_open(job_image(job), job->op.image_bytes, 0, &image), KVC_OK);
+	assert_int_equal(kvc_image_decode_tiles(&image, kvc_codec_get(KVC_SIMD_SCALAR), &view, 0,
+	                                        image.plan.tiles, 0, scratch),
+	                 KVC_OK);
+	free(scratch);
+}
+
+/* What a worker does before it puts an image. */
+static void image_encode(struct job *job)
+{
+	const struct kvc_image_plan *plan = kvc_ns_plan(job->world->ns);
+	struct kvc_block_view view = view_of(job->world, job);
+	uint8_t *scratch = aligned_alloc(64, 65536);
+
+	kvc_image_encode_tiles(plan, kvc_codec_get(KVC_SIMD_SCALAR), &view, job_image(job), 0, plan->tiles,
+	                       scratch);
+	assert_int_equal(kvc_image_seal(plan, &view, job_image(job), IMAGE_ROOM, &job->op.external.bytes),
+	                 KVC_OK);
+	free(scratch);
+}
+
 static void job_done(struct kvc_op *op)
 {
 	struct job *job = kvc_container_of(op, struct job, op);
 
 	assert_false(job->done);
 	job->done = true;
+	if (op->kind == KVC_OP_GET && op->form == KVC_OP_DEVICE) {
+		memcpy(job->key, sim_pool_key(job->world->pool, job->page), BYTES);
+		memcpy(job->value, sim_pool_value(job->world->pool, job->page), BYTES);
+	}
+	if (op->kind == KVC_OP_GET && op->form == KVC_OP_IMAGE && op->status == KVC_OK)
+		image_decode(job);
+}
+
+void world_form(struct world *w, enum kvc_op_form form)
+{
+	w->form = form;
+}
+
+/* What the operation works on: the job's own arrays, a page of the pool, or the job's image. */
+static void job_place(struct world *w, struct job *job)
+{
+	job->op.form = w->form;
+	if (w->form == KVC_OP_DEVICE) {
+		job->page = w->next_page++ % POOL_PAGES;
+		job->op.device = (struct kvc_device_view){w->pool, &job->page, 1, 0};
+	} else if (w->form == KVC_OP_IMAGE) {
+		job->op.external = (struct kvc_image_view){job_image(job), IMAGE_ROOM};
+	} else {
+		job->op.view = view_of(w, job);
+	}
 }
 
 void job_init(struct world *w, struct job *job, enum kvc_op_kind kind, uint32_t number)
@@ -141,10 +234,7 @@ void job_init(struct world *w, struct job *job, enum kvc_op_kind kind, uint32_t 
 	*job = (struct job){.world = w, .number = number};
 	job->op = (struct kvc_op){.kind = kind, .ns = w->ns, .tokens = TOKENS, .done = job_done};
 	job->op.key = storage_key(w, number);
-	job->op.view.key = job->key;
-	job->op.view.value = job->value;
-	kvc_block_layout_default(&kvc_ns_plan(w->ns)->shape, KVC_KIND_KEY, &job->op.view.key_layout);
-	kvc_block_layout_default(&kvc_ns_plan(w->ns)->shape, KVC_KIND_VALUE, &job->op.view.value_layout);
+	job_place(w, job);
 }
 
 void put_submit(struct world *w, struct job *job, uint32_t number, uint32_t content, bool durable)
@@ -153,6 +243,12 @@ void put_submit(struct world *w, struct job *job, uint32_t number, uint32_t cont
 	job->content = content;
 	job->op.durable = durable;
 	content_fill(content, job->key, job->value);
+	if (w->form == KVC_OP_DEVICE) {
+		memcpy(sim_pool_key(w->pool, job->page), job->key, BYTES);
+		memcpy(sim_pool_value(w->pool, job->page), job->value, BYTES);
+	} else if (w->form == KVC_OP_IMAGE) {
+		image_encode(job);
+	}
 	kvc_op_submit(w->cache, &job->op);
 	assert_false(job->done);
 }
@@ -162,6 +258,10 @@ void get_submit(struct world *w, struct job *job, uint32_t number)
 	job_init(w, job, KVC_OP_GET, number);
 	memset(job->key, 0xEE, sizeof job->key);
 	memset(job->value, 0xEE, sizeof job->value);
+	if (w->form == KVC_OP_DEVICE) {
+		memset(sim_pool_key(w->pool, job->page), 0xEE, BYTES);
+		memset(sim_pool_value(w->pool, job->page), 0xEE, BYTES);
+	}
 	kvc_op_submit(w->cache, &job->op);
 	assert_false(job->done);
 }
@@ -188,7 +288,7 @@ bool restored_is(struct world *w, const struct job *job, uint32_t content)
 {
 	const struct kvc_image_plan *plan = kvc_ns_plan(w->ns);
 	uint16_t key[ELEMENTS], value[ELEMENTS];
-	struct kvc_block_view view = job->op.view;
+	struct kvc_block_view view = view_of(w, (struct job *)(uintptr_t)job);
 	uint8_t *image = aligned_alloc(64, 65536), *scratch = aligned_alloc(64, 65536);
 	const struct kvc_codec *codec = kvc_codec_get(KVC_SIMD_SCALAR);
 	struct kvc_image opened;

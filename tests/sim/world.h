@@ -12,7 +12,9 @@ enum {
 	ELEMENTS = TOKENS * DIM,
 	BYTES = 2 * ELEMENTS,
 	ARENA = 1 << 20,
-	STEPS_MAX = 2000000
+	IMAGE_ROOM = 4096,
+	STEPS_MAX = 2000000,
+	POOL_PAGES = 256,
 };
 
 /* One simulated daemon. */
@@ -23,9 +25,13 @@ struct world {
 	struct kvc_arena *arena;
 	struct kvc_engine *engine;
 	struct sim_tier *disk;
+	struct kvc_gpu *gpu; /* NULL: none */
+	struct kvc_pool *pool;
+	uint32_t next_page;
 	struct kvc_cache *cache;
 	struct kvc_ns *ns;
 	struct kvc_secret secret;
+	enum kvc_op_form form;
 	bool stopped;
 };
 
@@ -35,6 +41,8 @@ struct job {
 	struct world *world;
 	uint16_t key[ELEMENTS];
 	uint16_t value[ELEMENTS];
+	uint8_t image_room[IMAGE_ROOM + KVC_IMAGE_ALIGN]; /* see job_image */
+	uint32_t page;                                    /* of the pool, for the device form */
 	bool done;
 	uint32_t number; /* of the block key */
 	uint32_t content;
@@ -48,6 +56,9 @@ void cache_begin(struct world *w);
 
 /* A daemon with an empty cache. disk_records 0: no disk. */
 void world_open(struct world *w, uint64_t seed, uint32_t disk_records);
+
+/* The same with a GPU whose VRAM tier holds that many full blocks. */
+void world_open_gpu(struct world *w, uint64_t seed, uint32_t disk_records, uint32_t vram_blocks);
 
 /* Step until nothing is left to do. */
 void settle(struct world *w);
@@ -67,8 +78,14 @@ void content_fill(uint32_t content, uint16_t *key, uint16_t *value);
 /* The storage key of a numbered block. */
 struct kvc_storage_key storage_key(struct world *w, uint32_t number);
 
+/* From now on puts and gets of these functions take and give blocks in this form. */
+void world_form(struct world *w, enum kvc_op_form form);
+
 /* A job of that kind for a numbered block, not submitted. */
 void job_init(struct world *w, struct job *job, enum kvc_op_kind kind, uint32_t number);
+
+/* The job's own image, aligned, of IMAGE_ROOM bytes. */
+uint8_t *job_image(struct job *job);
 
 /* Submit a put of a content. */
 void put_submit(struct world *w, struct job *job, uint32_t number, uint32_t content, bool durable);

@@ -1,0 +1,150 @@
+/* Lowering: a block that rests in VRAM gets a copy in RAM, because someone wants it there, because it is cold
+ * and VRAM is short, or because the cache stops. It stays in VRAM until that room is wanted. */
+#include "daemon/cache/internal.h"
+#include "daemon/cache/vram.h"
+
+/* Puts and gets that waited for the block to be in RAM. */
+static void waiters_go_on(struct kvc_list *waiters, kvc_status status)
+{
+	struct kvc_list *node;
+
+	while ((node = kvc_list_pop(waiters))) {
+		struct kvc_op *op = kvc_container_of(node, struct kvc_op, wait_node);
+
+		if (op->kind == KVC_OP_PUT)
+			kvc_put_lowered(op, status);
+		else
+			kvc_get_loaded(op, status);
+	}
+}
+
+static void lower_end(struct kvc_flight *flight, kvc_status status)
+{
+	struct kvc_cache *cache = flight->cache;
+	uint32_t id = flight->entry;
+	struct kvc_list waiters;
+
+	cache->lowers--;
+	kvc_entry_ref(cache, id);
+	kvc_flight_end(flight, &waiters);
+	waiters_go_on(&waiters, status);
+	kvc_entry_unref(cache, id);
+	kvc_cleaner_run(cache);
+	kvc_cache_check_stopped(cache);
+}
+
+/* The image stands in the slab, sealed: the block is in RAM. */
+static void lower_place(struct kvc_flight *flight)
+{
+	struct kvc_cache *cache = flight->cache;
+	struct kvc_entry *entry = kvc_cache_entry(cache, flight->entry);
+
+	kvc_record_seal(&flight->record, flight->move.slab);
+	entry->slab = flight->space.slab;
+	if (!cache->options.disk)
+		entry->flags |= KVC_ENTRY_LOOSE;
+	kvc_entry_list(cache, flight->entry, KVC_HOT);
+	kvc_stat_add(cache->count.lowered, 1);
+	if (cache->state == KVC_CACHE_STOPPING)
+		kvc_vram_detach(cache, flight->entry);
+}
+
+static void lower_done(struct kvc_move *move)
+{
+	struct kvc_flight *flight = kvc_container_of(move, struct kvc_flight, move);
+	struct kvc_cache *cache = flight->cache;
+	const struct kvc_entry *entry = kvc_cache_entry(cache, flight->entry);
+	bool dead = entry->flags & KVC_ENTRY_DEAD;
+
+	if (move->status == KVC_OK && !dead) {
+		lower_place(flight);
+	} else {
+		kvc_slab_release(cache->options.arena, flight->space.slab);
+		kvc_space_wake(cache);
+	}
+	if (!dead && move->status != KVC_OK && move->status != KVC_ENGINE_LOST) {
+		kvc_stat_add(move->status == KVC_CORRUPT ? cache->count.corrupt : cache->count.lost, 1);
+		kvc_entry_drop(cache, flight->entry);
+	}
+	lower_end(flight, dead && move->status == KVC_OK ? KVC_MISS : move->status);
+}
+
+/* KVC_MISS: the engine was lost while the block waited for room. */
+static kvc_status lower_move(struct kvc_flight *flight)
+{
+	struct kvc_cache *cache = flight->cache;
+	uint32_t cell = kvc_vram_cell(cache, flight->entry);
+
+	if (cell == KVC_CELL_NONE) {
+		kvc_slab_release(cache->options.arena, flight->space.slab);
+		kvc_space_wake(cache);
+		return KVC_MISS;
+	}
+	flight->record = *kvc_vram_record(cache, cell);
+	flight->move = (struct kvc_move){
+	        .kind = KVC_MOVE_LOWER,
+	        .plan = kvc_ns_plan(kvc_vram_ns(cache, cell)),
+	        .gpu = kvc_gpu_engine(kvc_vram_gpu(cache, cell)),
+	        .vram = kvc_vram_offset(cache, cell),
+	        .slab = kvc_slab_data(cache->options.arena, flight->space.slab),
+	        .image_bytes = flight->record.image_bytes,
+	        .done = lower_done,
+	};
+	kvc_move_submit(cache->mover, &flight->move);
+	return KVC_OK;
+}
+
+static void lower_granted(struct kvc_space_req *req, kvc_status status)
+{
+	struct kvc_flight *flight = kvc_container_of(req, struct kvc_flight, space);
+
+	if (status == KVC_OK)
+		status = lower_move(flight);
+	if (status != KVC_OK)
+		lower_end(flight, status);
+}
+
+kvc_status kvc_lower_begin(struct kvc_cache *cache, uint32_t id, bool urgent, struct kvc_flight **out)
+{
+	const struct kvc_entry *entry = kvc_cache_entry(cache, id);
+	struct kvc_flight *flight;
+	struct kvc_list nobody;
+	kvc_status status;
+
+	KVC_PRE(entry->flags & KVC_ENTRY_IN_VRAM && entry->slab == KVC_EXTENT_NONE);
+	status = kvc_flight_begin(cache, id, KVC_FLIGHT_LOWER, &flight);
+	if (status != KVC_OK)
+		return status;
+	flight->space = (struct kvc_space_req){
+	        .bytes = kvc_record_bytes(entry->image_bytes),
+	        .urgent = urgent,
+	        .granted = lower_granted,
+	};
+	status = kvc_space_request(cache, &flight->space);
+	if (status == KVC_OK)
+		status = lower_move(flight);
+	if (status != KVC_OK && status != KVC_BUSY) {
+		kvc_flight_end(flight, &nobody);
+		return status;
+	}
+	cache->lowers++;
+	*out = flight;
+	return KVC_OK;
+}
+
+/* While the cache stops, everything that can still go to disk is wanted in RAM. */
+bool kvc_lower_run(struct kvc_cache *cache)
+{
+	bool all = cache->state == KVC_CACHE_STOPPING;
+	struct kvc_flight *flight;
+
+	if (all && (cache->flush_over || !kvc_cache_disk_writable(cache)))
+		return false;
+	while (cache->lowers < cache->stores_max) {
+		uint32_t id = kvc_vram_to_lower(cache, all);
+
+		if (id == KVC_ENTRY_NONE || kvc_lower_begin(cache, id, false, &flight) != KVC_OK)
+			break;
+	}
+	return cache->lowers > 0;
+}

@@ -1,0 +1,427 @@
+/* The VRAM tier and the other forms of a block (a GPU's pool, an image), in the simulated world of sim.h. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/sim/world.h"
+
+static uint8_t rest_of(struct world *w, uint32_t number)
+{
+	struct kvc_storage_key key = storage_key(w, number);
+	uint8_t rest;
+
+	kvc_cache_lookup(w->cache, &key, 1, &rest);
+	return rest;
+}
+
+static void a_put_rests_in_vram(void **state)
+{
+	struct world w;
+
+	(void)state;
+	world_open_gpu(&w, 1, 0, 8);
+	assert_int_equal(put(&w, 1, 11), KVC_OK);
+	assert_int_equal(rest_of(&w, 1), KVC_REST_VRAM);
+	assert_int_equal(get(&w, 1, 11), KVC_OK);
+	assert_int_equal(stat(&w, "cache.hits_vram"), 1);
+	assert_int_equal(stat(&w, "vram.blocks"), 1);
+	assert_int_equal(stat(&w, "ram.used_bytes"), 0);
+	world_close(&w);
+}
+
+static void without_a_tier_it_rests_in_ram(void **state)
+{
+	struct world w;
+
+	(void)state;
+	world_open_gpu(&w, 2, 0, 0);
+	assert_int_equal(put(&w, 1, 11), KVC_OK);
+	assert_int_equal(rest_of(&w, 1), KVC_REST_RAM);
+	assert_int_equal(get(&w, 1, 11), KVC_OK);
+	assert_int_equal(stat(&w, "cache.hits_ram"), 1);
+	world_close(&w);
+}
+
+static void host_gets_lower_it(void **state)
+{
+	struct world w;
+	struct job readers[3];
+
+	(void)state;
+	world_open_gpu(&w, 3, 0, 8);
+	assert_int_equal(put(&w, 1, 11), KVC_OK);
+	world_form(&w, KVC_OP_HOST);
+	for (unsigned i = 0; i < 3; i++)
+		get_submit(&w, &readers[i], 1);
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(finish(&w, &readers[i]), KVC_OK);
+		assert_true(restored_is(&w, &readers[i], 11));
+	}
+	assert_int_equal(stat(&w, "cache.lowered"), 1);
+	assert_int_equal(rest_of(&w, 1), KVC_REST_VRAM);
+	assert_int_equal(get(&w, 1, 11), KVC_OK);
+	assert_int_equal(stat(&w, "cache.lowered"), 1);
+	world_close(&w);
+}
+
+static void under_pressure_nothing_is_lost(void **state)
+{
+	enum { BLOCKS = 60 };
+	struct world w;
+
+	(void)state;
+	world_open_gpu(&w, 4, 0, 8);
+	for (uint32_t i = 0; i < BLOCKS; i++) {
+		assert_int_equal(put(&w, i, i), KVC_OK);
+		assert_true(stat(&w, "vram.used_bytes") <= stat(&w, "vram.bytes"));
+	}
+	settle(&w);
+	for (uint32_t i = 0; i < BLOCKS; i++)
+		assert_int_equal(get(&w, i, i), KVC_OK);
+	assert_int_equal(stat(&w, "cache.lost"), 0);
+	assert_true(stat(&w, "vram.evicted") > 0);
+	world_close(&w);
+}
+
+static void a_hit_in_ram_is_raised(void **state)
+{
+	struct world w;
+
+	(void)state;
+	world_open_gpu(&w, 5, 0, 8);
+	world_form(&w, KVC_OP_HOST);
+	assert_int_equal(put(&w, 1, 11), KVC_OK);
+	world_form(&w, KVC_OP_DEVICE);
+	assert_int_equal(get(&w, 1, 11), KVC_OK);
+	assert_int_equal(stat(&w, "cache.raised"), 1);
+	assert_int_equal(rest_of(&w, 1), KVC_REST_VRAM);
+	assert_int_equal(get(&w, 1, 11), KVC_OK);
+	assert_int_equal(stat(&w, "cache.hits_vram"), 1);
+	world_close(&w);
+}
+
+static void two_gets_raise_once(void **state)
+{
+	struct world w;
+	struct job readers[2];
+
+	(void)state;
+	world_open_gpu(&w, 6, 0, 8);
+	world_form(&w, KVC_OP_HOST);
+	assert_int_equal(put(&w, 1, 11), KVC_OK);
+	world_form(&w, KVC_OP_DEVICE);
+	for (unsigned i = 0; i < 2; i++)
+		get_submit(&w, &readers[i], 1);
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(finish(&w, &readers[i]), KVC_OK);
+		assert_true(restored_is(&w, &readers[i], 11));
+	}
+	assert_int_equal(stat(&w, "cache.raised"), 1);
+	assert_int_equal(stat(&w, "vram.blocks"), 1);
+	world_close(&w);
+}
+
+static void a_lost_engine_loses_what_was_only_there(void **state)
+{
+	struct world w;
+
+	(void)state;
+	world_open_gpu(&w, 7, 0, 8);
+	assert_int_equal(put(&w, 1, 11), KVC_OK);
+	assert_int_equal(put(&w, 2, 22), KVC_OK);
+	world_form(&w, KVC_OP_HOST);
+	assert_int_equal(get(&w, 2, 22), KVC_OK);
+	sim_gpu_kill(w.gpu);
+	settle(&w);
+	assert_int_equal(stat(&w, "vram.blocks"), 0);
+	assert_int_equal(stat(&w, "vram.used_bytes"), 0);
+	assert_int_equal(stat(&w, "cache.lost"), 1);
+	world_form(&w, KVC_OP_DEVICE);
+	assert_int_equal(get(&w, 1, 11), KVC_MISS);
+	assert_int_equal(get(&w, 2, 22), KVC_OK);
+	assert_int_equal(put(&w, 1, 12), KVC_OK);
+	assert_int_equal(get(&w, 1, 12), KVC_OK);
+	world_close(&w);
+}
+
+static void what_runs_fails_retryably(void **state)
+{
+	struct world w;
+	struct job writer, second, reader;
+
+	(void)state;
+	world_open_gpu(&w, 8, 0, 8);
+	assert_int_equal(put(&w, 2, 22), KVC_OK);
+	put_submit(&w, &writer, 1, 11, false);
+	put_submit(&w, &second, 1, 12, false);
+	get_submit(&w, &reader, 2);
+	sim_gpu_kill(w.gpu);
+	assert_int_equal(finish(&w, &writer), KVC_ENGINE_LOST);
+	assert_int_equal(finish(&w, &reader), KVC_ENGINE_LOST);
+	assert_true(kvc_status_retryable(KVC_ENGINE_LOST));
+	finish(&w, &second);
+	assert_int_equal(get(&w, 1, 12), second.op.status == KVC_OK ? KVC_OK : KVC_MISS);
+	settle(&w);
+	assert_int_equal(stat(&w, "vram.used_bytes"), stat(&w, "vram.blocks") * 4096);
+	world_close(&w);
+}
+
+static void lost_while_it_is_lowered(void **state)
+{
+	struct world w;
+	struct job reader;
+
+	(void)state;
+	world_open_gpu(&w, 9, 0, 8);
+	assert_int_equal(put(&w, 1, 11), KVC_OK);
+	world_form(&w, KVC_OP_HOST);
+	get_submit(&w, &reader, 1);
+	sim_gpu_kill(w.gpu);
+	assert_int_equal(finish(&w, &reader), KVC_MISS);
+	settle(&w);
+	assert_int_equal(stat(&w, "ram.used_bytes"), 0);
+	world_close(&w);
+}
+
+static void dropped_while_it_is_lowered(void **state)
+{
+	struct kvc_storage_key key;
+	struct world w;
+	struct job reader;
+
+	(void)state;
+	world_open_gpu(&w, 10, 0, 8);
+	assert_int_equal(put(&w, 1, 11), KVC_OK);
+	world_form(&w, KVC_OP_HOST);
+	get_submit(&w, &reader, 1);
+	key = storage_key(&w, 1);
+	assert_int_equal(kvc_cache_drop(w.cache, &key, 1), 1);
+	assert_int_equal(finish(&w, &reader), KVC_MISS);
+	settle(&w);
+	assert_int_equal(stat(&w, "ram.used_bytes"), 0);
+	assert_int_equal(stat(&w, "vram.used_bytes"), 0);
+	world_close(&w);
+}
+
+static void durable_goes_to_disk(void **state)
+{
+	struct world w;
+	struct job job;
+
+	(void)state;
+	world_open_gpu(&w, 11, 100, 8);
+	put_submit(&w, &job, 1, 11, true);
+	assert_int_equal(finish(&w, &job), KVC_OK);
+	assert_int_equal(rest_of(&w, 1), KVC_REST_RAM);
+	assert_int_equal(put(&w, 2, 22), KVC_OK);
+	assert_int_equal(rest_of(&w, 2), KVC_REST_VRAM);
+	put_submit(&w, &job, 2, 22, true);
+	assert_int_equal(finish(&w, &job), KVC_OK);
+	assert_int_equal(stat(&w, "cache.lowered"), 1);
+	assert_int_equal(w.disk->stores, 2);
+	assert_true(w.disk->syncs >= 2);
+	sim_gpu_kill(w.gpu);
+	settle(&w);
+	assert_int_equal(get(&w, 2, 22), KVC_OK);
+	world_close(&w);
+}
+
+static void durable_put_of_a_block_lost_while_lowered(void **state)
+{
+	struct world w;
+	struct job job;
+
+	(void)state;
+	world_open_gpu(&w, 12, 100, 8);
+	assert_int_equal(put(&w, 2, 22), KVC_OK);
+	put_submit(&w, &job, 2, 22, true);
+	sim_gpu_kill(w.gpu);
+	assert_int_equal(finish(&w, &job), KVC_ENGINE_LOST);
+	settle(&w);
+	put_submit(&w, &job, 2, 22, true);
+	assert_int_equal(finish(&w, &job), KVC_OK);
+	assert_int_equal(get(&w, 2, 22), KVC_OK);
+	world_close(&w);
+}
+
+/* A tile with a NaN cannot be coded: the image is longer than VRAM blocks are. */
+static void raw_tiles_rest_in_ram(void **state)
+{
+	struct world w;
+	struct job job;
+
+	(void)state;
+	world_open_gpu(&w, 13, 0, 8);
+	job_init(&w, &job, KVC_OP_PUT, 1);
+	content_fill(1, sim_pool_key(w.pool, job.page), sim_pool_value(w.pool, job.page));
+	((uint16_t *)sim_pool_key(w.pool, job.page))[5] = 0x7FC0;
+	kvc_op_submit(w.cache, &job.op);
+	assert_int_equal(finish(&w, &job), KVC_OK);
+	assert_int_equal(rest_of(&w, 1), KVC_REST_RAM);
+	assert_int_equal(stat(&w, "vram.used_bytes"), 0);
+	get_submit(&w, &job, 1);
+	assert_int_equal(finish(&w, &job), KVC_OK);
+	assert_int_equal(job.key[5], 0x7FC0);
+	assert_int_equal(stat(&w, "cache.raised"), 0);
+	world_close(&w);
+}
+
+static void a_part_of_a_block_rests_in_ram(void **state)
+{
+	struct world w;
+	struct job job;
+
+	(void)state;
+	world_open_gpu(&w, 14, 0, 8);
+	job_init(&w, &job, KVC_OP_PUT, 1);
+	content_fill(1, sim_pool_key(w.pool, job.page), sim_pool_value(w.pool, job.page));
+	job.op.tokens = 3;
+	kvc_op_submit(w.cache, &job.op);
+	assert_int_equal(finish(&w, &job), KVC_OK);
+	assert_int_equal(rest_of(&w, 1), KVC_REST_RAM);
+	world_close(&w);
+}
+
+static void a_flip_in_vram_is_a_miss(void **state)
+{
+	struct sim_gpu_faults flip = {.flip = 1};
+	struct world w;
+
+	(void)state;
+	world_open_gpu(&w, 15, 0, 8);
+	assert_int_equal(put(&w, 1, 11), KVC_OK);
+	sim_gpu_faults_set(w.gpu, &flip);
+	assert_int_equal(get(&w, 1, 11), KVC_MISS);
+	assert_int_equal(stat(&w, "cache.corrupt"), 1);
+	assert_int_equal(stat(&w, "vram.blocks"), 0);
+	world_close(&w);
+}
+
+static void a_flip_in_vram_with_a_copy_in_ram(void **state)
+{
+	struct sim_gpu_faults flip = {.flip = 1};
+	struct world w;
+
+	(void)state;
+	world_open_gpu(&w, 16, 0, 8);
+	world_form(&w, KVC_OP_HOST);
+	assert_int_equal(put(&w, 1, 11), KVC_OK);
+	world_form(&w, KVC_OP_DEVICE);
+	assert_int_equal(get(&w, 1, 11), KVC_OK);
+	sim_gpu_faults_set(w.gpu, &flip);
+	assert_int_equal(get(&w, 1, 11), KVC_OK);
+	assert_int_equal(stat(&w, "cache.corrupt"), 1);
+	assert_int_equal(stat(&w, "cache.hits_ram"), 2);
+	world_close(&w);
+}
+
+static void stop_flushes_vram_and_recovery_finds(void **state)
+{
+	enum { BLOCKS = 20 };
+	struct world w;
+
+	(void)state;
+	world_open_gpu(&w, 17, 100, BLOCKS);
+	for (uint32_t i = 0; i < BLOCKS; i++)
+		assert_int_equal(put(&w, i, i), KVC_OK);
+	cache_end(&w, 1000);
+	cache_begin(&w);
+	settle(&w);
+	for (uint32_t i = 0; i < BLOCKS; i++)
+		assert_int_equal(get(&w, i, i), KVC_OK);
+	assert_true(stat(&w, "cache.hits_disk") > 0);
+	world_close(&w);
+}
+
+static void pinned_blocks_stay_in_vram(void **state)
+{
+	struct kvc_lease *lease;
+	struct kvc_storage_key key;
+	struct world w;
+	uint32_t done;
+
+	(void)state;
+	world_open_gpu(&w, 18, 0, 8);
+	assert_int_equal(put(&w, 1, 1), KVC_OK);
+	assert_int_equal(kvc_lease_open(w.cache, 10, &lease), KVC_OK);
+	key = storage_key(&w, 1);
+	assert_int_equal(kvc_lease_pin(lease, &key, 1, &done), KVC_OK);
+	for (uint32_t i = 2; i < 80; i++)
+		assert_int_equal(put(&w, i, i), KVC_OK);
+	assert_int_equal(rest_of(&w, 1), KVC_REST_VRAM);
+	kvc_lease_close(lease);
+	world_close(&w);
+}
+
+static void images_come_and_go(void **state)
+{
+	struct world w;
+	struct job job;
+
+	(void)state;
+	world_open_gpu(&w, 19, 0, 8);
+	world_form(&w, KVC_OP_IMAGE);
+	assert_int_equal(put(&w, 1, 11), KVC_OK);
+	assert_int_equal(get(&w, 1, 11), KVC_OK);
+	world_form(&w, KVC_OP_HOST);
+	assert_int_equal(get(&w, 1, 11), KVC_OK);
+	world_form(&w, KVC_OP_DEVICE);
+	assert_int_equal(put(&w, 2, 22), KVC_OK);
+	world_form(&w, KVC_OP_IMAGE);
+	assert_int_equal(get(&w, 2, 22), KVC_OK);
+	job_init(&w, &job, KVC_OP_GET, 2);
+	job.op.external.bytes = 512;
+	kvc_op_submit(w.cache, &job.op);
+	assert_int_equal(finish(&w, &job), KVC_LIMIT);
+	world_close(&w);
+}
+
+static void a_damaged_image_is_refused(void **state)
+{
+	struct world w;
+	struct job job;
+
+	(void)state;
+	world_open_gpu(&w, 20, 0, 8);
+	world_form(&w, KVC_OP_IMAGE);
+	put_submit(&w, &job, 1, 11, false);
+	job_image(&job)[job.op.external.bytes - 1] ^= 1;
+	assert_int_equal(finish(&w, &job), KVC_INVALID);
+	assert_int_equal(rest_of(&w, 1), KVC_REST_NONE);
+	settle(&w);
+	assert_int_equal(stat(&w, "ram.used_bytes"), 0);
+	world_close(&w);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        cmocka_unit_test(a_put_rests_in_vram),
+	        cmocka_unit_test(without_a_tier_it_rests_in_ram),
+	        cmocka_unit_test(host_gets_lower_it),
+	        cmocka_unit_test(under_pressure_nothing_is_lost),
+	        cmocka_unit_test(a_hit_in_ram_is_raised),
+	        cmocka_unit_test(two_gets_raise_once),
+	        cmocka_unit_test(a_lost_engine_loses_what_was_only_there),
+	        cmocka_unit_test(what_runs_fails_retryably),
+	        cmocka_unit_test(lost_while_it_is_lowered),
+	        cmocka_unit_test(dropped_while_it_is_lowered),
+	        cmocka_unit_test(durable_goes_to_disk),
+	        cmocka_unit_test(durable_put_of_a_block_lost_while_lowered),
+	        cmocka_unit_test(raw_tiles_rest_in_ram),
+	        cmocka_unit_test(a_part_of_a_block_rests_in_ram),
+	        cmocka_unit_test(a_flip_in_vram_is_a_miss),
+	        cmocka_unit_test(a_flip_in_vram_with_a_copy_in_ram),
+	        cmocka_unit_test(stop_flushes_vram_and_recovery_finds),
+	        cmocka_unit_test(pinned_blocks_stay_in_vram),
+	        cmocka_unit_test(images_come_and_go),
+	        cmocka_unit_test(a_damaged_image_is_refused),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
