@@ -272,8 +272,9 @@ const struct kvc_option kvc_options[] = {
          AT(regions),
          .min = 1,
          .max = 4096,
-         .initial = "64",
-         .help = "Attached memory regions of one connection."},
+         .initial = "256",
+         .help = "Attached memory regions and pools of one connection. An engine's pool may have one a "
+                 "layer."},
         {.section = "limits",
          .name = "region-max",
          .type = KVC_OPTION_SIZE,
