@@ -273,8 +273,7 @@ const struct kvc_option kvc_options[] = {
          .min = 1,
          .max = 4096,
          .initial = "256",
-         .help = "Attached memory regions and pools of one connection. An engine's pool may have one a "
-                 "layer."},
+         .help = "Attached memory regions and pools of one connection. A pool may have a region a layer."},
         {.section = "limits",
          .name = "region-max",
          .type = KVC_OPTION_SIZE,
