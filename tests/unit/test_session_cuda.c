@@ -86,7 +86,7 @@ static void pool_init(struct pool_parts *parts, uint32_t id)
 	parts->pool.n_key_bases = parts->pool.n_value_bases = 2;
 	parts->pool.key_bases = parts->pointers;
 	parts->pool.value_bases = parts->pointers + 2;
-	parts->pool.event = (ProtobufCBinaryData){sizeof event, event};
+	parts->pool.events = (ProtobufCBinaryData){sizeof event, event};
 }
 
 /* Status of the next reply; a failure's text goes to `detail`. */
