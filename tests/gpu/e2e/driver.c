@@ -245,9 +245,16 @@ int driver_vmm_export(const struct driver_vmm *vmm, uint64_t chunk)
 	return fd;
 }
 
+/* The driver may return before the bytes are there, and the streams of driver_stream do not wait for them. */
+static void arrived(void)
+{
+	check(cuda.stream_wait(NULL), "wait for the device");
+}
+
 void driver_put(uint64_t to, const void *from, size_t bytes)
 {
 	check(cuda.put(to, from, bytes), "copy to the device");
+	arrived();
 }
 
 void driver_get(void *to, uint64_t from, size_t bytes)
@@ -259,6 +266,7 @@ void driver_fill(uint64_t to, uint8_t byte, size_t bytes)
 {
 	need(fill);
 	check(cuda.fill(to, byte, bytes), "fill device memory");
+	arrived();
 }
 
 void driver_ipc_handle(uint64_t address, uint8_t handle[64])
