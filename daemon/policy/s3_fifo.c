@@ -6,7 +6,7 @@
  * MAIN has. */
 #include "daemon/policy/internal.h"
 
-enum { SMALL, MAIN, SMALL_SHARE = 10, USES_TO_STAY = 2 };
+enum { SMALL, MAIN, SMALL_SHARE = 10, USES_TO_STAY = 1 };
 
 static uint64_t small_target(const struct kvc_policy *policy)
 {
