@@ -190,7 +190,7 @@ static int parse_options(int argc, char **argv, struct options *options)
 	if (optind == argc)
 		return kvc_usage_error(NAME, "TRACE is missing: a file of JSON lines, one request each");
 	options->trace = argv[optind];
-	if (options->budgets.count > 1 && !options->disk)
+	if (options->budgets.count && !options->disk)
 		return kvc_usage_error(NAME, "--disk-budget without --disk: how large is the disk tier?");
 	return -1;
 }

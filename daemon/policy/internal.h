@@ -18,7 +18,8 @@ enum {
 	WHERE_HEAP = 0x80, /* gdsf: in the heap, not in a list */
 };
 
-/* Blocks from cold to hot, linked through their nodes. Stamps never fall from cold to hot. */
+/* Blocks from cold to hot, linked through their nodes. Stamps never fall from cold to hot; of equal ones the
+ * deepest is the coldest. */
 struct order {
 	uint32_t coldest;
 	uint32_t hottest;
@@ -123,14 +124,14 @@ void kvc_order_init(struct order *list);
 /* With a new stamp, as the hottest. */
 void kvc_order_push_hot(struct kvc_policy *policy, uint32_t id);
 
-/* As the coldest of its list, with the stamp of what was the coldest. */
+/* As the coldest of its queue. */
 void kvc_order_push_cold(struct kvc_policy *policy, uint32_t id);
 
 /* Just colder than `anchor`, with its stamp. If that is in another list: as kvc_order_push_stamp. */
 void kvc_order_push_below(struct kvc_policy *policy, uint32_t id, uint32_t anchor);
 
-/* Where its stamp belongs, colder than its equals. Found from the hot end; after some hundred steps where the
- * search stands. */
+/* Where its stamp belongs; of equal ones the deepest is the coldest. Found from the hot end; after some
+ * hundred steps where the search stands. */
 void kvc_order_push_stamp(struct kvc_policy *policy, uint32_t id);
 
 void kvc_order_remove(struct kvc_policy *policy, uint32_t id);

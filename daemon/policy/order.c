@@ -11,6 +11,16 @@ void kvc_order_init(struct order *list)
 	*list = (struct order){.coldest = KVC_POLICY_NONE, .hottest = KVC_POLICY_NONE};
 }
 
+/* Whether `a` is to go before `b`: it was used earlier; or, put under a parent that had not been used since,
+ * it is deeper. Stamps are turns of a clock that wraps; those of listed blocks lie within half of its range.
+ */
+static bool colder_than(const struct kvc_policy *policy, uint32_t a, uint32_t b)
+{
+	uint32_t age = node_of(policy, b)->stamp - node_of(policy, a)->stamp;
+
+	return age ? (int32_t)age > 0 : block_of(policy, a).first > block_of(policy, b).first;
+}
+
 static struct order *list_of(struct kvc_policy *policy, const struct kvc_policy_node *node)
 {
 	return &policy->lists[node_queue(node)][node_kind(node)];
@@ -51,7 +61,7 @@ void kvc_order_push_cold(struct kvc_policy *policy, uint32_t id)
 	struct kvc_policy_node *node = node_of(policy, id);
 	uint32_t coldest = kvc_order_coldest(policy, node_queue(node), KVC_POLICY_ALL, NULL);
 
-	node->stamp = coldest == KVC_POLICY_NONE ? ++policy->clock : node_of(policy, coldest)->stamp;
+	node->stamp = coldest == KVC_POLICY_NONE ? ++policy->clock : node_of(policy, coldest)->stamp - 1;
 	link_between(policy, id, KVC_POLICY_NONE, list_of(policy, node)->coldest);
 }
 
@@ -68,12 +78,6 @@ void kvc_order_push_below(struct kvc_policy *policy, uint32_t id, uint32_t ancho
 		kvc_order_push_stamp(policy, id);
 }
 
-/* Stamps are turns of a clock that wraps; those of listed blocks lie within half of its range. */
-static bool older(uint32_t a, uint32_t b)
-{
-	return (int32_t)(a - b) < 0;
-}
-
 void kvc_order_push_stamp(struct kvc_policy *policy, uint32_t id)
 {
 	struct kvc_policy_node *node = node_of(policy, id);
@@ -83,7 +87,7 @@ void kvc_order_push_stamp(struct kvc_policy *policy, uint32_t id)
 	for (unsigned i = 0; colder != KVC_POLICY_NONE; i++) {
 		const struct kvc_policy_node *next = node_of(policy, colder);
 
-		if (older(next->stamp, node->stamp))
+		if (colder_than(policy, colder, id))
 			break;
 		if (i == STAMP_SEARCH) {
 			node->stamp = next->stamp;
@@ -141,8 +145,7 @@ uint32_t kvc_order_coldest(struct kvc_policy *policy, unsigned queue, unsigned k
 			id = list_coldest(policy, &policy->lists[queue][kind], may_go);
 		if (id == KVC_POLICY_NONE)
 			continue;
-		if (best == KVC_POLICY_NONE ||
-		    older(node_of(policy, id)->stamp, node_of(policy, best)->stamp))
+		if (best == KVC_POLICY_NONE || colder_than(policy, id, best))
 			best = id;
 	}
 	return best;
