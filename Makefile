@@ -111,6 +111,7 @@ KILL_BIN := $(BIN)/tests/fault/kill_loop
 KILL_OBJ := $(call objs,$(wildcard tests/fault/kill_*.c))
 AGENT_BIN := $(BIN)/tests/fault/kvcellard_agent
 SCRIPT_BIN := $(BIN)/tests/fake/engine_script
+FAKE_CUDA := $(BIN)/tests/fake/libcuda.so.1
 TEST_BIN := $(UNIT_BIN) $(SIM_BIN) $(INTEGRATION_BIN) $(FAULT_BIN)
 
 # --- goals ------------------------------------------------------------------------------------
@@ -120,7 +121,7 @@ TEST_BIN := $(UNIT_BIN) $(SIM_BIN) $(INTEGRATION_BIN) $(FAULT_BIN)
 .SECONDARY:
 
 all: $(BIN)/kvcellard $(BIN)/kvcellar $(CLIENT_A) $(CLIENT_SO) $(CLIENT_PC)
-tests: all $(TEST_BIN) $(KILL_BIN) $(AGENT_BIN) $(SCRIPT_BIN)
+tests: all $(FAKE_CUDA) $(TEST_BIN) $(KILL_BIN) $(AGENT_BIN) $(SCRIPT_BIN)
 benches: all $(BENCH_BIN)
 fuzzers: $(FUZZ_BIN)
 
@@ -270,6 +271,12 @@ $(SCRIPT_BIN): $(OBJ)/tests/fake/engine_script.o $(KERNEL_A)
 # Simulation: the objects of tests/sim stand in for the loop's, so they come before the archives.
 $(SIM_BIN): $(SIM_OBJ)
 $(SIM_BIN): TEST_OBJ := $(SIM_OBJ)
+
+# A CUDA driver without GPU, for who loads one at run time.
+$(FAKE_CUDA): $(OBJ)/tests/fake/libcuda.pic.o
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -shared -Wl,-soname,libcuda.so.1 $(LDFLAGS_ALL) $< -o $@
 
 # The same for the cache and the GPU engine, under sessions alone.
 SESSION_TEST := $(BIN)/tests/unit/test_session $(BIN)/tests/unit/test_session_cuda

@@ -17,7 +17,7 @@
  *
  * The pages of a put must hold the block, and stay, until its completion; those of a get must not be touched
  * until then, and what is enqueued on its stream later than the completion sees the block. A stream must live
- * until the completions of its requests.
+ * until the completions of its requests, and must not be under capture.
  *
  * Rules of kvcellar.h hold, but for the text: kvc_worker_error() says why. An error of a request leaves no
  * CUDA error behind. A block that cannot be decoded is KVC_CORRUPT: take it for a miss.

@@ -17,6 +17,16 @@ $(BIN)/tests/unit/test_worker: TEST_OBJ := $(WORKER_OBJ) $(WORKER_FAKE) $(OBJ)/t
 $(BIN)/tests/integration/test_worker_roads: $(WORKER_OBJ) $(WORKER_FAKE)
 $(BIN)/tests/integration/test_worker_roads: TEST_OBJ := $(WORKER_OBJ) $(WORKER_FAKE)
 
+# Both roads, over the fakes: the daemon's engine, the worker's driver, the worker's device.
+ROADS_OBJ := $(OBJ)/tests/gpu/roads/test_roads.o
+ROADS_FAKE := $(BIN)/tests/gpu/test_roads_fake
+$(ROADS_OBJ): | $(GEN_H)
+$(ROADS_FAKE): $(ROADS_OBJ) $(E2E_OBJ) $(WORKER_OBJ) $(WORKER_FAKE) $(ALL_A)
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(LDFLAGS_ALL) $^ $(E2E_LIBS) -o $@
+tests: $(ROADS_FAKE)
+
 ifdef HAVE_CUDA
 # CUDA's headers are not written for our warnings.
 $(OBJ)/client/cuda/device_cuda.o $(OBJ)/client/cuda/device_cuda.pic.o: CPPFLAGS_ALL += -isystem $(CUDA_INCLUDE)
@@ -34,9 +44,18 @@ $(WORKER_PC): client/cuda/kvcellar-cuda.pc.in Makefile
 	@mkdir -p $(@D)
 	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' $< > $@
 
+# The same on a GPU.
+ROADS_TEST := $(BIN)/tests/gpu/test_roads
+$(ROADS_TEST): $(ROADS_OBJ) $(E2E_OBJ) $(WORKER_SO) $(B)/libkvcsupport.a $(DAEMON_A) $(KERNEL_A)
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(LDFLAGS_ALL) $< $(E2E_OBJ) -L$(LIB) -lkvcellar-cuda -lkvcellar \
+	    -Wl,-rpath,'$$ORIGIN/../../../lib' $(B)/libkvcsupport.a $(DAEMON_A) $(KERNEL_A) $(DAEMON_LIBS) $(TEST_LIBS) \
+	    -lm -ldl -o $@
+
 # One variant of it is enough.
 ifeq ($(VARIANT),$(DEFAULT_VARIANT))
 all: $(WORKER_SO) $(WORKER_PC)
 endif
-cuda: $(WORKER_SO) $(WORKER_PC)
+cuda: $(WORKER_SO) $(WORKER_PC) $(ROADS_TEST)
 endif

@@ -11,8 +11,8 @@
 
 #include "daemon/base/log.h"
 
-#define SPIN_NS      (100ull * 1000)
-#define NAP_NS       (500ull * 1000) /* with work under way: hints may not come */
+#define SPIN_NS      (1000ull * 1000) /* of one core, and only while there is work */
+#define NAP_NS       (500ull * 1000)  /* with work under way: hints may not come */
 #define GAUGES_NS    (1000ull * 1000 * 1000)
 #define MESSAGES_MAX 64u /* taken in before the device is looked at */
 

@@ -19,7 +19,6 @@ struct fake_store {
 	uint32_t puts, gets;               /* blocks */
 	uint32_t renewals;                 /* of the memory */
 	bool damage;                       /* what it gives has a bit flipped in its metadata */
-	bool foreign;                      /* what it gives is the image of another key */
 	uint8_t *(*swap)(uint64_t *bytes); /* what it gives instead; NULL: nothing */
 };
 

@@ -20,7 +20,7 @@ struct fake_gpu {
 
 extern struct fake_gpu fake_gpu;
 
-/* What kvcw_device_has finds. */
+/* What kvcw_device_has finds; if nothing was added, all memory. */
 void fake_gpu_memory_add(const void *memory, size_t bytes);
 
 #endif

@@ -17,6 +17,8 @@ shift
 parts=("$@")
 [ ${#parts[@]} -eq 0 ] && parts=(plane step mps kernels)
 export KVC_BIN=$out/bin KVC_LIB=$out/lib
+# Road 2's library finds the client's there.
+export LD_LIBRARY_PATH=$PWD/$out/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 seconds=${STEP_SECONDS:-6}
 failed=0
 

@@ -318,7 +318,8 @@ static void device_put(struct trial *trial, uint64_t first)
 	paged_upload(&trial->paged);
 	kvc_transfer_init(&transfer, NULL);
 	transfer.pool = trial->paged.pool;
-	expect_ok(trial, kvc_put(trial->ns, &transfer, trial->blocks, trial->count, NULL), "put from the device");
+	expect_ok(trial, kvc_put(trial->ns, &transfer, trial->blocks, trial->count, NULL),
+	          "put from the device");
 	assert_int_equal(paged_differs(&trial->paged), 0);
 }
 
@@ -332,7 +333,8 @@ static void device_get(struct trial *trial, uint64_t first)
 	paged_upload(&trial->paged);
 	kvc_transfer_init(&transfer, NULL);
 	transfer.pool = trial->paged.pool;
-	expect_ok(trial, kvc_get(trial->ns, &transfer, trial->blocks, trial->count, NULL), "get to the device");
+	expect_ok(trial, kvc_get(trial->ns, &transfer, trial->blocks, trial->count, NULL),
+	          "get to the device");
 	for (size_t i = 0; i < trial->count; i++)
 		paged_write(&trial->paged, &trial->blocks[i], restored(trial, first + i));
 	assert_int_equal(paged_differs(&trial->paged), 0);
