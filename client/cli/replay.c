@@ -185,7 +185,7 @@ static void use(struct world *world, uint32_t id)
 
 	block->flags |= USED;
 	if (block->flags & IN_RAM)
-		kvc_policy_hit(world->policy, id);
+		kvc_policy_hit(world->policy, id, 0);
 }
 
 static void load(struct world *world, const uint32_t *chain, uint32_t i)

@@ -15,7 +15,12 @@
 /* A GPU works on batches and has several of them under way: one is encoded while another crosses PCIe. */
 #define GPU_SLOTS           256u
 #define GPU_CLASS_BYTES_MAX (512ull << 20)
-#define DIRTY_SHARE         2 /* half of the arena may wait for the cleaner */
+
+/* Ghosts of the policies that have them: one for so many bytes of the arena, at some 40 bytes each. */
+#define GHOST_BYTES (16ull << 10)
+#define GHOSTS_MAX  (1u << 20)
+
+#define DIRTY_SHARE 2 /* half of the arena may wait for the cleaner */
 
 static void counters_open(struct kvc_cache *cache)
 {
@@ -80,8 +85,6 @@ static kvc_status mover_open(struct kvc_cache *cache)
 
 static void lists_open(struct kvc_cache *cache)
 {
-	for (unsigned kind = 0; kind < KVC_LISTS; kind++)
-		kvc_recency_init(&cache->lists[kind]);
 	kvc_list_init(&cache->space_urgent);
 	kvc_list_init(&cache->space_normal);
 	kvc_list_init(&cache->sync.current);
@@ -89,6 +92,40 @@ static void lists_open(struct kvc_cache *cache)
 	kvc_list_init(&cache->namespaces);
 	cache->dirty_limit = kvc_arena_bytes(cache->options.arena) / DIRTY_SHARE;
 	cache->stores_max = cache->options.moves_max / 2 ? cache->options.moves_max / 2 : 1;
+}
+
+static struct kvc_policy_node *policy_node(void *cache, uint32_t id)
+{
+	return &kvc_cache_entry(cache, id)->node;
+}
+
+static struct kvc_policy_block policy_block(void *owner, uint32_t id)
+{
+	struct kvc_cache *cache = owner;
+	const struct kvc_entry *entry = kvc_cache_entry(cache, id);
+
+	return (struct kvc_policy_block){
+	        .hash = kvc_storage_key_hash(&entry->key),
+	        .bytes = kvc_slab_bytes(cache->options.arena, entry->slab),
+	        .first = (uint32_t)entry->depth * entry->tokens,
+	        .tokens = entry->tokens,
+	};
+}
+
+static kvc_status policy_open(struct kvc_cache *cache)
+{
+	uint64_t bytes = kvc_arena_bytes(cache->options.arena);
+	uint64_t ghosts = bytes / GHOST_BYTES;
+	struct kvc_policy_options options = {
+	        .kind = cache->options.policy,
+	        .capacity = bytes,
+	        .ghosts_max = ghosts < GHOSTS_MAX ? (uint32_t)ghosts : GHOSTS_MAX,
+	        .node = policy_node,
+	        .block = policy_block,
+	        .owner = cache,
+	};
+
+	return kvc_policy_open(&options, &cache->policy);
 }
 
 kvc_status kvc_cache_open(const struct kvc_cache_options *options, struct kvc_cache **out)
@@ -105,9 +142,12 @@ kvc_status kvc_cache_open(const struct kvc_cache_options *options, struct kvc_ca
 	status = kvc_index_open(options->hash_mask, &cache->index);
 	if (status != KVC_OK)
 		goto fail_cache;
-	status = flights_open(cache);
+	status = policy_open(cache);
 	if (status != KVC_OK)
 		goto fail_index;
+	status = flights_open(cache);
+	if (status != KVC_OK)
+		goto fail_policy;
 	status = mover_open(cache);
 	if (status != KVC_OK)
 		goto fail_flights;
@@ -121,6 +161,8 @@ fail_mover:
 	kvc_mover_close(cache->mover);
 fail_flights:
 	kvc_free(cache->flights);
+fail_policy:
+	kvc_policy_close(cache->policy);
 fail_index:
 	kvc_index_close(cache->index);
 fail_cache:
@@ -207,7 +249,7 @@ static bool flushed(struct kvc_cache *cache)
 {
 	if (cache->flush_over || !kvc_cache_disk_writable(cache))
 		return true;
-	return !cache->lists[KVC_LIST_DIRTY].count && !kvc_lower_run(cache);
+	return !kvc_listed_count(cache, KVC_LIST_DIRTY) && !kvc_lower_run(cache);
 }
 
 void kvc_cache_check_stopped(struct kvc_cache *cache)
@@ -223,9 +265,9 @@ void kvc_cache_check_stopped(struct kvc_cache *cache)
 	cache->state = KVC_CACHE_STOPPED;
 	kvc_vram_clear(cache);
 	kvc_timer_stop(&cache->flush_timer);
-	if (cache->lists[KVC_LIST_DIRTY].count)
+	if (kvc_listed_count(cache, KVC_LIST_DIRTY))
 		kvc_warn("stop: %u blocks in RAM were not written to disk",
-		         cache->lists[KVC_LIST_DIRTY].count);
+		         kvc_listed_count(cache, KVC_LIST_DIRTY));
 	cache->stopped(cache->callback_context);
 }
 
@@ -271,6 +313,7 @@ void kvc_cache_close(struct kvc_cache *cache)
 	kvc_vram_close(cache->vram);
 	kvc_mover_close(cache->mover);
 	kvc_free(cache->flights);
+	kvc_policy_close(cache->policy);
 	kvc_index_close(cache->index);
 	kvc_free(cache);
 }

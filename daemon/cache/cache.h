@@ -16,6 +16,7 @@
 #include "daemon/loop/loop.h"
 #include "daemon/mem/arena.h"
 #include "daemon/mover/mover.h"
+#include "daemon/policy/policy.h"
 #include "daemon/stats/stats.h"
 #include "daemon/tier/tier.h"
 #include "kernels/image.h"
@@ -36,10 +37,11 @@ struct kvc_cache_options {
 	struct kvc_gpu *const
 	        *gpus; /* gpu_count of them, each with its verdict; their events become the cache's */
 	uint32_t gpu_count;
-	struct kvc_secret secret; /* master secret: of the disk tier's directory, or random without one */
-	uint32_t ops_max;         /* unfinished put and get operations of all callers; above: KVC_BUSY */
-	uint32_t moves_max;       /* blocks moving between tiers at a time */
-	uint64_t hash_mask;       /* 0; tests force collisions in the index */
+	struct kvc_secret secret;    /* master secret: of the disk tier's directory, or random without one */
+	enum kvc_policy_kind policy; /* who is evicted first; 0: the default */
+	uint32_t ops_max;            /* unfinished put and get operations of all callers; above: KVC_BUSY */
+	uint32_t moves_max;          /* blocks moving between tiers at a time */
+	uint64_t hash_mask;          /* 0; tests force collisions in the index */
 };
 
 kvc_status kvc_cache_open(const struct kvc_cache_options *options, struct kvc_cache **cache);

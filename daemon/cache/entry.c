@@ -17,7 +17,7 @@ uint8_t *kvc_entry_record(struct kvc_cache *cache, const struct kvc_entry *entry
 	return kvc_slab_data(cache->options.arena, entry->slab);
 }
 
-/* The list where an entry belongs now. */
+/* The class of an entry in RAM. */
 static uint8_t list_kind(const struct kvc_entry *entry, enum kvc_heat heat)
 {
 	if (entry->flags & KVC_ENTRY_ON_DISK)
@@ -25,59 +25,60 @@ static uint8_t list_kind(const struct kvc_entry *entry, enum kvc_heat heat)
 	return entry->flags & KVC_ENTRY_LOOSE ? KVC_LIST_LOOSE : KVC_LIST_DIRTY;
 }
 
-static uint64_t slab_bytes(struct kvc_cache *cache, const struct kvc_entry *entry)
-{
-	return kvc_slab_bytes(cache->options.arena, entry->slab);
-}
-
 static bool listable(const struct kvc_entry *entry)
 {
 	return entry->slab != KVC_EXTENT_NONE && !entry->pins && !(entry->flags & KVC_ENTRY_DEAD);
 }
 
-void kvc_entry_list(struct kvc_cache *cache, uint32_t id, enum kvc_heat heat)
+static bool has_parent(const struct kvc_record *record)
+{
+	static const struct kvc_storage_key none;
+
+	return memcmp(&record->parent, &none, sizeof none) != 0;
+}
+
+static void list_arrived(struct kvc_cache *cache, uint32_t id, bool is_new)
 {
 	struct kvc_entry *entry = kvc_cache_entry(cache, id);
+	enum kvc_policy_how how = KVC_POLICY_NEW;
+	uint32_t parent = KVC_ENTRY_NONE;
+	struct kvc_record record;
 
 	if (!listable(entry))
 		return;
-	entry->list = list_kind(entry, heat);
-	if (heat == KVC_HOT)
-		entry->stamp = ++cache->clock;
-	if (heat == KVC_COLD)
-		kvc_recency_push_cold(&cache->lists[entry->list], cache->index, id, slab_bytes(cache, entry));
-	else
-		kvc_recency_push_hot(&cache->lists[entry->list], cache->index, id, slab_bytes(cache, entry));
+	if (kvc_record_parse(kvc_entry_record(cache, entry),
+	                     kvc_slab_bytes(cache->options.arena, entry->slab), &record) == KVC_OK &&
+	    has_parent(&record)) {
+		parent = kvc_index_find(cache->index, &record.parent);
+		if (parent == KVC_ENTRY_NONE && is_new)
+			how = KVC_POLICY_COLD;
+	}
+	kvc_policy_insert(cache->policy, id, list_kind(entry, KVC_HOT), how, parent);
 }
 
-void kvc_entry_list_child(struct kvc_cache *cache, uint32_t id, const struct kvc_storage_key *parent)
+void kvc_entry_list_new(struct kvc_cache *cache, uint32_t id)
 {
-	struct kvc_entry *entry = kvc_cache_entry(cache, id);
-	uint32_t anchor_id = kvc_index_find(cache->index, parent);
-	const struct kvc_entry *anchor;
+	list_arrived(cache, id, true);
+}
 
-	if (anchor_id == KVC_ENTRY_NONE) {
-		kvc_entry_list(cache, id, KVC_COLD);
-		return;
-	}
-	anchor = kvc_cache_entry(cache, anchor_id);
-	if (!listable(entry) || !(anchor->flags & KVC_ENTRY_LISTED) ||
-	    anchor->list != list_kind(entry, KVC_HOT)) {
-		kvc_entry_list(cache, id, KVC_HOT);
-		return;
-	}
-	entry->list = anchor->list;
-	entry->stamp = anchor->stamp;
-	kvc_recency_push_after(&cache->lists[entry->list], cache->index, id, slab_bytes(cache, entry),
-	                       anchor_id);
+void kvc_entry_list_read(struct kvc_cache *cache, uint32_t id)
+{
+	list_arrived(cache, id, false);
+}
+
+void kvc_entry_list_again(struct kvc_cache *cache, uint32_t id, enum kvc_heat heat)
+{
+	const struct kvc_entry *entry = kvc_cache_entry(cache, id);
+	enum kvc_policy_how how = heat == KVC_HOT ? KVC_POLICY_USED : KVC_POLICY_BACK;
+
+	if (listable(entry))
+		kvc_policy_insert(cache->policy, id, list_kind(entry, heat), how, KVC_POLICY_NONE);
 }
 
 void kvc_entry_unlist(struct kvc_cache *cache, uint32_t id)
 {
-	struct kvc_entry *entry = kvc_cache_entry(cache, id);
-
-	if (entry->flags & KVC_ENTRY_LISTED)
-		kvc_recency_remove(&cache->lists[entry->list], cache->index, id, slab_bytes(cache, entry));
+	if (kvc_policy_listed(&kvc_cache_entry(cache, id)->node))
+		kvc_policy_remove(cache->policy, id);
 }
 
 void kvc_entry_touch(struct kvc_cache *cache, uint32_t id)
@@ -86,10 +87,8 @@ void kvc_entry_touch(struct kvc_cache *cache, uint32_t id)
 
 	entry->flags |= KVC_ENTRY_HIT;
 	kvc_vram_touch(cache, id);
-	if (!(entry->flags & KVC_ENTRY_LISTED))
-		return;
-	kvc_entry_unlist(cache, id);
-	kvc_entry_list(cache, id, KVC_HOT);
+	if (kvc_policy_listed(&entry->node))
+		kvc_policy_hit(cache->policy, id, list_kind(entry, KVC_HOT));
 }
 
 static void slab_give_up(struct kvc_cache *cache, struct kvc_entry *entry)
@@ -161,10 +160,11 @@ void kvc_entry_evict(struct kvc_cache *cache, uint32_t id)
 	kvc_stat_add(cache->count.evicted, 1);
 	if (!(entry->flags & KVC_ENTRY_ON_DISK) && !(entry->flags & KVC_ENTRY_IN_VRAM)) {
 		kvc_stat_add(cache->count.lost, 1);
+		kvc_policy_evict(cache->policy, id);
 		kvc_entry_drop(cache, id);
 		return;
 	}
-	kvc_entry_unlist(cache, id);
+	kvc_policy_evict(cache->policy, id);
 	slab_give_up(cache, entry);
 }
 
@@ -172,7 +172,6 @@ void kvc_entry_lose_place(struct kvc_cache *cache, uint32_t id)
 {
 	struct kvc_entry *entry = kvc_cache_entry(cache, id);
 
-	kvc_entry_unlist(cache, id);
 	entry->flags &= (uint8_t)~KVC_ENTRY_ON_DISK;
 	if (entry->slab == KVC_EXTENT_NONE && !(entry->flags & KVC_ENTRY_IN_VRAM) &&
 	    entry->flight == KVC_FLIGHT_NONE) {
@@ -184,6 +183,7 @@ void kvc_entry_lose_place(struct kvc_cache *cache, uint32_t id)
 	 * forever. */
 	if (!(entry->flags & KVC_ENTRY_HIT) || cache->state == KVC_CACHE_STOPPING)
 		entry->flags |= KVC_ENTRY_LOOSE;
-	kvc_entry_list(cache, id, KVC_COLD);
+	if (kvc_policy_listed(&entry->node))
+		kvc_policy_reclass(cache->policy, id, list_kind(entry, KVC_WARM));
 	kvc_space_wake(cache);
 }

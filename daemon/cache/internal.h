@@ -12,11 +12,12 @@
  *
  * A block may rest in VRAM beside RAM and disk; what is not there counts only if it is the only copy.
  * At most one flight (FILL, LOAD, LOWER or STORE) runs for an entry at a time; operations that need its
- * result wait in its list. * An entry in RAM is in one list, unless it is pinned or has a STORE flight: dirty
- * (to be written), demoted (written because it was cold, not used since), clean (on disk too, used since),
- * loose (in RAM only and not to be written: there is no disk, the write failed, or the disk gave it up and
- * nobody had used it). Each list is in the order of last use, by itself: so the coldest of all is the one
- * with the oldest stamp among the lists' first entries. */
+ * result wait in its list.
+ *
+ * An entry in RAM is listed with the policy (daemon/policy), unless it is pinned or has a STORE flight, in
+ * one of these classes: dirty (to be written), demoted (written because it was cold, not used since), clean
+ * (on disk too, used since), loose (in RAM only and not to be written: there is no disk, the write failed, or
+ * the disk gave it up and nobody had used it). */
 #ifndef KVC_CACHE_INTERNAL_H
 #define KVC_CACHE_INTERNAL_H
 
@@ -25,8 +26,8 @@
 #include "daemon/base/check.h"
 #include "daemon/cache/cache.h"
 #include "daemon/cache/index.h"
-#include "daemon/cache/recency.h"
 #include "daemon/cache/space.h"
+#include "daemon/policy/policy.h"
 
 enum kvc_flight_kind {
 	KVC_FLIGHT_IDLE,
@@ -89,7 +90,10 @@ struct kvc_cache_counters {
 	kvc_stat_cell *pins;
 };
 
+/* Classes of the policy. */
 enum kvc_list_kind { KVC_LIST_DIRTY, KVC_LIST_DEMOTED, KVC_LIST_CLEAN, KVC_LIST_LOOSE, KVC_LISTS };
+
+static_assert(KVC_LISTS <= KVC_POLICY_CLASSES, "the policy tells all classes apart");
 
 struct kvc_cache {
 	struct kvc_cache_options options;
@@ -97,8 +101,7 @@ struct kvc_cache {
 	struct kvc_index *index;
 	struct kvc_mover *mover;
 	struct kvc_vram *vram;
-	struct kvc_recency lists[KVC_LISTS];
-	uint32_t clock;       /* stamp of the last use of any entry */
+	struct kvc_policy *policy;
 	uint64_t dirty_limit; /* bytes in the dirty list above which the cleaner writes */
 	uint64_t generation;  /* of the newest block */
 	uint32_t ops;         /* unfinished */
@@ -147,17 +150,26 @@ uint32_t kvc_cache_find(struct kvc_cache *cache, const struct kvc_storage_key *k
 
 uint8_t *kvc_entry_record(struct kvc_cache *cache, const struct kvc_entry *entry);
 
-/* List an entry that is in RAM and not pinned; else nothing. As just used; as demoted now, used when its
- * stamp says; as the coldest of its list. */
-enum kvc_heat { KVC_HOT, KVC_DEMOTED, KVC_COLD };
-void kvc_entry_list(struct kvc_cache *cache, uint32_t id, enum kvc_heat heat);
+/* List an entry that has come into RAM: its record, in the slab, names its parent. Nothing if it is pinned or
+ * dead. A new block whose parent is not known goes first, for nobody can reach it. */
+void kvc_entry_list_new(struct kvc_cache *cache, uint32_t id);
+void kvc_entry_list_read(struct kvc_cache *cache, uint32_t id);
+
+/* List an entry that was before, if it is in RAM and not pinned. */
+enum kvc_heat {
+	KVC_HOT /* used since */,
+	KVC_DEMOTED /* written because it was cold */,
+	KVC_WARM /* neither */
+};
+void kvc_entry_list_again(struct kvc_cache *cache, uint32_t id, enum kvc_heat heat);
 void kvc_entry_unlist(struct kvc_cache *cache, uint32_t id);
 void kvc_entry_touch(struct kvc_cache *cache, uint32_t id);
 
-/* List a new block just colder than its parent, if that is in the same list, so that a chain loses its
- * deepest block first; as the coldest if there is no such parent, for nobody can reach it then; else as the
- * hottest. */
-void kvc_entry_list_child(struct kvc_cache *cache, uint32_t id, const struct kvc_storage_key *parent);
+/* Blocks of a class, and their bytes. */
+static inline uint32_t kvc_listed_count(const struct kvc_cache *cache, enum kvc_list_kind kind)
+{
+	return kvc_policy_count(cache->policy, kind);
+}
 
 void kvc_entry_ref(struct kvc_cache *cache, uint32_t id);
 void kvc_entry_unref(struct kvc_cache *cache, uint32_t id);

@@ -143,10 +143,7 @@ static void commit_in_ram(struct kvc_op *op)
 	entry->slab = op->space.slab;
 	if (!cache->options.disk)
 		entry->flags |= KVC_ENTRY_LOOSE;
-	if (op->has_parent)
-		kvc_entry_list_child(cache, op->entry, &op->parent);
-	else
-		kvc_entry_list(cache, op->entry, KVC_HOT);
+	kvc_entry_list_new(cache, op->entry);
 }
 
 static void commit_in_vram(struct kvc_op *op)

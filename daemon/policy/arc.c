@@ -54,6 +54,11 @@ static void arc_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_h
 		kvc_order_push_stamp(policy, id);
 		return;
 	}
+	if (how == KVC_POLICY_USED) {
+		node_queue_set(node_of(policy, id), AGAIN);
+		kvc_order_push_hot(policy, id);
+		return;
+	}
 	ghost = kvc_ghosts_take(policy->ghosts, block.hash);
 	if (ghost >= 0)
 		target_adapt(policy, (unsigned)ghost, block.bytes);

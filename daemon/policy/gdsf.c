@@ -103,7 +103,7 @@ static void worth_set(struct kvc_policy_node *node, const struct kvc_policy_bloc
 static void gdsf_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_how how, uint32_t parent)
 {
 	struct kvc_policy_node *node = node_of(policy, id);
-	struct heap *heap = &policy->heaps[node_kind(node)];
+	struct heap *heap = &policy->heaps[kvc_policy_class(node)];
 	struct kvc_policy_block block = block_of(policy, id);
 
 	(void)parent;
@@ -113,6 +113,8 @@ static void gdsf_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_
 	}
 	if (how == KVC_POLICY_NEW || !node->hotter)
 		node->hotter = 1;
+	else if (how == KVC_POLICY_USED && node->hotter < UINT32_MAX)
+		node->hotter++;
 	worth_set(node, &block);
 	node->where |= WHERE_LISTED | WHERE_HEAP;
 	heap->bytes += block.bytes;
@@ -126,7 +128,7 @@ static void gdsf_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_
 static void gdsf_hit(struct kvc_policy *policy, uint32_t id)
 {
 	struct kvc_policy_node *node = node_of(policy, id);
-	struct heap *heap = &policy->heaps[node_kind(node)];
+	struct heap *heap = &policy->heaps[kvc_policy_class(node)];
 
 	if (!(node->where & WHERE_HEAP))
 		return;
@@ -139,7 +141,7 @@ static void gdsf_hit(struct kvc_policy *policy, uint32_t id)
 static void gdsf_remove(struct kvc_policy *policy, uint32_t id)
 {
 	struct kvc_policy_node *node = node_of(policy, id);
-	struct heap *heap = &policy->heaps[node_kind(node)];
+	struct heap *heap = &policy->heaps[kvc_policy_class(node)];
 
 	if (!(node->where & WHERE_HEAP)) {
 		kvc_order_remove(policy, id);
@@ -156,7 +158,7 @@ static void gdsf_evicted(struct kvc_policy *policy, uint32_t id)
 	const struct kvc_policy_node *node = node_of(policy, id);
 
 	if (node->where & WHERE_HEAP) {
-		double priority = policy->heaps[node_kind(node)].items[node->colder].priority;
+		double priority = policy->heaps[kvc_policy_class(node)].items[node->colder].priority;
 
 		if (priority > policy->age)
 			policy->age = priority;

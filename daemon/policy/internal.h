@@ -10,11 +10,11 @@ enum { QUEUES = 2, USES_MAX = 3 };
 /* Bits of kvc_policy_node.where. */
 enum {
 	WHERE_QUEUE = 0x03,
-	WHERE_CLASS_SHIFT = 2,
-	WHERE_CLASS = 0x0C,
+	WHERE_CLASS_SHIFT = KVC_POLICY_CLASS_SHIFT,
+	WHERE_CLASS = KVC_POLICY_CLASS,
 	WHERE_USES_SHIFT = 4,
 	WHERE_USES = 0x30,
-	WHERE_LISTED = 0x40,
+	WHERE_LISTED = KVC_POLICY_LISTED,
 	WHERE_HEAP = 0x80, /* gdsf: in the heap, not in a list */
 };
 
@@ -43,12 +43,16 @@ struct heap {
 struct policy_ops {
 	const char *name;
 	bool deepest_first;
+	bool by_recency;
+	bool stays; /* a hit does not move the block */
 	void (*insert)(struct kvc_policy *policy, uint32_t id, enum kvc_policy_how how, uint32_t parent);
 	void (*hit)(struct kvc_policy *policy, uint32_t id);
 	void (*remove)(struct kvc_policy *policy, uint32_t id);
 	void (*evicted)(struct kvc_policy *policy, uint32_t id);
 	uint32_t (*victim)(struct kvc_policy *policy, unsigned kinds,
 	                   bool (*may_go)(void *owner, uint32_t id));
+	uint32_t (*peek)(struct kvc_policy *policy, unsigned kinds,
+	                 bool (*may_go)(void *owner, uint32_t id)); /* NULL: victim moves nothing */
 };
 
 /* Every queue has a list for each class, so that no search passes blocks of another class; stamps tell which
@@ -92,11 +96,6 @@ static inline unsigned node_queue(const struct kvc_policy_node *node)
 	return node->where & WHERE_QUEUE;
 }
 
-static inline unsigned node_kind(const struct kvc_policy_node *node)
-{
-	return (unsigned)(node->where & WHERE_CLASS) >> WHERE_CLASS_SHIFT;
-}
-
 static inline unsigned node_uses(const struct kvc_policy_node *node)
 {
 	return (unsigned)(node->where & WHERE_USES) >> WHERE_USES_SHIFT;
@@ -127,7 +126,8 @@ void kvc_order_push_hot(struct kvc_policy *policy, uint32_t id);
 /* As the coldest of its queue. */
 void kvc_order_push_cold(struct kvc_policy *policy, uint32_t id);
 
-/* Just colder than `anchor`, with its stamp. If that is in another list: as kvc_order_push_stamp. */
+/* Just colder than `anchor`, with its stamp. If that is in another list, where its stamp
+ * belongs there; as the coldest if that is not near the hot end. */
 void kvc_order_push_below(struct kvc_policy *policy, uint32_t id, uint32_t anchor);
 
 /* Where its stamp belongs; of equal ones the deepest is the coldest. Found from the hot end; after some

@@ -44,6 +44,7 @@ static uint32_t lru_victim(struct kvc_policy *policy, unsigned kinds,
 const struct policy_ops kvc_policy_chain_lru = {
         .name = "chain-lru",
         .deepest_first = true,
+        .by_recency = true,
         .insert = chain_insert,
         .hit = lru_hit,
         .remove = lru_remove,
@@ -53,6 +54,7 @@ const struct policy_ops kvc_policy_chain_lru = {
 
 const struct policy_ops kvc_policy_lru = {
         .name = "lru",
+        .by_recency = true,
         .insert = lru_insert,
         .hit = lru_hit,
         .remove = lru_remove,

@@ -23,7 +23,7 @@ static bool colder_than(const struct kvc_policy *policy, uint32_t a, uint32_t b)
 
 static struct order *list_of(struct kvc_policy *policy, const struct kvc_policy_node *node)
 {
-	return &policy->lists[node_queue(node)][node_kind(node)];
+	return &policy->lists[node_queue(node)][kvc_policy_class(node)];
 }
 
 /* Link between two neighbours, either of which may be none. */
@@ -65,38 +65,46 @@ void kvc_order_push_cold(struct kvc_policy *policy, uint32_t id)
 	link_between(policy, id, KVC_POLICY_NONE, list_of(policy, node)->coldest);
 }
 
+/* The neighbour that is to be colder than the block, by stamp and depth. Looks at no more than STAMP_SEARCH;
+ * false: the one where it stopped is still as hot. */
+static bool place_find(struct kvc_policy *policy, uint32_t id, uint32_t *colder, uint32_t *hotter)
+{
+	*colder = list_of(policy, node_of(policy, id))->hottest;
+	*hotter = KVC_POLICY_NONE;
+	for (unsigned i = 0; *colder != KVC_POLICY_NONE; i++) {
+		if (colder_than(policy, *colder, id))
+			return true;
+		if (i == STAMP_SEARCH)
+			return false;
+		*hotter = *colder;
+		*colder = node_of(policy, *colder)->colder;
+	}
+	return true;
+}
+
+void kvc_order_push_stamp(struct kvc_policy *policy, uint32_t id)
+{
+	uint32_t colder, hotter;
+
+	if (!place_find(policy, id, &colder, &hotter))
+		node_of(policy, id)->stamp = node_of(policy, colder)->stamp;
+	link_between(policy, id, colder, hotter);
+}
+
 void kvc_order_push_below(struct kvc_policy *policy, uint32_t id, uint32_t anchor)
 {
 	const struct kvc_policy_node *above = node_of(policy, anchor);
 	struct kvc_policy_node *node = node_of(policy, id);
+	uint32_t colder, hotter;
 
 	KVC_PRE(above->where & WHERE_LISTED);
 	node->stamp = above->stamp;
 	if (list_of(policy, above) == list_of(policy, node))
 		link_between(policy, id, above->colder, anchor);
+	else if (place_find(policy, id, &colder, &hotter))
+		link_between(policy, id, colder, hotter);
 	else
-		kvc_order_push_stamp(policy, id);
-}
-
-void kvc_order_push_stamp(struct kvc_policy *policy, uint32_t id)
-{
-	struct kvc_policy_node *node = node_of(policy, id);
-	uint32_t colder = list_of(policy, node)->hottest;
-	uint32_t hotter = KVC_POLICY_NONE;
-
-	for (unsigned i = 0; colder != KVC_POLICY_NONE; i++) {
-		const struct kvc_policy_node *next = node_of(policy, colder);
-
-		if (colder_than(policy, colder, id))
-			break;
-		if (i == STAMP_SEARCH) {
-			node->stamp = next->stamp;
-			break;
-		}
-		hotter = colder;
-		colder = next->colder;
-	}
-	link_between(policy, id, colder, hotter);
+		kvc_order_push_cold(policy, id);
 }
 
 void kvc_order_remove(struct kvc_policy *policy, uint32_t id)

@@ -67,6 +67,11 @@ bool kvc_policy_deepest_first(const struct kvc_policy *policy)
 	return policy->ops->deepest_first;
 }
 
+bool kvc_policy_by_recency(const struct kvc_policy *policy)
+{
+	return policy->ops->by_recency;
+}
+
 void kvc_policy_capacity(struct kvc_policy *policy, uint64_t bytes)
 {
 	policy->options.capacity = bytes;
@@ -84,15 +89,17 @@ void kvc_policy_insert(struct kvc_policy *policy, uint32_t id, unsigned kind, en
 	policy->ops->insert(policy, id, how, parent);
 }
 
-void kvc_policy_hit(struct kvc_policy *policy, uint32_t id)
+void kvc_policy_hit(struct kvc_policy *policy, uint32_t id, unsigned kind)
 {
 	KVC_PRE(kvc_policy_listed(node_of(policy, id)));
 	policy->ops->hit(policy, id);
+	if (!policy->ops->stays)
+		kvc_policy_reclass(policy, id, kind);
 }
 
 void kvc_policy_reclass(struct kvc_policy *policy, uint32_t id, unsigned kind)
 {
-	if (node_kind(node_of(policy, id)) == kind)
+	if (kvc_policy_class(node_of(policy, id)) == kind)
 		return;
 	kvc_policy_remove(policy, id);
 	kvc_policy_insert(policy, id, kind, KVC_POLICY_BACK, KVC_POLICY_NONE);
@@ -114,6 +121,13 @@ uint32_t kvc_policy_victim(struct kvc_policy *policy, unsigned kinds,
                            bool (*may_go)(void *owner, uint32_t id))
 {
 	return policy->ops->victim(policy, kinds, may_go);
+}
+
+uint32_t kvc_policy_peek(struct kvc_policy *policy, unsigned kinds, bool (*may_go)(void *owner, uint32_t id))
+{
+	const struct policy_ops *ops = policy->ops;
+
+	return (ops->peek ? ops->peek : ops->victim)(policy, kinds, may_go);
 }
 
 uint32_t kvc_policy_count(const struct kvc_policy *policy, unsigned kind)

@@ -56,6 +56,9 @@ struct kvc_policy_block {
 	uint32_t tokens;
 };
 
+/* Some bits of kvc_policy_node.where; the others are in internal.h. */
+enum { KVC_POLICY_CLASS_SHIFT = 2, KVC_POLICY_CLASS = 0x0C, KVC_POLICY_LISTED = 0x40 };
+
 struct kvc_policy_options {
 	enum kvc_policy_kind kind;
 	uint64_t capacity;   /* bytes that the blocks may take together */
@@ -68,6 +71,7 @@ struct kvc_policy_options {
 enum kvc_policy_how {
 	KVC_POLICY_NEW,  /* was not there */
 	KVC_POLICY_BACK, /* was listed before, and returns to the place it had then */
+	KVC_POLICY_USED, /* was listed before, and was used since */
 	KVC_POLICY_COLD, /* nobody can reach it: first to go */
 };
 
@@ -83,6 +87,10 @@ void kvc_policy_close(struct kvc_policy *policy);
 /* Whether a chain that is used is to be told last block first. The others want it first block first. */
 bool kvc_policy_deepest_first(const struct kvc_policy *policy);
 
+/* Whether only the time of the last use counts. The others count uses, and should not be told of a look-up
+ * before the get that follows it. */
+bool kvc_policy_by_recency(const struct kvc_policy *policy);
+
 /* The bytes that the blocks may take have changed. */
 void kvc_policy_capacity(struct kvc_policy *policy, uint64_t bytes);
 
@@ -90,8 +98,8 @@ void kvc_policy_capacity(struct kvc_policy *policy, uint64_t bytes);
 void kvc_policy_insert(struct kvc_policy *policy, uint32_t id, unsigned kind, enum kvc_policy_how how,
                        uint32_t parent);
 
-/* A listed block was used. */
-void kvc_policy_hit(struct kvc_policy *policy, uint32_t id);
+/* A listed block was used. If the policy moves it for that, it is of class `kind` from now on. */
+void kvc_policy_hit(struct kvc_policy *policy, uint32_t id, unsigned kind);
 
 /* A listed block is of another class from now on; it keeps its place. */
 void kvc_policy_reclass(struct kvc_policy *policy, uint32_t id, unsigned kind);
@@ -107,9 +115,18 @@ void kvc_policy_evict(struct kvc_policy *policy, uint32_t id);
 uint32_t kvc_policy_victim(struct kvc_policy *policy, unsigned kinds,
                            bool (*may_go)(void *owner, uint32_t id));
 
+/* As kvc_policy_victim, but asked only to know what will be wanted next: nothing moves. */
+uint32_t kvc_policy_peek(struct kvc_policy *policy, unsigned kinds, bool (*may_go)(void *owner, uint32_t id));
+
 static inline bool kvc_policy_listed(const struct kvc_policy_node *node)
 {
-	return node->where & 0x40;
+	return node->where & KVC_POLICY_LISTED;
+}
+
+/* The class of a block that is listed, or was. */
+static inline unsigned kvc_policy_class(const struct kvc_policy_node *node)
+{
+	return (unsigned)(node->where & KVC_POLICY_CLASS) >> KVC_POLICY_CLASS_SHIFT;
 }
 
 /* Listed blocks of a class, and their bytes. */

@@ -1,9 +1,9 @@
 /* S3-FIFO (Yang et al., SOSP 2023), in bytes.
  *
- * New blocks enter SMALL, a tenth of the capacity; those that leave it without a second use go and become
- * ghosts, the others move to MAIN. A block that comes back while it is a ghost enters MAIN at once. MAIN goes
- * round: a block that was used since its last turn stays, for one use less. Ghosts stand for as many bytes as
- * MAIN has. */
+ * New blocks enter SMALL, a tenth of the capacity; those that leave it without another use go and become
+ * ghosts, the others move to MAIN (one use is enough here). A block that comes back while it is a ghost
+ * enters MAIN at once. MAIN goes round: a block that was used since its last turn stays, for one use less.
+ * Ghosts stand for as many bytes as MAIN has. */
 #include "daemon/policy/internal.h"
 
 enum { SMALL, MAIN, SMALL_SHARE = 10, USES_TO_STAY = 1 };
@@ -13,13 +13,22 @@ static uint64_t small_target(const struct kvc_policy *policy)
 	return policy->options.capacity / SMALL_SHARE;
 }
 
+static void use(struct kvc_policy_node *node)
+{
+	unsigned uses = node_uses(node);
+
+	node_uses_set(node, uses < USES_MAX ? uses + 1 : USES_MAX);
+}
+
 static void s3_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_how how, uint32_t parent)
 {
 	struct kvc_policy_node *node = node_of(policy, id);
 	uint64_t hash = block_of(policy, id).hash;
 
 	(void)parent;
-	if (how == KVC_POLICY_BACK) {
+	if (how == KVC_POLICY_USED)
+		use(node);
+	if (how == KVC_POLICY_BACK || how == KVC_POLICY_USED) {
 		kvc_order_push_stamp(policy, id);
 		return;
 	}
@@ -33,10 +42,7 @@ static void s3_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_ho
 
 static void s3_hit(struct kvc_policy *policy, uint32_t id)
 {
-	struct kvc_policy_node *node = node_of(policy, id);
-	unsigned uses = node_uses(node);
-
-	node_uses_set(node, uses < USES_MAX ? uses + 1 : USES_MAX);
+	use(node_of(policy, id));
 }
 
 static void s3_remove(struct kvc_policy *policy, uint32_t id)
@@ -96,6 +102,13 @@ static uint32_t s3_victim(struct kvc_policy *policy, unsigned kinds, bool (*may_
 	return id == KVC_POLICY_NONE ? queue_victim(policy, !queue, kinds, may_go) : id;
 }
 
+static uint32_t s3_peek(struct kvc_policy *policy, unsigned kinds, bool (*may_go)(void *owner, uint32_t id))
+{
+	uint32_t id = kvc_order_coldest(policy, SMALL, kinds, may_go);
+
+	return id == KVC_POLICY_NONE ? kvc_order_coldest(policy, MAIN, kinds, may_go) : id;
+}
+
 const struct policy_ops kvc_policy_s3_fifo = {
         .name = "s3-fifo",
         .insert = s3_insert,
@@ -103,4 +116,6 @@ const struct policy_ops kvc_policy_s3_fifo = {
         .remove = s3_remove,
         .evicted = s3_evicted,
         .victim = s3_victim,
+        .peek = s3_peek,
+        .stays = true,
 };

@@ -81,6 +81,11 @@ static void add(struct shop *shop, uint32_t id, uint32_t parent)
 	kvc_policy_insert(shop->policy, id, 0, KVC_POLICY_NEW, parent);
 }
 
+static void use(struct shop *shop, uint32_t id)
+{
+	kvc_policy_hit(shop->policy, id, kvc_policy_class(&shop->items[id].node));
+}
+
 /* Evict one of any class and say which. */
 static uint32_t evict(struct shop *shop)
 {
@@ -185,7 +190,7 @@ static void random_step(struct shop *shop, struct prng *prng, bool exact)
 		break;
 	default:
 		item->used = ++shop->clock;
-		kvc_policy_hit(shop->policy, id);
+		use(shop, id);
 		break;
 	}
 }
@@ -222,7 +227,7 @@ enum { CHAINS = 20, LENGTH = 20 };
 static void chain_use(struct shop *shop, uint32_t chain, uint32_t hits)
 {
 	for (uint32_t i = hits; i-- > 0;)
-		kvc_policy_hit(shop->policy, chain * LENGTH + i);
+		use(shop, chain * LENGTH + i);
 	for (uint32_t i = hits; i < LENGTH; i++) {
 		uint32_t id = chain * LENGTH + i;
 
@@ -278,7 +283,7 @@ static void blocks_come_back_to_their_place(void **state)
 	for (uint32_t id = 0; id < 5; id++)
 		add(shop, id, KVC_POLICY_NONE);
 	kvc_policy_remove(shop->policy, 1);
-	kvc_policy_hit(shop->policy, 2);
+	use(shop, 2);
 	kvc_policy_insert(shop->policy, 1, 2, KVC_POLICY_BACK, KVC_POLICY_NONE);
 	kvc_policy_insert(shop->policy, 9, 0, KVC_POLICY_COLD, KVC_POLICY_NONE);
 	assert_int_equal(evict(shop), 9);
@@ -321,7 +326,7 @@ static void a_scan_passes(void **state)
 		for (uint32_t id = 0; id < 10; id++)
 			add(shop, id, KVC_POLICY_NONE);
 		for (uint32_t id = 0; id < 10; id++)
-			kvc_policy_hit(shop->policy, id);
+			use(shop, id);
 		for (uint32_t id = 10; id < BLOCKS; id++) {
 			if (id >= 20)
 				assert_in_range(evict(shop), 10, id - 1);
@@ -361,7 +366,7 @@ static void gdsf_weighs(void **state)
 	shop->items[2].first = 1000000; /* costs much */
 	for (uint32_t id = 0; id < 4; id++)
 		add(shop, id, KVC_POLICY_NONE);
-	kvc_policy_hit(shop->policy, 3); /* used twice */
+	use(shop, 3); /* used twice */
 	assert_int_equal(evict(shop), 0);
 	assert_int_equal(evict(shop), 1);
 	assert_int_equal(evict(shop), 3);
@@ -441,7 +446,7 @@ static void work_without_memory(void **state)
 		for (uint32_t id = 1; id < BLOCKS; id++)
 			add(shop, id, KVC_POLICY_NONE);
 		for (uint32_t id = 0; id < BLOCKS; id++)
-			kvc_policy_hit(shop->policy, id);
+			use(shop, id);
 		for (uint32_t id = 0; id < BLOCKS; id += 2)
 			kvc_policy_reclass(shop->policy, id, 3);
 		while (evict(shop) != KVC_POLICY_NONE)
