@@ -304,15 +304,13 @@ static void put_create(struct kvc_op *op)
 
 static void put_present(struct kvc_op *op, uint32_t id)
 {
-	struct kvc_cache *cache = op->cache;
-	struct kvc_entry *entry = kvc_cache_entry(cache, id);
+	const struct kvc_entry *entry = kvc_cache_entry(op->cache, id);
 
 	if (entry->tokens != op->tokens) {
 		kvc_op_finish(op, KVC_CONFLICT);
 		return;
 	}
-	kvc_stat_add(cache->count.puts_present, 1);
-	kvc_entry_touch(cache, id);
+	kvc_stat_add(op->cache->count.puts_present, 1);
 	put_settle(op, id);
 }
 

@@ -227,7 +227,7 @@ static void request_run(struct kvc_request *request)
 		return;
 	}
 	request->state = KVC_REQUEST_RUNNING;
-	for (uint32_t i = request->verb == KVC_VERB_GET ? request->count : 0; i-- > 0;)
+	for (uint32_t i = request->count; i-- > 0;)
 		kvc_cache_touch(session->rpc->cache, &request->ops[i].op.key);
 	for (uint32_t i = 0; i < request->count; i++)
 		kvc_op_submit(session->rpc->cache, &request->ops[i].op);

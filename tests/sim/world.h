@@ -32,6 +32,7 @@ struct world {
 	struct kvc_ns *ns;
 	struct kvc_secret secret;
 	enum kvc_op_form form;
+	enum kvc_policy_kind policy; /* of the next cache_begin */
 	bool stopped;
 };
 
@@ -53,6 +54,9 @@ struct kvc_ns_options ns_options(const char *tenant);
 
 /* Open the cache over what the disk holds. */
 void cache_begin(struct world *w);
+
+/* The policy of worlds that are opened from now on. */
+void world_policy(enum kvc_policy_kind policy);
 
 /* A daemon with an empty cache. disk_records 0: no disk. */
 void world_open(struct world *w, uint64_t seed, uint32_t disk_records);

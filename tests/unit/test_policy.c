@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "daemon/base/alloc.h"
+#include "daemon/conf/conf.h"
 #include "daemon/policy/ghost.h"
 #include "daemon/policy/policy.h"
 #include "tests/support/prng.h"
@@ -457,11 +458,23 @@ static void work_without_memory(void **state)
 	}
 }
 
+/* Also those of the daemon's option `policy`. */
 static void names(void **state)
 {
 	enum kvc_policy_kind kind = KVC_POLICY_ARC;
+	char error[KVC_CONF_ERROR_BYTES];
+	enum kvc_conf_action action;
+	struct kvc_conf conf;
 
 	(void)state;
+	for (unsigned i = 0; i < KVC_POLICIES; i++) {
+		char *name = strdup(kvc_policy_name((enum kvc_policy_kind)i));
+		char *flags[] = {"kvcellard", "--policy", name, NULL};
+
+		assert_int_equal(kvc_conf_load(3, flags, &conf, &action, error), KVC_OK);
+		assert_int_equal(conf.policy, i);
+		free(name);
+	}
 	assert_int_equal(kvc_policy_parse("best", &kind), KVC_INVALID);
 	assert_int_equal(kind, KVC_POLICY_ARC);
 	for (unsigned i = 0; i < KVC_POLICIES; i++) {
