@@ -3,6 +3,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -468,12 +469,12 @@ static void names(void **state)
 
 	(void)state;
 	for (unsigned i = 0; i < KVC_POLICIES; i++) {
-		char *name = strdup(kvc_policy_name((enum kvc_policy_kind)i));
-		char *flags[] = {"kvcellard", "--policy", name, NULL};
+		char flag[64], program[] = "kvcellard";
+		char *flags[] = {program, flag, NULL};
 
-		assert_int_equal(kvc_conf_load(3, flags, &conf, &action, error), KVC_OK);
+		(void)snprintf(flag, sizeof flag, "--policy=%s", kvc_policy_name((enum kvc_policy_kind)i));
+		assert_int_equal(kvc_conf_load(2, flags, &conf, &action, error), KVC_OK);
 		assert_int_equal(conf.policy, i);
-		free(name);
 	}
 	assert_int_equal(kvc_policy_parse("best", &kind), KVC_INVALID);
 	assert_int_equal(kind, KVC_POLICY_ARC);
