@@ -18,10 +18,10 @@ uint8_t *kvc_entry_record(struct kvc_cache *cache, const struct kvc_entry *entry
 }
 
 /* The class of an entry in RAM. */
-static uint8_t list_kind(const struct kvc_entry *entry, enum kvc_heat heat)
+static unsigned list_kind(const struct kvc_entry *entry)
 {
 	if (entry->flags & KVC_ENTRY_ON_DISK)
-		return heat == KVC_DEMOTED ? KVC_LIST_DEMOTED : KVC_LIST_CLEAN;
+		return entry->flags & KVC_ENTRY_HIT ? KVC_LIST_CLEAN : KVC_LIST_DEMOTED;
 	return entry->flags & KVC_ENTRY_LOOSE ? KVC_LIST_LOOSE : KVC_LIST_DIRTY;
 }
 
@@ -30,49 +30,12 @@ static bool listable(const struct kvc_entry *entry)
 	return entry->slab != KVC_EXTENT_NONE && !entry->pins && !(entry->flags & KVC_ENTRY_DEAD);
 }
 
-static bool has_parent(const struct kvc_record *record)
-{
-	static const struct kvc_storage_key none;
-
-	return memcmp(&record->parent, &none, sizeof none) != 0;
-}
-
-static void list_arrived(struct kvc_cache *cache, uint32_t id, bool is_new)
-{
-	struct kvc_entry *entry = kvc_cache_entry(cache, id);
-	enum kvc_policy_how how = KVC_POLICY_NEW;
-	uint32_t parent = KVC_ENTRY_NONE;
-	struct kvc_record record;
-
-	if (!listable(entry))
-		return;
-	if (kvc_record_parse(kvc_entry_record(cache, entry),
-	                     kvc_slab_bytes(cache->options.arena, entry->slab), &record) == KVC_OK &&
-	    has_parent(&record)) {
-		parent = kvc_index_find(cache->index, &record.parent);
-		if (parent == KVC_ENTRY_NONE && is_new)
-			how = KVC_POLICY_COLD;
-	}
-	kvc_policy_insert(cache->policy, id, list_kind(entry, KVC_HOT), how, parent);
-}
-
-void kvc_entry_list_new(struct kvc_cache *cache, uint32_t id)
-{
-	list_arrived(cache, id, true);
-}
-
-void kvc_entry_list_read(struct kvc_cache *cache, uint32_t id)
-{
-	list_arrived(cache, id, false);
-}
-
-void kvc_entry_list_again(struct kvc_cache *cache, uint32_t id, enum kvc_heat heat)
+void kvc_entry_list(struct kvc_cache *cache, uint32_t id, enum kvc_policy_how how)
 {
 	const struct kvc_entry *entry = kvc_cache_entry(cache, id);
-	enum kvc_policy_how how = heat == KVC_HOT ? KVC_POLICY_USED : KVC_POLICY_BACK;
 
 	if (listable(entry))
-		kvc_policy_insert(cache->policy, id, list_kind(entry, heat), how, KVC_POLICY_NONE);
+		kvc_policy_insert(cache->policy, id, list_kind(entry), how);
 }
 
 void kvc_entry_unlist(struct kvc_cache *cache, uint32_t id)
@@ -87,8 +50,7 @@ void kvc_entry_touch(struct kvc_cache *cache, uint32_t id)
 
 	entry->flags |= KVC_ENTRY_HIT;
 	kvc_vram_touch(cache, id);
-	if (kvc_policy_listed(&entry->node))
-		kvc_policy_hit(cache->policy, id, list_kind(entry, KVC_HOT));
+	kvc_policy_hit(cache->policy, id, list_kind(entry));
 }
 
 static void slab_give_up(struct kvc_cache *cache, struct kvc_entry *entry)
@@ -184,6 +146,6 @@ void kvc_entry_lose_place(struct kvc_cache *cache, uint32_t id)
 	if (!(entry->flags & KVC_ENTRY_HIT) || cache->state == KVC_CACHE_STOPPING)
 		entry->flags |= KVC_ENTRY_LOOSE;
 	if (kvc_policy_listed(&entry->node))
-		kvc_policy_reclass(cache->policy, id, list_kind(entry, KVC_WARM));
+		kvc_policy_reclass(cache->policy, id, list_kind(entry));
 	kvc_space_wake(cache);
 }

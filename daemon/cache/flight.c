@@ -94,7 +94,7 @@ static void load_done(struct kvc_move *move)
 	if (status == KVC_OK) {
 		entry->slab = flight->space.slab;
 		kvc_stat_add(cache->count.promoted, 1);
-		kvc_entry_list_read(cache, flight->entry);
+		kvc_entry_list(cache, flight->entry, KVC_POLICY_READ);
 	} else {
 		kvc_slab_release(cache->options.arena, flight->space.slab);
 		kvc_space_wake(cache);
@@ -207,10 +207,7 @@ static void store_done(struct kvc_move *move)
 		store_place(flight);
 	else
 		entry->flags |= KVC_ENTRY_LOOSE;
-	if (entry->flags & KVC_ENTRY_HIT)
-		kvc_entry_list_again(cache, id, KVC_HOT);
-	else
-		kvc_entry_list_again(cache, id, flight->demotion ? KVC_DEMOTED : KVC_WARM);
+	kvc_entry_list(cache, id, KVC_POLICY_BACK);
 	cache->stores--;
 	kvc_flight_end(flight, &waiters);
 	while ((op = waiter_pop(&waiters)))
@@ -219,7 +216,7 @@ static void store_done(struct kvc_move *move)
 	kvc_cache_check_stopped(cache);
 }
 
-kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, bool demotion, struct kvc_flight **out)
+kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, struct kvc_flight **out)
 {
 	struct kvc_entry *entry = kvc_cache_entry(cache, id);
 	uint8_t *record = kvc_entry_record(cache, entry);
@@ -233,7 +230,6 @@ kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, bool demotion, 
 	kvc_entry_unlist(cache, id);
 	entry->flags &= (uint8_t)~KVC_ENTRY_HIT;
 	cache->stores++;
-	flight->demotion = demotion;
 	flight->move = (struct kvc_move){
 	        .kind = KVC_MOVE_STORE,
 	        .slab = record,
@@ -271,7 +267,7 @@ void kvc_cleaner_run(struct kvc_cache *cache)
 	while (cleaner_wanted(cache)) {
 		uint32_t id = kvc_policy_peek(cache->policy, 1u << KVC_LIST_DIRTY, has_no_flight);
 
-		if (id == KVC_ENTRY_NONE || kvc_store_begin(cache, id, true, &flight) != KVC_OK)
+		if (id == KVC_ENTRY_NONE || kvc_store_begin(cache, id, &flight) != KVC_OK)
 			return;
 	}
 }

@@ -15,7 +15,7 @@
  * result wait in its list.
  *
  * An entry in RAM is listed with the policy (daemon/policy), unless it is pinned or has a STORE flight, in
- * one of these classes: dirty (to be written), demoted (written because it was cold, not used since), clean
+ * one of these classes: dirty (to be written), demoted (on disk too, not used since it was written), clean
  * (on disk too, used since), loose (in RAM only and not to be written: there is no disk, the write failed, or
  * the disk gave it up and nobody had used it). */
 #ifndef KVC_CACHE_INTERNAL_H
@@ -42,7 +42,6 @@ struct kvc_flight {
 	enum kvc_flight_kind kind;
 	uint32_t entry;
 	uint32_t next_free;
-	bool demotion; /* a store that nobody waits for: the entry is cold */
 	struct kvc_list waiters;
 	struct kvc_space_req space; /* of a load or lower */
 	struct kvc_move move;       /* of a load, lower or store */
@@ -150,18 +149,8 @@ uint32_t kvc_cache_find(struct kvc_cache *cache, const struct kvc_storage_key *k
 
 uint8_t *kvc_entry_record(struct kvc_cache *cache, const struct kvc_entry *entry);
 
-/* List an entry that has come into RAM: its record, in the slab, names its parent. Nothing if it is pinned or
- * dead. A new block whose parent is not known goes first, for nobody can reach it. */
-void kvc_entry_list_new(struct kvc_cache *cache, uint32_t id);
-void kvc_entry_list_read(struct kvc_cache *cache, uint32_t id);
-
-/* List an entry that was before, if it is in RAM and not pinned. */
-enum kvc_heat {
-	KVC_HOT /* used since */,
-	KVC_DEMOTED /* written because it was cold */,
-	KVC_WARM /* neither */
-};
-void kvc_entry_list_again(struct kvc_cache *cache, uint32_t id, enum kvc_heat heat);
+/* List an entry that is in RAM, unless it is pinned or dead. */
+void kvc_entry_list(struct kvc_cache *cache, uint32_t id, enum kvc_policy_how how);
 void kvc_entry_unlist(struct kvc_cache *cache, uint32_t id);
 void kvc_entry_touch(struct kvc_cache *cache, uint32_t id);
 
@@ -201,7 +190,7 @@ struct kvc_flight *kvc_entry_flight(struct kvc_cache *cache, const struct kvc_en
 kvc_status kvc_load_begin(struct kvc_cache *cache, uint32_t id, bool urgent, struct kvc_flight **flight);
 
 /* Begin storing a dirty or loose entry. */
-kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, bool demotion, struct kvc_flight **flight);
+kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, struct kvc_flight **flight);
 
 /* ---- lower.c ---- */
 

@@ -49,6 +49,8 @@ uint32_t kvc_cache_prefetch(struct kvc_cache *cache, const struct kvc_storage_ke
 {
 	struct kvc_flight *flight;
 
+	for (uint32_t i = count; i-- > 0;)
+		kvc_cache_touch(cache, &keys[i]);
 	for (uint32_t i = 0; i < count; i++) {
 		uint32_t id = kvc_cache_find(cache, &keys[i]);
 		const struct kvc_entry *entry;

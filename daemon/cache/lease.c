@@ -1,7 +1,5 @@
 /* Leases: the blocks that one session has pinned, as a small set of entry ids. A pin holds a reference, so
  * the id stays valid even if the block is dropped meanwhile. */
-#include <stdlib.h>
-
 #include "daemon/base/alloc.h"
 #include "daemon/cache/idmap.h"
 #include "daemon/cache/internal.h"
@@ -53,84 +51,48 @@ static void pin_end(struct kvc_cache *cache, uint32_t id)
 	entry->pins--;
 	kvc_stat_add(cache->count.pins, -1);
 	if (!kvc_policy_listed(&entry->node) && !kvc_entry_flight(cache, entry))
-		kvc_entry_list_again(cache, id, KVC_HOT);
+		kvc_entry_list(cache, id, KVC_POLICY_BACK);
 	kvc_entry_unref(cache, id);
 }
 
 kvc_status kvc_lease_pin(struct kvc_lease *lease, const struct kvc_storage_key *keys, uint32_t count,
                          uint32_t *done)
 {
-	kvc_status status;
+	kvc_status status = KVC_OK;
 
 	for (*done = 0; *done < count; ++*done) {
 		uint32_t id = kvc_cache_find(lease->cache, &keys[*done]);
 
 		if (id == KVC_ENTRY_NONE)
-			return KVC_OK;
+			break;
 		status = has_pin(lease, id) ? KVC_OK : pin_add(lease, id);
 		if (status != KVC_OK)
-			return status;
+			break;
 	}
-	return KVC_OK;
+	for (uint32_t i = *done; i-- > 0;)
+		kvc_cache_touch(lease->cache, &keys[i]); /* where they stand when the lease ends */
+	return status;
 }
 
 uint32_t kvc_lease_unpin(struct kvc_lease *lease, const struct kvc_storage_key *keys, uint32_t count)
 {
-	uint32_t pinned = 0;
-
-	for (; pinned < count; pinned++) {
-		uint32_t id = kvc_cache_find(lease->cache, &keys[pinned]);
-
-		if (id == KVC_ENTRY_NONE || !has_pin(lease, id))
-			break;
-	}
-	for (uint32_t i = pinned; i-- > 0;) {
+	for (uint32_t i = 0; i < count; i++) {
 		uint32_t id = kvc_cache_find(lease->cache, &keys[i]);
 
-		if (id == KVC_ENTRY_NONE || !has_pin(lease, id)) /* the same key twice */
-			continue;
+		if (id == KVC_ENTRY_NONE || !has_pin(lease, id))
+			return i;
 		kvc_idmap_remove(&lease->pins, id);
 		pin_end(lease->cache, id);
 	}
-	return pinned;
-}
-
-/* A pin of a lease that closes, by depth. */
-struct closing {
-	uint32_t id;
-	uint32_t depth;
-};
-
-static int deeper_first(const void *left, const void *right)
-{
-	const struct closing *a = left, *b = right;
-
-	return (a->depth < b->depth) - (a->depth > b->depth);
-}
-
-/* Deepest first, so that the blocks of a chain are listed with the first one the hottest; without memory for
- * that in any order. */
-static void close_pins(struct kvc_lease *lease)
-{
-	struct closing *pins = kvc_calloc(lease->pins.count, sizeof *pins);
-	uint32_t slot = 0, count = 0, id;
-
-	while ((id = kvc_idmap_next(&lease->pins, &slot)) != KVC_IDMAP_NONE) {
-		if (pins)
-			pins[count++] = (struct closing){id, kvc_cache_entry(lease->cache, id)->depth};
-		else
-			pin_end(lease->cache, id);
-	}
-	if (count)
-		qsort(pins, count, sizeof *pins, deeper_first);
-	for (uint32_t i = 0; i < count; i++)
-		pin_end(lease->cache, pins[i].id);
-	kvc_free(pins);
+	return count;
 }
 
 void kvc_lease_close(struct kvc_lease *lease)
 {
-	close_pins(lease);
+	uint32_t slot = 0, id;
+
+	while ((id = kvc_idmap_next(&lease->pins, &slot)) != KVC_IDMAP_NONE)
+		pin_end(lease->cache, id);
 	kvc_idmap_close(&lease->pins);
 	kvc_free(lease);
 }

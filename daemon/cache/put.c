@@ -25,7 +25,7 @@ static void put_store(struct kvc_op *op, uint32_t id)
 	if (!kvc_cache_disk_writable(cache))
 		status = cache->options.disk ? KVC_NO_SPACE : KVC_UNSUPPORTED;
 	else if (!flight && in_ram)
-		status = kvc_store_begin(cache, id, false, &flight);
+		status = kvc_store_begin(cache, id, &flight);
 	else if (!flight)
 		status = kvc_lower_begin(cache, id, true, &flight);
 	if (status == KVC_OK)
@@ -143,7 +143,10 @@ static void commit_in_ram(struct kvc_op *op)
 	entry->slab = op->space.slab;
 	if (!cache->options.disk)
 		entry->flags |= KVC_ENTRY_LOOSE;
-	kvc_entry_list_new(cache, op->entry);
+	if (op->has_parent && kvc_index_find(cache->index, &op->parent) == KVC_ENTRY_NONE)
+		kvc_entry_list(cache, op->entry, KVC_POLICY_COLD);
+	else
+		kvc_entry_list(cache, op->entry, KVC_POLICY_NEW);
 }
 
 static void commit_in_vram(struct kvc_op *op)
@@ -267,9 +270,9 @@ static void put_make_room(struct kvc_op *op)
 
 /* ---- start ---- */
 
-static uint16_t depth_of(struct kvc_op *op)
+/* One more than the parent's, which may still be on its way too. */
+static uint16_t depth_of(struct kvc_op *op, uint32_t parent)
 {
-	uint32_t parent = op->has_parent ? kvc_cache_find(op->cache, &op->parent) : KVC_ENTRY_NONE;
 	uint32_t depth = parent == KVC_ENTRY_NONE ? 0 : kvc_cache_entry(op->cache, parent)->depth + 1u;
 
 	return depth > UINT16_MAX ? UINT16_MAX : (uint16_t)depth;
@@ -280,7 +283,7 @@ static void put_create(struct kvc_op *op)
 	struct kvc_cache *cache = op->cache;
 	struct kvc_flight *flight;
 	struct kvc_entry *entry;
-	uint32_t id;
+	uint32_t id, parent = KVC_ENTRY_NONE;
 	kvc_status status = kvc_index_insert(cache->index, &op->key, &id);
 
 	if (status != KVC_OK) {
@@ -291,7 +294,10 @@ static void put_create(struct kvc_op *op)
 	kvc_stat_set(cache->count.index_bytes, (int64_t)kvc_index_bytes(cache->index));
 	entry = kvc_cache_entry(cache, id);
 	entry->tokens = (uint16_t)op->tokens;
-	entry->depth = depth_of(op);
+	if (op->has_parent)
+		parent = kvc_index_find(cache->index, &op->parent);
+	entry->depth = depth_of(op, parent);
+	kvc_policy_arrive(cache->policy, id, parent);
 	status = kvc_flight_begin(cache, id, KVC_FLIGHT_FILL, &flight);
 	if (status != KVC_OK) {
 		kvc_entry_drop(cache, id);

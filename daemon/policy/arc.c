@@ -44,19 +44,13 @@ static void ghosts_trim(struct kvc_policy *policy)
 			break;
 }
 
-static void arc_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_how how, uint32_t parent)
+static void arc_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_how how)
 {
 	struct kvc_policy_block block = block_of(policy, id);
 	int ghost;
 
-	(void)parent;
 	if (how == KVC_POLICY_BACK) {
 		kvc_order_push_stamp(policy, id);
-		return;
-	}
-	if (how == KVC_POLICY_USED) {
-		node_queue_set(node_of(policy, id), AGAIN);
-		kvc_order_push_hot(policy, id);
 		return;
 	}
 	ghost = kvc_ghosts_take(policy->ghosts, block.hash);
@@ -74,6 +68,12 @@ static void arc_hit(struct kvc_policy *policy, uint32_t id)
 	kvc_order_remove(policy, id);
 	node_queue_set(node_of(policy, id), AGAIN);
 	kvc_order_push_hot(policy, id);
+}
+
+static void arc_note(struct kvc_policy *policy, uint32_t id)
+{
+	node_queue_set(node_of(policy, id), AGAIN);
+	node_of(policy, id)->stamp = ++policy->clock;
 }
 
 static void arc_remove(struct kvc_policy *policy, uint32_t id)
@@ -104,6 +104,7 @@ const struct policy_ops kvc_policy_arc = {
         .name = "arc",
         .insert = arc_insert,
         .hit = arc_hit,
+        .note = arc_note,
         .remove = arc_remove,
         .evicted = arc_evicted,
         .victim = arc_victim,

@@ -100,21 +100,18 @@ static void worth_set(struct kvc_policy_node *node, const struct kvc_policy_bloc
 	node->stamp = bits;
 }
 
-static void gdsf_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_how how, uint32_t parent)
+static void gdsf_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_how how)
 {
 	struct kvc_policy_node *node = node_of(policy, id);
 	struct heap *heap = &policy->heaps[kvc_policy_class(node)];
 	struct kvc_policy_block block = block_of(policy, id);
 
-	(void)parent;
 	if (!heap_room(heap)) {
 		kvc_order_push_hot(policy, id);
 		return;
 	}
-	if (how == KVC_POLICY_NEW || !node->hotter)
+	if (how != KVC_POLICY_BACK || !node->hotter)
 		node->hotter = 1;
-	else if (how == KVC_POLICY_USED && node->hotter < UINT32_MAX)
-		node->hotter++;
 	worth_set(node, &block);
 	node->where |= WHERE_LISTED | WHERE_HEAP;
 	heap->bytes += block.bytes;
@@ -136,6 +133,14 @@ static void gdsf_hit(struct kvc_policy *policy, uint32_t id)
 		node->hotter++;
 	heap->items[node->colder].priority = priority_of(policy, node);
 	sift_down(policy, heap, node->colder);
+}
+
+static void gdsf_note(struct kvc_policy *policy, uint32_t id)
+{
+	struct kvc_policy_node *node = node_of(policy, id);
+
+	if (node->hotter < UINT32_MAX)
+		node->hotter++;
 }
 
 static void gdsf_remove(struct kvc_policy *policy, uint32_t id)
@@ -216,6 +221,7 @@ const struct policy_ops kvc_policy_gdsf = {
         .name = "gdsf",
         .insert = gdsf_insert,
         .hit = gdsf_hit,
+        .note = gdsf_note,
         .remove = gdsf_remove,
         .evicted = gdsf_evicted,
         .victim = gdsf_victim,

@@ -45,8 +45,10 @@ struct policy_ops {
 	bool deepest_first;
 	bool by_recency;
 	bool stays; /* a hit does not move the block */
-	void (*insert)(struct kvc_policy *policy, uint32_t id, enum kvc_policy_how how, uint32_t parent);
+	void (*insert)(struct kvc_policy *policy, uint32_t id, enum kvc_policy_how how);
+	void (*arrive)(struct kvc_policy *policy, uint32_t id, uint32_t parent); /* may be NULL */
 	void (*hit)(struct kvc_policy *policy, uint32_t id);
+	void (*note)(struct kvc_policy *policy, uint32_t id); /* a hit of a block that is not listed */
 	void (*remove)(struct kvc_policy *policy, uint32_t id);
 	void (*evicted)(struct kvc_policy *policy, uint32_t id);
 	uint32_t (*victim)(struct kvc_policy *policy, unsigned kinds,
@@ -126,13 +128,12 @@ void kvc_order_push_hot(struct kvc_policy *policy, uint32_t id);
 /* As the coldest of its queue. */
 void kvc_order_push_cold(struct kvc_policy *policy, uint32_t id);
 
-/* Just colder than `anchor`, with its stamp. If that is in another list, where its stamp
- * belongs there; as the coldest if that is not near the hot end. */
-void kvc_order_push_below(struct kvc_policy *policy, uint32_t id, uint32_t anchor);
-
 /* Where its stamp belongs; of equal ones the deepest is the coldest. Found from the hot end; after some
  * hundred steps where the search stands. */
 void kvc_order_push_stamp(struct kvc_policy *policy, uint32_t id);
+
+/* The same, but as the coldest if the place is not near the hot end. */
+void kvc_order_push_below(struct kvc_policy *policy, uint32_t id);
 
 void kvc_order_remove(struct kvc_policy *policy, uint32_t id);
 

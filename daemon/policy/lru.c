@@ -1,13 +1,12 @@
 /* Least recently used; and the same with the deepest block of a chain first.
  *
- * chain-lru: a new block stands just colder than its parent. Who uses a chain tells its last block first, so
- * the first is the hottest. So within a chain recency never rises with depth, and no block goes before those
- * behind it. A block whose parent is not listed is hot: the parent may be held by a lease. */
+ * chain-lru: a block arrives as recent as its parent is then, and of two that are equally recent the deeper
+ * one is the colder. Who uses a chain tells its last block first, so the first is the hottest. So within a
+ * chain recency never rises with depth, and no block goes before those behind it. */
 #include "daemon/policy/internal.h"
 
-static void lru_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_how how, uint32_t parent)
+static void lru_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_how how)
 {
-	(void)parent;
 	if (how == KVC_POLICY_BACK)
 		kvc_order_push_stamp(policy, id);
 	else if (how == KVC_POLICY_COLD)
@@ -16,12 +15,23 @@ static void lru_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_h
 		kvc_order_push_hot(policy, id);
 }
 
-static void chain_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_how how, uint32_t parent)
+static void chain_arrive(struct kvc_policy *policy, uint32_t id, uint32_t parent)
 {
-	if (how == KVC_POLICY_NEW && parent != KVC_POLICY_NONE && kvc_policy_listed(node_of(policy, parent)))
-		kvc_order_push_below(policy, id, parent);
+	node_of(policy, id)->stamp =
+	        parent == KVC_POLICY_NONE ? ++policy->clock : node_of(policy, parent)->stamp;
+}
+
+static void chain_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_how how)
+{
+	if (how == KVC_POLICY_NEW)
+		kvc_order_push_below(policy, id);
 	else
-		lru_insert(policy, id, how, parent);
+		lru_insert(policy, id, how == KVC_POLICY_READ ? KVC_POLICY_BACK : how);
+}
+
+static void lru_note(struct kvc_policy *policy, uint32_t id)
+{
+	node_of(policy, id)->stamp = ++policy->clock;
 }
 
 static void lru_hit(struct kvc_policy *policy, uint32_t id)
@@ -45,8 +55,10 @@ const struct policy_ops kvc_policy_chain_lru = {
         .name = "chain-lru",
         .deepest_first = true,
         .by_recency = true,
+        .arrive = chain_arrive,
         .insert = chain_insert,
         .hit = lru_hit,
+        .note = lru_note,
         .remove = lru_remove,
         .evicted = lru_remove,
         .victim = lru_victim,
@@ -57,6 +69,7 @@ const struct policy_ops kvc_policy_lru = {
         .by_recency = true,
         .insert = lru_insert,
         .hit = lru_hit,
+        .note = lru_note,
         .remove = lru_remove,
         .evicted = lru_remove,
         .victim = lru_victim,

@@ -91,17 +91,11 @@ void kvc_order_push_stamp(struct kvc_policy *policy, uint32_t id)
 	link_between(policy, id, colder, hotter);
 }
 
-void kvc_order_push_below(struct kvc_policy *policy, uint32_t id, uint32_t anchor)
+void kvc_order_push_below(struct kvc_policy *policy, uint32_t id)
 {
-	const struct kvc_policy_node *above = node_of(policy, anchor);
-	struct kvc_policy_node *node = node_of(policy, id);
 	uint32_t colder, hotter;
 
-	KVC_PRE(above->where & WHERE_LISTED);
-	node->stamp = above->stamp;
-	if (list_of(policy, above) == list_of(policy, node))
-		link_between(policy, id, above->colder, anchor);
-	else if (place_find(policy, id, &colder, &hotter))
+	if (place_find(policy, id, &colder, &hotter))
 		link_between(policy, id, colder, hotter);
 	else
 		kvc_order_push_cold(policy, id);

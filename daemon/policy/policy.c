@@ -79,19 +79,28 @@ void kvc_policy_capacity(struct kvc_policy *policy, uint64_t bytes)
 		policy->target = bytes;
 }
 
-void kvc_policy_insert(struct kvc_policy *policy, uint32_t id, unsigned kind, enum kvc_policy_how how,
-                       uint32_t parent)
+void kvc_policy_arrive(struct kvc_policy *policy, uint32_t id, uint32_t parent)
+{
+	KVC_PRE(!kvc_policy_listed(node_of(policy, id)));
+	if (policy->ops->arrive)
+		policy->ops->arrive(policy, id, parent);
+}
+
+void kvc_policy_insert(struct kvc_policy *policy, uint32_t id, unsigned kind, enum kvc_policy_how how)
 {
 	struct kvc_policy_node *node = node_of(policy, id);
 
 	KVC_PRE(kind < KVC_POLICY_CLASSES && !kvc_policy_listed(node));
 	node_kind_set(node, kind);
-	policy->ops->insert(policy, id, how, parent);
+	policy->ops->insert(policy, id, how);
 }
 
 void kvc_policy_hit(struct kvc_policy *policy, uint32_t id, unsigned kind)
 {
-	KVC_PRE(kvc_policy_listed(node_of(policy, id)));
+	if (!kvc_policy_listed(node_of(policy, id))) {
+		policy->ops->note(policy, id);
+		return;
+	}
 	policy->ops->hit(policy, id);
 	if (!policy->ops->stays)
 		kvc_policy_reclass(policy, id, kind);
@@ -102,7 +111,7 @@ void kvc_policy_reclass(struct kvc_policy *policy, uint32_t id, unsigned kind)
 	if (kvc_policy_class(node_of(policy, id)) == kind)
 		return;
 	kvc_policy_remove(policy, id);
-	kvc_policy_insert(policy, id, kind, KVC_POLICY_BACK, KVC_POLICY_NONE);
+	kvc_policy_insert(policy, id, kind, KVC_POLICY_BACK);
 }
 
 void kvc_policy_remove(struct kvc_policy *policy, uint32_t id)

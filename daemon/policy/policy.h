@@ -69,9 +69,9 @@ struct kvc_policy_options {
 };
 
 enum kvc_policy_how {
-	KVC_POLICY_NEW,  /* was not there */
-	KVC_POLICY_BACK, /* was listed before, and returns to the place it had then */
-	KVC_POLICY_USED, /* was listed before, and was used since */
+	KVC_POLICY_NEW,  /* was not there; it was announced with kvc_policy_arrive */
+	KVC_POLICY_READ, /* comes up from another tier, because it is used */
+	KVC_POLICY_BACK, /* was listed before, and returns to its place */
 	KVC_POLICY_COLD, /* nobody can reach it: first to go */
 };
 
@@ -94,11 +94,15 @@ bool kvc_policy_by_recency(const struct kvc_policy *policy);
 /* The bytes that the blocks may take have changed. */
 void kvc_policy_capacity(struct kvc_policy *policy, uint64_t bytes);
 
-/* List a block that is not. `parent`: the block before it in its chain, or KVC_POLICY_NONE. */
-void kvc_policy_insert(struct kvc_policy *policy, uint32_t id, unsigned kind, enum kvc_policy_how how,
-                       uint32_t parent);
+/* A block will be inserted as new, behind `parent` in its chain (KVC_POLICY_NONE: it is the first). Blocks
+ * may be inserted in another order than they arrived. */
+void kvc_policy_arrive(struct kvc_policy *policy, uint32_t id, uint32_t parent);
 
-/* A listed block was used. If the policy moves it for that, it is of class `kind` from now on. */
+/* List a block that is not. */
+void kvc_policy_insert(struct kvc_policy *policy, uint32_t id, unsigned kind, enum kvc_policy_how how);
+
+/* A block was used. If it is listed, and the policy moves it for that, it is of class `kind` from now on; if
+ * it is not listed, this shows when it is again. */
 void kvc_policy_hit(struct kvc_policy *policy, uint32_t id, unsigned kind);
 
 /* A listed block is of another class from now on; it keeps its place. */

@@ -13,22 +13,12 @@ static uint64_t small_target(const struct kvc_policy *policy)
 	return policy->options.capacity / SMALL_SHARE;
 }
 
-static void use(struct kvc_policy_node *node)
-{
-	unsigned uses = node_uses(node);
-
-	node_uses_set(node, uses < USES_MAX ? uses + 1 : USES_MAX);
-}
-
-static void s3_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_how how, uint32_t parent)
+static void s3_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_how how)
 {
 	struct kvc_policy_node *node = node_of(policy, id);
 	uint64_t hash = block_of(policy, id).hash;
 
-	(void)parent;
-	if (how == KVC_POLICY_USED)
-		use(node);
-	if (how == KVC_POLICY_BACK || how == KVC_POLICY_USED) {
+	if (how == KVC_POLICY_BACK) {
 		kvc_order_push_stamp(policy, id);
 		return;
 	}
@@ -42,7 +32,10 @@ static void s3_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_ho
 
 static void s3_hit(struct kvc_policy *policy, uint32_t id)
 {
-	use(node_of(policy, id));
+	struct kvc_policy_node *node = node_of(policy, id);
+	unsigned uses = node_uses(node);
+
+	node_uses_set(node, uses < USES_MAX ? uses + 1 : USES_MAX);
 }
 
 static void s3_remove(struct kvc_policy *policy, uint32_t id)
@@ -113,6 +106,7 @@ const struct policy_ops kvc_policy_s3_fifo = {
         .name = "s3-fifo",
         .insert = s3_insert,
         .hit = s3_hit,
+        .note = s3_hit,
         .remove = s3_remove,
         .evicted = s3_evicted,
         .victim = s3_victim,
