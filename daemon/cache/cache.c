@@ -5,6 +5,7 @@
 
 #include "daemon/base/alloc.h"
 #include "daemon/base/log.h"
+#include "daemon/cache/admission.h"
 #include "daemon/cache/internal.h"
 #include "daemon/cache/vram.h"
 
@@ -48,6 +49,8 @@ static void counters_open(struct kvc_cache *cache)
 	        .recovered = kvc_stats_cell(stats, "cache.recovered"),
 	        .busy = kvc_stats_cell(stats, "cache.busy"),
 	        .pins = kvc_stats_cell(stats, "cache.pins"),
+	        .wear_throttled = kvc_stats_cell(stats, "disk.wear_throttled"),
+	        .written_day = kvc_stats_cell(stats, "disk.written_day_bytes"),
 	};
 }
 
@@ -145,9 +148,12 @@ kvc_status kvc_cache_open(const struct kvc_cache_options *options, struct kvc_ca
 	status = policy_open(cache);
 	if (status != KVC_OK)
 		goto fail_index;
-	status = flights_open(cache);
+	status = kvc_admission_open(cache);
 	if (status != KVC_OK)
 		goto fail_policy;
+	status = flights_open(cache);
+	if (status != KVC_OK)
+		goto fail_admission;
 	status = mover_open(cache);
 	if (status != KVC_OK)
 		goto fail_flights;
@@ -161,6 +167,8 @@ fail_mover:
 	kvc_mover_close(cache->mover);
 fail_flights:
 	kvc_free(cache->flights);
+fail_admission:
+	kvc_admission_close(cache);
 fail_policy:
 	kvc_policy_close(cache->policy);
 fail_index:
@@ -313,6 +321,7 @@ void kvc_cache_close(struct kvc_cache *cache)
 	kvc_vram_close(cache->vram);
 	kvc_mover_close(cache->mover);
 	kvc_free(cache->flights);
+	kvc_admission_close(cache);
 	kvc_policy_close(cache->policy);
 	kvc_index_close(cache->index);
 	kvc_free(cache);

@@ -1,4 +1,5 @@
 /* Lists, references and the end of entries. The states are drawn in internal.h. */
+#include "daemon/cache/admission.h"
 #include "daemon/cache/internal.h"
 #include "daemon/cache/vram.h"
 
@@ -106,6 +107,7 @@ void kvc_entry_drop(struct kvc_cache *cache, uint32_t id)
 
 	KVC_PRE(!(entry->flags & KVC_ENTRY_DEAD));
 	kvc_entry_unlist(cache, id);
+	kvc_admission_dropped(cache, id);
 	place_forget(cache, entry);
 	kvc_index_unlink(cache->index, id);
 	entry->flags = (uint8_t)((entry->flags | KVC_ENTRY_DEAD) & ~KVC_ENTRY_VISIBLE);
@@ -122,6 +124,7 @@ void kvc_entry_evict(struct kvc_cache *cache, uint32_t id)
 	kvc_stat_add(cache->count.evicted, 1);
 	if (!(entry->flags & KVC_ENTRY_ON_DISK) && !(entry->flags & KVC_ENTRY_IN_VRAM)) {
 		kvc_stat_add(cache->count.lost, 1);
+		kvc_admission_evicted(cache, id);
 		kvc_policy_evict(cache->policy, id);
 		kvc_entry_drop(cache, id);
 		return;
@@ -143,7 +146,8 @@ void kvc_entry_lose_place(struct kvc_cache *cache, uint32_t id)
 	}
 	/* Written again only if someone has used it since: else a full disk and RAM would hand blocks round
 	 * forever. */
-	if (!(entry->flags & KVC_ENTRY_HIT) || cache->state == KVC_CACHE_STOPPING)
+	if (!(entry->flags & KVC_ENTRY_HIT) || cache->state == KVC_CACHE_STOPPING ||
+	    !kvc_admission_again(cache, id))
 		entry->flags |= KVC_ENTRY_LOOSE;
 	if (kvc_policy_listed(&entry->node))
 		kvc_policy_reclass(cache->policy, id, list_kind(entry));

@@ -1,5 +1,6 @@
 /* Loads, stores and syncs: the work that the cache does for entries rather than for one operation. */
 #include "daemon/base/log.h"
+#include "daemon/cache/admission.h"
 #include "daemon/cache/internal.h"
 
 /* ---- flights ---- */
@@ -203,6 +204,7 @@ static void store_done(struct kvc_move *move)
 	struct kvc_list waiters;
 	struct kvc_op *op;
 
+	kvc_admission_stored(cache, id, move->status);
 	if (move->status == KVC_OK)
 		store_place(flight);
 	else

@@ -23,6 +23,7 @@ enum kvc_entry_flag {
 	KVC_ENTRY_VISIBLE = 1,  /* complete: look-ups and gets may see it */
 	KVC_ENTRY_DEAD = 2,     /* out of the index; freed when nothing refers to it any more */
 	KVC_ENTRY_ON_DISK = 4,  /* `place` and `epoch` hold */
+	KVC_ENTRY_PAID = 8,     /* admitted to disk and charged, not yet written */
 	KVC_ENTRY_LOOSE = 16,   /* in RAM only, and not to be written to disk */
 	KVC_ENTRY_HIT = 32,     /* used since it was written to disk */
 	KVC_ENTRY_IN_VRAM = 64, /* vram.h knows where */

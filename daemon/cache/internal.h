@@ -87,6 +87,8 @@ struct kvc_cache_counters {
 	kvc_stat_cell *recovered;
 	kvc_stat_cell *busy;
 	kvc_stat_cell *pins;
+	kvc_stat_cell *wear_throttled;
+	kvc_stat_cell *written_day;
 };
 
 /* Classes of the policy. */
@@ -101,10 +103,11 @@ struct kvc_cache {
 	struct kvc_mover *mover;
 	struct kvc_vram *vram;
 	struct kvc_policy *policy;
-	uint64_t dirty_limit; /* bytes in the dirty list above which the cleaner writes */
-	uint64_t generation;  /* of the newest block */
-	uint32_t ops;         /* unfinished */
-	uint32_t stores;      /* flights of that kind */
+	struct kvc_admit *admit; /* NULL: no disk */
+	uint64_t dirty_limit;    /* bytes in the dirty list above which the cleaner writes */
+	uint64_t generation;     /* of the newest block */
+	uint32_t ops;            /* unfinished */
+	uint32_t stores;         /* flights of that kind */
 	uint32_t lowers;
 	uint32_t stores_max;
 	struct kvc_flight *flights;

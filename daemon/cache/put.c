@@ -1,5 +1,6 @@
 /* Put: reserve, encode, commit; then, if it must be durable, store and sync. Until the commit nobody can see
  * the block. The first writer wins: a put of a key that is there leaves it as it is. */
+#include "daemon/cache/admission.h"
 #include "daemon/cache/internal.h"
 #include "daemon/cache/vram.h"
 
@@ -298,6 +299,7 @@ static void put_create(struct kvc_op *op)
 		parent = kvc_index_find(cache->index, &op->parent);
 	entry->depth = depth_of(op, parent);
 	kvc_policy_arrive(cache->policy, id, parent);
+	kvc_admission_arrive(cache, op, id, parent);
 	status = kvc_flight_begin(cache, id, KVC_FLIGHT_FILL, &flight);
 	if (status != KVC_OK) {
 		kvc_entry_drop(cache, id);
@@ -317,6 +319,7 @@ static void put_present(struct kvc_op *op, uint32_t id)
 		return;
 	}
 	kvc_stat_add(op->cache->count.puts_present, 1);
+	kvc_admission_use(op->cache, id);
 	put_settle(op, id);
 }
 

@@ -229,8 +229,10 @@ static void request_run(struct kvc_request *request)
 	request->state = KVC_REQUEST_RUNNING;
 	for (uint32_t i = request->count; i-- > 0;)
 		kvc_cache_touch(session->rpc->cache, &request->ops[i].op.key);
-	for (uint32_t i = 0; i < request->count; i++)
+	for (uint32_t i = 0; i < request->count; i++) {
+		request->ops[i].op.coin = kvc_storage_key_hash(&request->ops[0].op.key);
 		kvc_op_submit(session->rpc->cache, &request->ops[i].op);
+	}
 }
 
 /* ---- payload of an inline put -------------------------------------------------------------- */

@@ -94,6 +94,7 @@ static void history_run(uint64_t seed, uint32_t steps)
 	struct world w;
 
 	world_policy((enum kvc_policy_kind)(seed / 5 % KVC_POLICIES));
+	world_budget(seed % 2 ? 0 : (seed % 7) * (64ull << 20));
 	world_open_gpu(&w, seed * 0x9E3779B97F4A7C15ull, seed % 4 ? 150 : 0,
 	               seed % 3 ? (uint32_t)(seed % 5) * 15 : UINT32_MAX);
 	if (w.gpu)
