@@ -123,7 +123,7 @@ static void ram_leave(struct world *world, uint32_t id)
 }
 
 /* false: the block does not go into RAM at all */
-static bool ram_enter(struct world *world, uint32_t id, enum kvc_policy_how how)
+static bool ram_enter(struct world *world, uint32_t id, enum kvc_policy_how how, uint32_t parent)
 {
 	const struct kvc_replay_setup *setup = world->setup;
 	struct kvc_replay_result *result = world->result;
@@ -135,7 +135,7 @@ static bool ram_enter(struct world *world, uint32_t id, enum kvc_policy_how how)
 			return false;
 		ram_leave(world, victim);
 	}
-	kvc_policy_insert(world->policy, id, 0, how);
+	kvc_policy_insert(world->policy, id, 0, how, parent);
 	world->blocks[id].flags |= IN_RAM;
 	world->ram_used += setup->block_bytes;
 	if (world->ram_used > result->ram_peak)
@@ -196,7 +196,7 @@ static void load(struct world *world, const uint32_t *chain, uint32_t i)
 	block->flags |= USED;
 	world->result->read += world->setup->block_bytes;
 	/* It may be reclaimed while room is made for it: then it comes too late. */
-	(void)ram_enter(world, chain[i], KVC_POLICY_READ);
+	(void)ram_enter(world, chain[i], KVC_POLICY_READ, parent_of(chain, i));
 }
 
 static void get(struct world *world, const uint32_t *chain, uint32_t hits)
@@ -239,7 +239,7 @@ static void put(struct world *world, const uint32_t *chain, uint32_t i, uint64_t
 	block->flags = 0;
 	block->depth = i < UINT16_MAX ? (uint16_t)i : UINT16_MAX;
 	kvc_policy_arrive(world->policy, id, parent_of(chain, i));
-	if (!ram_enter(world, id, KVC_POLICY_NEW))
+	if (!ram_enter(world, id, KVC_POLICY_NEW, parent_of(chain, i)))
 		return;
 	if (kvc_admit_came_back(world->admit, hash_of(id)))
 		kind = KVC_ADMIT_AGAIN;

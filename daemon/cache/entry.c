@@ -31,12 +31,12 @@ static bool listable(const struct kvc_entry *entry)
 	return entry->slab != KVC_EXTENT_NONE && !entry->pins && !(entry->flags & KVC_ENTRY_DEAD);
 }
 
-void kvc_entry_list(struct kvc_cache *cache, uint32_t id, enum kvc_policy_how how)
+void kvc_entry_list(struct kvc_cache *cache, uint32_t id, enum kvc_policy_how how, uint32_t parent)
 {
 	const struct kvc_entry *entry = kvc_cache_entry(cache, id);
 
 	if (listable(entry))
-		kvc_policy_insert(cache->policy, id, list_kind(entry), how);
+		kvc_policy_insert(cache->policy, id, list_kind(entry), how, parent);
 }
 
 void kvc_entry_unlist(struct kvc_cache *cache, uint32_t id)

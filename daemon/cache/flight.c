@@ -95,7 +95,7 @@ static void load_done(struct kvc_move *move)
 	if (status == KVC_OK) {
 		entry->slab = flight->space.slab;
 		kvc_stat_add(cache->count.promoted, 1);
-		kvc_entry_list(cache, flight->entry, KVC_POLICY_READ);
+		kvc_entry_list(cache, flight->entry, KVC_POLICY_READ, KVC_ENTRY_NONE);
 	} else {
 		kvc_slab_release(cache->options.arena, flight->space.slab);
 		kvc_space_wake(cache);
@@ -209,7 +209,7 @@ static void store_done(struct kvc_move *move)
 		store_place(flight);
 	else
 		entry->flags |= KVC_ENTRY_LOOSE;
-	kvc_entry_list(cache, id, KVC_POLICY_BACK);
+	kvc_entry_list(cache, id, KVC_POLICY_BACK, KVC_ENTRY_NONE);
 	cache->stores--;
 	kvc_flight_end(flight, &waiters);
 	while ((op = waiter_pop(&waiters)))

@@ -152,8 +152,9 @@ uint32_t kvc_cache_find(struct kvc_cache *cache, const struct kvc_storage_key *k
 
 uint8_t *kvc_entry_record(struct kvc_cache *cache, const struct kvc_entry *entry);
 
-/* List an entry that is in RAM, unless it is pinned or dead. */
-void kvc_entry_list(struct kvc_cache *cache, uint32_t id, enum kvc_policy_how how);
+/* List an entry that is in RAM, unless it is pinned or dead. `parent`: if it is known, else KVC_ENTRY_NONE.
+ */
+void kvc_entry_list(struct kvc_cache *cache, uint32_t id, enum kvc_policy_how how, uint32_t parent);
 void kvc_entry_unlist(struct kvc_cache *cache, uint32_t id);
 void kvc_entry_touch(struct kvc_cache *cache, uint32_t id);
 

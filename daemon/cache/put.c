@@ -137,6 +137,7 @@ static void commit_in_ram(struct kvc_op *op)
 	struct kvc_cache *cache = op->cache;
 	struct kvc_entry *entry = kvc_cache_entry(cache, op->entry);
 	struct kvc_record record = record_of(op, op->move.length);
+	uint32_t parent = KVC_ENTRY_NONE;
 
 	/* A slab that cannot shrink for want of a node only wastes its tail. */
 	(void)kvc_slab_shrink(cache->options.arena, op->space.slab, kvc_record_bytes(op->move.length));
@@ -144,10 +145,10 @@ static void commit_in_ram(struct kvc_op *op)
 	entry->slab = op->space.slab;
 	if (!cache->options.disk)
 		entry->flags |= KVC_ENTRY_LOOSE;
-	if (op->has_parent && kvc_index_find(cache->index, &op->parent) == KVC_ENTRY_NONE)
-		kvc_entry_list(cache, op->entry, KVC_POLICY_COLD);
-	else
-		kvc_entry_list(cache, op->entry, KVC_POLICY_NEW);
+	if (op->has_parent)
+		parent = kvc_index_find(cache->index, &op->parent);
+	kvc_entry_list(cache, op->entry,
+	               op->has_parent && parent == KVC_ENTRY_NONE ? KVC_POLICY_COLD : KVC_POLICY_NEW, parent);
 }
 
 static void commit_in_vram(struct kvc_op *op)

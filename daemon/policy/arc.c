@@ -44,11 +44,12 @@ static void ghosts_trim(struct kvc_policy *policy)
 			break;
 }
 
-static void arc_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_how how)
+static void arc_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_how how, uint32_t parent)
 {
 	struct kvc_policy_block block = block_of(policy, id);
 	int ghost;
 
+	(void)parent;
 	if (how == KVC_POLICY_BACK) {
 		kvc_order_push_stamp(policy, id);
 		return;

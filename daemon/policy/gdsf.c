@@ -100,12 +100,13 @@ static void worth_set(struct kvc_policy_node *node, const struct kvc_policy_bloc
 	node->stamp = bits;
 }
 
-static void gdsf_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_how how)
+static void gdsf_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_how how, uint32_t parent)
 {
 	struct kvc_policy_node *node = node_of(policy, id);
 	struct heap *heap = &policy->heaps[kvc_policy_class(node)];
 	struct kvc_policy_block block = block_of(policy, id);
 
+	(void)parent;
 	if (!heap_room(heap)) {
 		kvc_order_push_hot(policy, id);
 		return;

@@ -45,7 +45,7 @@ struct policy_ops {
 	bool deepest_first;
 	bool by_recency;
 	bool stays; /* a hit does not move the block */
-	void (*insert)(struct kvc_policy *policy, uint32_t id, enum kvc_policy_how how);
+	void (*insert)(struct kvc_policy *policy, uint32_t id, enum kvc_policy_how how, uint32_t parent);
 	void (*arrive)(struct kvc_policy *policy, uint32_t id, uint32_t parent); /* may be NULL */
 	void (*hit)(struct kvc_policy *policy, uint32_t id);
 	void (*note)(struct kvc_policy *policy, uint32_t id); /* a hit of a block that is not listed */
@@ -128,12 +128,13 @@ void kvc_order_push_hot(struct kvc_policy *policy, uint32_t id);
 /* As the coldest of its queue. */
 void kvc_order_push_cold(struct kvc_policy *policy, uint32_t id);
 
-/* Where its stamp belongs; of equal ones the deepest is the coldest. Found from the hot end; after some
- * hundred steps where the search stands. */
+/* Where its stamp belongs; of equal ones the deepest is the coldest. Found from the hot end; after a thousand
+ * steps where the search stands. */
 void kvc_order_push_stamp(struct kvc_policy *policy, uint32_t id);
 
-/* The same, but as the coldest if the place is not near the hot end. */
-void kvc_order_push_below(struct kvc_policy *policy, uint32_t id);
+/* The same, found from `anchor` on if that is hotter and in the same list; and as the coldest if the place is
+ * not near. */
+void kvc_order_push_below(struct kvc_policy *policy, uint32_t id, uint32_t anchor);
 
 void kvc_order_remove(struct kvc_policy *policy, uint32_t id);
 

@@ -5,8 +5,9 @@
  * chain recency never rises with depth, and no block goes before those behind it. */
 #include "daemon/policy/internal.h"
 
-static void lru_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_how how)
+static void lru_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_how how, uint32_t parent)
 {
+	(void)parent;
 	if (how == KVC_POLICY_BACK)
 		kvc_order_push_stamp(policy, id);
 	else if (how == KVC_POLICY_COLD)
@@ -21,12 +22,12 @@ static void chain_arrive(struct kvc_policy *policy, uint32_t id, uint32_t parent
 	        parent == KVC_POLICY_NONE ? ++policy->clock : node_of(policy, parent)->stamp;
 }
 
-static void chain_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_how how)
+static void chain_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_how how, uint32_t parent)
 {
 	if (how == KVC_POLICY_NEW)
-		kvc_order_push_below(policy, id);
+		kvc_order_push_below(policy, id, parent);
 	else
-		lru_insert(policy, id, how == KVC_POLICY_READ ? KVC_POLICY_BACK : how);
+		lru_insert(policy, id, how == KVC_POLICY_READ ? KVC_POLICY_BACK : how, parent);
 }
 
 static void lru_note(struct kvc_policy *policy, uint32_t id)

@@ -4,7 +4,7 @@
 #include "daemon/base/check.h"
 #include "daemon/policy/internal.h"
 
-enum { STAMP_SEARCH = 256 }; /* steps from the hot end: the length of a long chain */
+enum { STAMP_SEARCH = 1024 }; /* steps from the hot end: the length of a long chain */
 
 void kvc_order_init(struct order *list)
 {
@@ -65,12 +65,22 @@ void kvc_order_push_cold(struct kvc_policy *policy, uint32_t id)
 	link_between(policy, id, KVC_POLICY_NONE, list_of(policy, node)->coldest);
 }
 
+static bool is_above(struct kvc_policy *policy, uint32_t anchor, uint32_t id)
+{
+	const struct kvc_policy_node *node = node_of(policy, anchor);
+
+	return node->where & WHERE_LISTED && list_of(policy, node) == list_of(policy, node_of(policy, id)) &&
+	       colder_than(policy, id, anchor);
+}
+
 /* The neighbour that is to be colder than the block, by stamp and depth. Looks at no more than STAMP_SEARCH;
  * false: the one where it stopped is still as hot. */
-static bool place_find(struct kvc_policy *policy, uint32_t id, uint32_t *colder, uint32_t *hotter)
+static bool place_find(struct kvc_policy *policy, uint32_t id, uint32_t anchor, uint32_t *colder,
+                       uint32_t *hotter)
 {
-	*colder = list_of(policy, node_of(policy, id))->hottest;
-	*hotter = KVC_POLICY_NONE;
+	*hotter = anchor;
+	*colder = anchor == KVC_POLICY_NONE ? list_of(policy, node_of(policy, id))->hottest
+	                                    : node_of(policy, anchor)->colder;
 	for (unsigned i = 0; *colder != KVC_POLICY_NONE; i++) {
 		if (colder_than(policy, *colder, id))
 			return true;
@@ -86,16 +96,18 @@ void kvc_order_push_stamp(struct kvc_policy *policy, uint32_t id)
 {
 	uint32_t colder, hotter;
 
-	if (!place_find(policy, id, &colder, &hotter))
+	if (!place_find(policy, id, KVC_POLICY_NONE, &colder, &hotter))
 		node_of(policy, id)->stamp = node_of(policy, colder)->stamp;
 	link_between(policy, id, colder, hotter);
 }
 
-void kvc_order_push_below(struct kvc_policy *policy, uint32_t id)
+void kvc_order_push_below(struct kvc_policy *policy, uint32_t id, uint32_t anchor)
 {
 	uint32_t colder, hotter;
 
-	if (place_find(policy, id, &colder, &hotter))
+	if (anchor != KVC_POLICY_NONE && !is_above(policy, anchor, id))
+		anchor = KVC_POLICY_NONE;
+	if (place_find(policy, id, anchor, &colder, &hotter))
 		link_between(policy, id, colder, hotter);
 	else
 		kvc_order_push_cold(policy, id);

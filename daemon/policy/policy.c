@@ -86,13 +86,14 @@ void kvc_policy_arrive(struct kvc_policy *policy, uint32_t id, uint32_t parent)
 		policy->ops->arrive(policy, id, parent);
 }
 
-void kvc_policy_insert(struct kvc_policy *policy, uint32_t id, unsigned kind, enum kvc_policy_how how)
+void kvc_policy_insert(struct kvc_policy *policy, uint32_t id, unsigned kind, enum kvc_policy_how how,
+                       uint32_t parent)
 {
 	struct kvc_policy_node *node = node_of(policy, id);
 
 	KVC_PRE(kind < KVC_POLICY_CLASSES && !kvc_policy_listed(node));
 	node_kind_set(node, kind);
-	policy->ops->insert(policy, id, how);
+	policy->ops->insert(policy, id, how, parent);
 }
 
 void kvc_policy_hit(struct kvc_policy *policy, uint32_t id, unsigned kind)
@@ -111,7 +112,7 @@ void kvc_policy_reclass(struct kvc_policy *policy, uint32_t id, unsigned kind)
 	if (kvc_policy_class(node_of(policy, id)) == kind)
 		return;
 	kvc_policy_remove(policy, id);
-	kvc_policy_insert(policy, id, kind, KVC_POLICY_BACK);
+	kvc_policy_insert(policy, id, kind, KVC_POLICY_BACK, KVC_POLICY_NONE);
 }
 
 void kvc_policy_remove(struct kvc_policy *policy, uint32_t id)

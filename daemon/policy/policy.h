@@ -98,8 +98,10 @@ void kvc_policy_capacity(struct kvc_policy *policy, uint64_t bytes);
  * may be inserted in another order than they arrived. */
 void kvc_policy_arrive(struct kvc_policy *policy, uint32_t id, uint32_t parent);
 
-/* List a block that is not. */
-void kvc_policy_insert(struct kvc_policy *policy, uint32_t id, unsigned kind, enum kvc_policy_how how);
+/* List a block that is not. `parent`: the block before it in its chain, or KVC_POLICY_NONE; if it is listed,
+ * the place is found at once. */
+void kvc_policy_insert(struct kvc_policy *policy, uint32_t id, unsigned kind, enum kvc_policy_how how,
+                       uint32_t parent);
 
 /* A block was used. If it is listed, and the policy moves it for that, it is of class `kind` from now on; if
  * it is not listed, this shows when it is again. */

@@ -13,11 +13,12 @@ static uint64_t small_target(const struct kvc_policy *policy)
 	return policy->options.capacity / SMALL_SHARE;
 }
 
-static void s3_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_how how)
+static void s3_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_how how, uint32_t parent)
 {
 	struct kvc_policy_node *node = node_of(policy, id);
 	uint64_t hash = block_of(policy, id).hash;
 
+	(void)parent;
 	if (how == KVC_POLICY_BACK) {
 		kvc_order_push_stamp(policy, id);
 		return;

@@ -81,7 +81,7 @@ static void shop_close(struct shop *shop)
 static void add(struct shop *shop, uint32_t id, uint32_t parent)
 {
 	kvc_policy_arrive(shop->policy, id, parent);
-	kvc_policy_insert(shop->policy, id, 0, KVC_POLICY_NEW);
+	kvc_policy_insert(shop->policy, id, 0, KVC_POLICY_NEW, parent);
 }
 
 static void use(struct shop *shop, uint32_t id)
@@ -166,7 +166,7 @@ static void random_insert(struct shop *shop, struct prng *prng, uint32_t id)
 	item->used = ++shop->clock;
 	item->listed = true;
 	kvc_policy_arrive(shop->policy, id, KVC_POLICY_NONE);
-	kvc_policy_insert(shop->policy, id, item->kind, KVC_POLICY_NEW);
+	kvc_policy_insert(shop->policy, id, item->kind, KVC_POLICY_NEW, KVC_POLICY_NONE);
 }
 
 static void random_step(struct shop *shop, struct prng *prng, bool exact)
@@ -239,7 +239,8 @@ static void chain_use(struct shop *shop, uint32_t chain, uint32_t hits)
 		kvc_policy_arrive(shop->policy, id, i ? id - 1 : KVC_POLICY_NONE);
 	}
 	for (uint32_t i = LENGTH; i-- > hits;) /* complete in another order */
-		kvc_policy_insert(shop->policy, chain * LENGTH + i, i < LENGTH / 2 ? 1 : 0, KVC_POLICY_NEW);
+		kvc_policy_insert(shop->policy, chain * LENGTH + i, i < LENGTH / 2 ? 1 : 0, KVC_POLICY_NEW,
+		                  KVC_POLICY_NONE);
 }
 
 static uint32_t chain_length(const struct shop *shop, uint32_t chain)
@@ -289,8 +290,8 @@ static void blocks_come_back_to_their_place(void **state)
 		add(shop, id, KVC_POLICY_NONE);
 	kvc_policy_remove(shop->policy, 1);
 	use(shop, 2);
-	kvc_policy_insert(shop->policy, 1, 2, KVC_POLICY_BACK);
-	kvc_policy_insert(shop->policy, 9, 0, KVC_POLICY_COLD);
+	kvc_policy_insert(shop->policy, 1, 2, KVC_POLICY_BACK, KVC_POLICY_NONE);
+	kvc_policy_insert(shop->policy, 9, 0, KVC_POLICY_COLD, KVC_POLICY_NONE);
 	assert_int_equal(evict(shop), 9);
 	assert_int_equal(evict(shop), 0);
 	assert_int_equal(evict(shop), 1);
