@@ -1,5 +1,7 @@
 /* The cuda plane of a session over a socketpair, with a fake cache and fake GPUs: what is refused and why,
- * what is answered when the engine has answered, what is let go when, and in which order. */
+ * what is answered when the engine has answered, what is let go when, and in which order.
+ *
+ * Long because all tests share the requests that are made at the top. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -84,7 +86,7 @@ static void pool_init(struct pool_parts *parts, uint32_t id)
 	parts->pool.n_key_bases = parts->pool.n_value_bases = 2;
 	parts->pool.key_bases = parts->pointers;
 	parts->pool.value_bases = parts->pointers + 2;
-	parts->pool.event = (ProtobufCBinaryData){sizeof event, event};
+	parts->pool.events = (ProtobufCBinaryData){sizeof event, event};
 }
 
 /* Status of the next reply; a failure's text goes to `detail`. */

@@ -5,6 +5,7 @@
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #define SKIP_STATUS 77
 #define FAKE_BYTES  (UINT64_C(1) << 36) /* the stand-in does not count */
@@ -59,6 +60,7 @@ static struct {
 	int (*priorities)(int *, int *);
 	int (*stream)(void **, unsigned, int);
 	int (*stream_wait)(void *);
+	int (*host_function)(void *, void (*)(void *), void *);
 	int (*get_later)(void *, uint64_t, size_t, void *);
 	int (*put_later)(uint64_t, const void *, size_t, void *);
 } cuda;
@@ -95,6 +97,7 @@ static const struct {
         {"cuCtxGetStreamPriorityRange", &cuda.priorities},
         {"cuStreamCreateWithPriority", &cuda.stream},
         {"cuStreamSynchronize", &cuda.stream_wait},
+        {"cuLaunchHostFunc", &cuda.host_function},
         {"cuMemcpyDtoHAsync_v2", &cuda.get_later},
         {"cuMemcpyHtoDAsync_v2", &cuda.put_later},
 };
@@ -300,6 +303,18 @@ void *driver_stream(bool low_priority)
 	                  low_priority ? lowest : highest),
 	      "stream");
 	return stream;
+}
+
+static void sleep_for_good(void *unused)
+{
+	(void)unused;
+	for (;;)
+		pause();
+}
+
+void driver_stream_stall(void *stream)
+{
+	check(cuda.host_function(stream, sleep_for_good, NULL), "stall a stream");
 }
 
 void driver_stream_wait(void *stream)
