@@ -235,10 +235,13 @@ $(BIN)/kvcellard: $(MAIN_OBJ) $(DAEMON_A) $(KERNEL_A)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS_ALL) $(MAIN_OBJ) $(DAEMON_A) $(KERNEL_A) $(DAEMON_LIBS) -lm -o $@
 
-$(BIN)/kvcellar: $(CLI_OBJ) $(CLIENT_A) $(KERNEL_A)
+# `kvcellar replay` runs the daemon's own policies: daemon/policy and, under it, daemon/base.
+CLI_POLICY_OBJ := $(call objs,$(wildcard daemon/policy/*.c) daemon/base/alloc.c daemon/base/check.c)
+
+$(BIN)/kvcellar: $(CLI_OBJ) $(CLI_POLICY_OBJ) $(CLIENT_A) $(KERNEL_A)
 	$(call say,LD,$@)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(LDFLAGS_ALL) $(CLI_OBJ) $(CLIENT_A) $(KERNEL_A) $(CLIENT_LIBS) $(CLI_LIBS) -lm -o $@
+	$(Q)$(CC) $(LDFLAGS_ALL) $(CLI_OBJ) $(CLI_POLICY_OBJ) $(CLIENT_A) $(KERNEL_A) $(CLIENT_LIBS) $(CLI_LIBS) -lm -o $@
 
 # Tests and benches may use everything: the daemon's modules, the client library, the codec.
 ALL_A = $(B)/libkvcsupport.a $(DAEMON_A) $(CLIENT_A) $(KERNEL_A)

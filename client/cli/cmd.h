@@ -18,5 +18,6 @@ int kvc_cmd_lookup(int argc, char **argv);
 int kvc_cmd_drop(int argc, char **argv);
 int kvc_cmd_bench(int argc, char **argv);
 int kvc_cmd_codec(int argc, char **argv);
+int kvc_cmd_replay(int argc, char **argv);
 
 #endif

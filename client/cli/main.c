@@ -22,6 +22,7 @@ static const struct command commands[] = {
         {"drop", kvc_cmd_drop, "forget a sequence"},
         {"bench", kvc_cmd_bench, "measure put, get and look-up of the running daemon"},
         {"codec", kvc_cmd_codec, "put a file through the codec and back, without a daemon"},
+        {"replay", kvc_cmd_replay, "try capacities and policies on a request trace, without a daemon"},
 };
 
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))

@@ -5,6 +5,7 @@
 
 #include "daemon/base/alloc.h"
 #include "daemon/base/log.h"
+#include "daemon/cache/admission.h"
 #include "daemon/cache/internal.h"
 #include "daemon/cache/vram.h"
 
@@ -15,7 +16,12 @@
 /* A GPU works on batches and has several of them under way: one is encoded while another crosses PCIe. */
 #define GPU_SLOTS           256u
 #define GPU_CLASS_BYTES_MAX (512ull << 20)
-#define DIRTY_SHARE         2 /* half of the arena may wait for the cleaner */
+
+/* Ghosts of the policies that have them: one for so many bytes of the arena, at some 40 bytes each. */
+#define GHOST_BYTES (16ull << 10)
+#define GHOSTS_MAX  (1u << 20)
+
+#define DIRTY_SHARE 2 /* half of the arena may wait for the cleaner */
 
 static void counters_open(struct kvc_cache *cache)
 {
@@ -43,6 +49,8 @@ static void counters_open(struct kvc_cache *cache)
 	        .recovered = kvc_stats_cell(stats, "cache.recovered"),
 	        .busy = kvc_stats_cell(stats, "cache.busy"),
 	        .pins = kvc_stats_cell(stats, "cache.pins"),
+	        .wear_throttled = kvc_stats_cell(stats, "disk.wear_throttled"),
+	        .written_day = kvc_stats_cell(stats, "disk.written_day_bytes"),
 	};
 }
 
@@ -80,8 +88,6 @@ static kvc_status mover_open(struct kvc_cache *cache)
 
 static void lists_open(struct kvc_cache *cache)
 {
-	for (unsigned kind = 0; kind < KVC_LISTS; kind++)
-		kvc_recency_init(&cache->lists[kind]);
 	kvc_list_init(&cache->space_urgent);
 	kvc_list_init(&cache->space_normal);
 	kvc_list_init(&cache->sync.current);
@@ -89,6 +95,40 @@ static void lists_open(struct kvc_cache *cache)
 	kvc_list_init(&cache->namespaces);
 	cache->dirty_limit = kvc_arena_bytes(cache->options.arena) / DIRTY_SHARE;
 	cache->stores_max = cache->options.moves_max / 2 ? cache->options.moves_max / 2 : 1;
+}
+
+static struct kvc_policy_node *policy_node(void *cache, uint32_t id)
+{
+	return &kvc_cache_entry(cache, id)->node;
+}
+
+static struct kvc_policy_block policy_block(void *owner, uint32_t id)
+{
+	struct kvc_cache *cache = owner;
+	const struct kvc_entry *entry = kvc_cache_entry(cache, id);
+
+	return (struct kvc_policy_block){
+	        .hash = kvc_storage_key_hash(&entry->key),
+	        .bytes = kvc_slab_bytes(cache->options.arena, entry->slab),
+	        .first = (uint32_t)entry->depth * entry->tokens,
+	        .tokens = entry->tokens,
+	};
+}
+
+static kvc_status policy_open(struct kvc_cache *cache)
+{
+	uint64_t bytes = kvc_arena_bytes(cache->options.arena);
+	uint64_t ghosts = bytes / GHOST_BYTES;
+	struct kvc_policy_options options = {
+	        .kind = cache->options.policy,
+	        .capacity = bytes,
+	        .ghosts_max = ghosts < GHOSTS_MAX ? (uint32_t)ghosts : GHOSTS_MAX,
+	        .node = policy_node,
+	        .block = policy_block,
+	        .owner = cache,
+	};
+
+	return kvc_policy_open(&options, &cache->policy);
 }
 
 kvc_status kvc_cache_open(const struct kvc_cache_options *options, struct kvc_cache **out)
@@ -105,9 +145,15 @@ kvc_status kvc_cache_open(const struct kvc_cache_options *options, struct kvc_ca
 	status = kvc_index_open(options->hash_mask, &cache->index);
 	if (status != KVC_OK)
 		goto fail_cache;
-	status = flights_open(cache);
+	status = policy_open(cache);
 	if (status != KVC_OK)
 		goto fail_index;
+	status = kvc_admission_open(cache);
+	if (status != KVC_OK)
+		goto fail_policy;
+	status = flights_open(cache);
+	if (status != KVC_OK)
+		goto fail_admission;
 	status = mover_open(cache);
 	if (status != KVC_OK)
 		goto fail_flights;
@@ -121,6 +167,10 @@ fail_mover:
 	kvc_mover_close(cache->mover);
 fail_flights:
 	kvc_free(cache->flights);
+fail_admission:
+	kvc_admission_close(cache);
+fail_policy:
+	kvc_policy_close(cache->policy);
 fail_index:
 	kvc_index_close(cache->index);
 fail_cache:
@@ -207,7 +257,7 @@ static bool flushed(struct kvc_cache *cache)
 {
 	if (cache->flush_over || !kvc_cache_disk_writable(cache))
 		return true;
-	return !cache->lists[KVC_LIST_DIRTY].count && !kvc_lower_run(cache);
+	return !kvc_listed_count(cache, KVC_LIST_DIRTY) && !kvc_lower_run(cache);
 }
 
 void kvc_cache_check_stopped(struct kvc_cache *cache)
@@ -223,9 +273,9 @@ void kvc_cache_check_stopped(struct kvc_cache *cache)
 	cache->state = KVC_CACHE_STOPPED;
 	kvc_vram_clear(cache);
 	kvc_timer_stop(&cache->flush_timer);
-	if (cache->lists[KVC_LIST_DIRTY].count)
+	if (kvc_listed_count(cache, KVC_LIST_DIRTY))
 		kvc_warn("stop: %u blocks in RAM were not written to disk",
-		         cache->lists[KVC_LIST_DIRTY].count);
+		         kvc_listed_count(cache, KVC_LIST_DIRTY));
 	cache->stopped(cache->callback_context);
 }
 
@@ -271,6 +321,8 @@ void kvc_cache_close(struct kvc_cache *cache)
 	kvc_vram_close(cache->vram);
 	kvc_mover_close(cache->mover);
 	kvc_free(cache->flights);
+	kvc_admission_close(cache);
+	kvc_policy_close(cache->policy);
 	kvc_index_close(cache->index);
 	kvc_free(cache);
 }

@@ -16,6 +16,8 @@
 #include "daemon/loop/loop.h"
 #include "daemon/mem/arena.h"
 #include "daemon/mover/mover.h"
+#include "daemon/policy/admit.h"
+#include "daemon/policy/policy.h"
 #include "daemon/stats/stats.h"
 #include "daemon/tier/tier.h"
 #include "kernels/image.h"
@@ -37,9 +39,13 @@ struct kvc_cache_options {
 	        *gpus; /* gpu_count of them, each with its verdict; their events become the cache's */
 	uint32_t gpu_count;
 	struct kvc_secret secret; /* master secret: of the disk tier's directory, or random without one */
-	uint32_t ops_max;         /* unfinished put and get operations of all callers; above: KVC_BUSY */
-	uint32_t moves_max;       /* blocks moving between tiers at a time */
-	uint64_t hash_mask;       /* 0; tests force collisions in the index */
+	uint64_t disk_day_bytes;  /* that may be written to disk in a day; 0: no limit */
+	const struct kvc_admit_state
+	        *disk_writes;        /* what was written before, or NULL; for kvc_cache_open only */
+	enum kvc_policy_kind policy; /* who is evicted first; 0: the default */
+	uint32_t ops_max;            /* unfinished put and get operations of all callers; above: KVC_BUSY */
+	uint32_t moves_max;          /* blocks moving between tiers at a time */
+	uint64_t hash_mask;          /* 0; tests force collisions in the index */
 };
 
 kvc_status kvc_cache_open(const struct kvc_cache_options *options, struct kvc_cache **cache);
@@ -53,6 +59,9 @@ void kvc_cache_recover(struct kvc_cache *cache, void (*done)(void *context, kvc_
  * written to disk (at most until flush_ms have passed), then done(context). The disk tier is not closed here.
  */
 void kvc_cache_stop(struct kvc_cache *cache, uint64_t flush_ms, void (*done)(void *context), void *context);
+
+/* What was written to disk, to be kept over a restart. There is a disk tier. */
+void kvc_cache_disk_writes(struct kvc_cache *cache, struct kvc_admit_state *state);
 
 /* After stop, and after all namespaces and leases are closed. */
 void kvc_cache_close(struct kvc_cache *cache);
@@ -103,7 +112,9 @@ struct kvc_op {
 	struct kvc_storage_key key;
 	struct kvc_storage_key parent; /* of a put */
 	bool has_parent;
-	bool durable;    /* a put: complete when on stable storage */
+	bool durable;  /* a put: complete when on stable storage */
+	uint64_t coin; /* of a put: the same for all blocks of a request, a hash; admission to disk (admit.h)
+	                */
 	uint32_t tokens; /* 1 to the namespace's block tokens, checked by the caller */
 	enum kvc_op_form form;
 	union {

@@ -1,8 +1,7 @@
 /* Loads, stores and syncs: the work that the cache does for entries rather than for one operation. */
 #include "daemon/base/log.h"
+#include "daemon/cache/admission.h"
 #include "daemon/cache/internal.h"
-
-enum { CLEAN_SCAN = 64 }; /* dirty entries with a flight that the cleaner looks past */
 
 /* ---- flights ---- */
 
@@ -96,7 +95,7 @@ static void load_done(struct kvc_move *move)
 	if (status == KVC_OK) {
 		entry->slab = flight->space.slab;
 		kvc_stat_add(cache->count.promoted, 1);
-		kvc_entry_list(cache, flight->entry, KVC_HOT);
+		kvc_entry_list(cache, flight->entry, KVC_POLICY_READ, KVC_ENTRY_NONE);
 	} else {
 		kvc_slab_release(cache->options.arena, flight->space.slab);
 		kvc_space_wake(cache);
@@ -205,12 +204,12 @@ static void store_done(struct kvc_move *move)
 	struct kvc_list waiters;
 	struct kvc_op *op;
 
+	kvc_admission_stored(cache, id, move->status);
 	if (move->status == KVC_OK)
 		store_place(flight);
 	else
 		entry->flags |= KVC_ENTRY_LOOSE;
-	kvc_entry_list(cache, id,
-	               flight->demotion && !(entry->flags & KVC_ENTRY_HIT) ? KVC_DEMOTED : KVC_HOT);
+	kvc_entry_list(cache, id, KVC_POLICY_BACK, KVC_ENTRY_NONE);
 	cache->stores--;
 	kvc_flight_end(flight, &waiters);
 	while ((op = waiter_pop(&waiters)))
@@ -219,7 +218,7 @@ static void store_done(struct kvc_move *move)
 	kvc_cache_check_stopped(cache);
 }
 
-kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, bool demotion, struct kvc_flight **out)
+kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, struct kvc_flight **out)
 {
 	struct kvc_entry *entry = kvc_cache_entry(cache, id);
 	uint8_t *record = kvc_entry_record(cache, entry);
@@ -233,7 +232,6 @@ kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, bool demotion, 
 	kvc_entry_unlist(cache, id);
 	entry->flags &= (uint8_t)~KVC_ENTRY_HIT;
 	cache->stores++;
-	flight->demotion = demotion;
 	flight->move = (struct kvc_move){
 	        .kind = KVC_MOVE_STORE,
 	        .slab = record,
@@ -247,30 +245,20 @@ kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, bool demotion, 
 	return KVC_OK;
 }
 
-/* The coldest dirty entry that has no flight. */
-static uint32_t cleaner_pick(struct kvc_cache *cache)
+static bool has_no_flight(void *cache, uint32_t id)
 {
-	uint32_t id = cache->lists[KVC_LIST_DIRTY].coldest;
-
-	for (unsigned i = 0; i < CLEAN_SCAN && id != KVC_ENTRY_NONE; i++) {
-		const struct kvc_entry *entry = kvc_cache_entry(cache, id);
-
-		if (entry->flight == KVC_FLIGHT_NONE)
-			return id;
-		id = entry->hotter;
-	}
-	return KVC_ENTRY_NONE;
+	return kvc_cache_entry(cache, id)->flight == KVC_FLIGHT_NONE;
 }
 
 static bool cleaner_wanted(const struct kvc_cache *cache)
 {
-	const struct kvc_recency *dirty = &cache->lists[KVC_LIST_DIRTY];
-
-	if (!dirty->count || cache->stores >= cache->stores_max || !kvc_cache_disk_writable(cache))
+	if (!kvc_listed_count(cache, KVC_LIST_DIRTY) || cache->stores >= cache->stores_max ||
+	    !kvc_cache_disk_writable(cache))
 		return false;
 	if (cache->state == KVC_CACHE_STOPPING)
 		return !cache->flush_over;
-	return dirty->bytes > cache->dirty_limit || kvc_space_wanted(cache);
+	return kvc_policy_bytes(cache->policy, KVC_LIST_DIRTY) > cache->dirty_limit ||
+	       kvc_space_wanted(cache);
 }
 
 void kvc_cleaner_run(struct kvc_cache *cache)
@@ -279,9 +267,9 @@ void kvc_cleaner_run(struct kvc_cache *cache)
 
 	kvc_lower_run(cache);
 	while (cleaner_wanted(cache)) {
-		uint32_t id = cleaner_pick(cache);
+		uint32_t id = kvc_policy_peek(cache->policy, 1u << KVC_LIST_DIRTY, has_no_flight);
 
-		if (id == KVC_ENTRY_NONE || kvc_store_begin(cache, id, true, &flight) != KVC_OK)
+		if (id == KVC_ENTRY_NONE || kvc_store_begin(cache, id, &flight) != KVC_OK)
 			return;
 	}
 }

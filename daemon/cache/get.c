@@ -1,6 +1,7 @@
 /* Get: find, load if the block rests on disk (or in VRAM where it is of no use), decode. A block that fails
  * its checks is forgotten and answered as a miss. */
 #include "daemon/base/log.h"
+#include "daemon/cache/admission.h"
 #include "daemon/cache/internal.h"
 #include "daemon/cache/vram.h"
 
@@ -198,6 +199,7 @@ void kvc_get_start(struct kvc_op *op)
 		get_from_vram(op);
 	} else if (entry->slab != KVC_EXTENT_NONE) {
 		op->from = KVC_REST_RAM;
+		kvc_admission_use(op->cache, op->entry);
 		get_from_ram(op);
 	} else {
 		get_load(op);

@@ -197,8 +197,6 @@ kvc_status kvc_index_insert(struct kvc_index *index, const struct kvc_storage_ke
 	*entry = (struct kvc_entry){
 	        .key = *key,
 	        .chain = *head,
-	        .colder = KVC_ENTRY_NONE,
-	        .hotter = KVC_ENTRY_NONE,
 	        .slab = KVC_EXTENT_NONE,
 	        .flight = KVC_FLIGHT_NONE,
 	};

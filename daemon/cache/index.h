@@ -12,6 +12,7 @@
 
 #include "daemon/base/key.h"
 #include "daemon/mem/extent.h"
+#include "daemon/policy/policy.h"
 #include "daemon/tier/record.h"
 #include "proto/kvc_status.h"
 
@@ -22,7 +23,7 @@ enum kvc_entry_flag {
 	KVC_ENTRY_VISIBLE = 1,  /* complete: look-ups and gets may see it */
 	KVC_ENTRY_DEAD = 2,     /* out of the index; freed when nothing refers to it any more */
 	KVC_ENTRY_ON_DISK = 4,  /* `place` and `epoch` hold */
-	KVC_ENTRY_LISTED = 8,   /* in the list that `list` names */
+	KVC_ENTRY_PAID = 8,     /* admitted to disk and charged, not yet written */
 	KVC_ENTRY_LOOSE = 16,   /* in RAM only, and not to be written to disk */
 	KVC_ENTRY_HIT = 32,     /* used since it was written to disk */
 	KVC_ENTRY_IN_VRAM = 64, /* vram.h knows where */
@@ -31,19 +32,16 @@ enum kvc_entry_flag {
 /* One block. 84 bytes; owned by the index, filled by the cache. */
 struct kvc_entry {
 	struct kvc_storage_key key;
-	uint32_t chain;  /* next entry of the bucket, or of the free list */
-	uint32_t colder; /* neighbours in its list */
-	uint32_t hotter;
-	uint32_t slab; /* in the arena, KVC_EXTENT_NONE: not in RAM */
+	uint32_t chain; /* next entry of the bucket, or of the free list */
+	uint32_t slab;  /* in the arena, KVC_EXTENT_NONE: not in RAM */
 	struct kvc_place place;
 	uint32_t epoch; /* of the disk segment, its low 32 bits */
 	uint32_t image_bytes;
 	uint32_t flight; /* what is happening to it, KVC_FLIGHT_NONE: nothing */
 	uint32_t refs;   /* operations, moves and leases that use it: it may not be freed, nor its slab */
-	uint32_t stamp;  /* when it was last used: turns of the cache's clock */
-	uint16_t pins;   /* leases that keep it */
+	struct kvc_policy_node node; /* what decides who is evicted first */
 	uint8_t flags;
-	uint8_t list; /* enum kvc_list_kind */
+	uint16_t pins; /* leases that keep it */
 	uint16_t tokens;
 	uint16_t depth; /* blocks before it in its sequence, capped */
 };

@@ -12,11 +12,12 @@
  *
  * A block may rest in VRAM beside RAM and disk; what is not there counts only if it is the only copy.
  * At most one flight (FILL, LOAD, LOWER or STORE) runs for an entry at a time; operations that need its
- * result wait in its list. * An entry in RAM is in one list, unless it is pinned or has a STORE flight: dirty
- * (to be written), demoted (written because it was cold, not used since), clean (on disk too, used since),
- * loose (in RAM only and not to be written: there is no disk, the write failed, or the disk gave it up and
- * nobody had used it). Each list is in the order of last use, by itself: so the coldest of all is the one
- * with the oldest stamp among the lists' first entries. */
+ * result wait in its list.
+ *
+ * An entry in RAM is listed with the policy (daemon/policy), unless it is pinned or has a STORE flight, in
+ * one of these classes: dirty (to be written), demoted (on disk too, not used since it was written), clean
+ * (on disk too, used since), loose (in RAM only and not to be written: there is no disk, the write failed, or
+ * the disk gave it up and nobody had used it). */
 #ifndef KVC_CACHE_INTERNAL_H
 #define KVC_CACHE_INTERNAL_H
 
@@ -25,8 +26,8 @@
 #include "daemon/base/check.h"
 #include "daemon/cache/cache.h"
 #include "daemon/cache/index.h"
-#include "daemon/cache/recency.h"
 #include "daemon/cache/space.h"
+#include "daemon/policy/policy.h"
 
 enum kvc_flight_kind {
 	KVC_FLIGHT_IDLE,
@@ -41,7 +42,6 @@ struct kvc_flight {
 	enum kvc_flight_kind kind;
 	uint32_t entry;
 	uint32_t next_free;
-	bool demotion; /* a store that nobody waits for: the entry is cold */
 	struct kvc_list waiters;
 	struct kvc_space_req space; /* of a load or lower */
 	struct kvc_move move;       /* of a load, lower or store */
@@ -87,9 +87,14 @@ struct kvc_cache_counters {
 	kvc_stat_cell *recovered;
 	kvc_stat_cell *busy;
 	kvc_stat_cell *pins;
+	kvc_stat_cell *wear_throttled;
+	kvc_stat_cell *written_day;
 };
 
+/* Classes of the policy. */
 enum kvc_list_kind { KVC_LIST_DIRTY, KVC_LIST_DEMOTED, KVC_LIST_CLEAN, KVC_LIST_LOOSE, KVC_LISTS };
+
+static_assert(KVC_LISTS <= KVC_POLICY_CLASSES, "the policy tells all classes apart");
 
 struct kvc_cache {
 	struct kvc_cache_options options;
@@ -97,12 +102,12 @@ struct kvc_cache {
 	struct kvc_index *index;
 	struct kvc_mover *mover;
 	struct kvc_vram *vram;
-	struct kvc_recency lists[KVC_LISTS];
-	uint32_t clock;       /* stamp of the last use of any entry */
-	uint64_t dirty_limit; /* bytes in the dirty list above which the cleaner writes */
-	uint64_t generation;  /* of the newest block */
-	uint32_t ops;         /* unfinished */
-	uint32_t stores;      /* flights of that kind */
+	struct kvc_policy *policy;
+	struct kvc_admit *admit; /* NULL: no disk */
+	uint64_t dirty_limit;    /* bytes in the dirty list above which the cleaner writes */
+	uint64_t generation;     /* of the newest block */
+	uint32_t ops;            /* unfinished */
+	uint32_t stores;         /* flights of that kind */
 	uint32_t lowers;
 	uint32_t stores_max;
 	struct kvc_flight *flights;
@@ -147,17 +152,17 @@ uint32_t kvc_cache_find(struct kvc_cache *cache, const struct kvc_storage_key *k
 
 uint8_t *kvc_entry_record(struct kvc_cache *cache, const struct kvc_entry *entry);
 
-/* List an entry that is in RAM and not pinned; else nothing. As just used; as demoted now, used when its
- * stamp says; as the coldest of its list. */
-enum kvc_heat { KVC_HOT, KVC_DEMOTED, KVC_COLD };
-void kvc_entry_list(struct kvc_cache *cache, uint32_t id, enum kvc_heat heat);
+/* List an entry that is in RAM, unless it is pinned or dead. `parent`: if it is known, else KVC_ENTRY_NONE.
+ */
+void kvc_entry_list(struct kvc_cache *cache, uint32_t id, enum kvc_policy_how how, uint32_t parent);
 void kvc_entry_unlist(struct kvc_cache *cache, uint32_t id);
 void kvc_entry_touch(struct kvc_cache *cache, uint32_t id);
 
-/* List a new block just colder than its parent, if that is in the same list, so that a chain loses its
- * deepest block first; as the coldest if there is no such parent, for nobody can reach it then; else as the
- * hottest. */
-void kvc_entry_list_child(struct kvc_cache *cache, uint32_t id, const struct kvc_storage_key *parent);
+/* Blocks of a class, and their bytes. */
+static inline uint32_t kvc_listed_count(const struct kvc_cache *cache, enum kvc_list_kind kind)
+{
+	return kvc_policy_count(cache->policy, kind);
+}
 
 void kvc_entry_ref(struct kvc_cache *cache, uint32_t id);
 void kvc_entry_unref(struct kvc_cache *cache, uint32_t id);
@@ -189,7 +194,7 @@ struct kvc_flight *kvc_entry_flight(struct kvc_cache *cache, const struct kvc_en
 kvc_status kvc_load_begin(struct kvc_cache *cache, uint32_t id, bool urgent, struct kvc_flight **flight);
 
 /* Begin storing a dirty or loose entry. */
-kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, bool demotion, struct kvc_flight **flight);
+kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, struct kvc_flight **flight);
 
 /* ---- lower.c ---- */
 

@@ -18,7 +18,8 @@ void kvc_cache_touch(struct kvc_cache *cache, const struct kvc_storage_key *key)
 		kvc_entry_touch(cache, id);
 }
 
-/* Backwards, so that the first block of the chain is touched last. */
+/* Backwards, so that the first block of the chain is touched last. A policy that counts uses is told of the
+ * get that follows alone. */
 uint32_t kvc_cache_lookup(struct kvc_cache *cache, const struct kvc_storage_key *keys, uint32_t count,
                           uint8_t *rest)
 {
@@ -36,7 +37,8 @@ uint32_t kvc_cache_lookup(struct kvc_cache *cache, const struct kvc_storage_key 
 			continue;
 		}
 		rest[i] = rest_of(kvc_cache_entry(cache, id));
-		kvc_entry_touch(cache, id);
+		if (kvc_policy_by_recency(cache->policy))
+			kvc_entry_touch(cache, id);
 	}
 	kvc_stat_add(cache->count.lookups, 1);
 	kvc_stat_add(cache->count.lookup_keys, count);
@@ -47,6 +49,8 @@ uint32_t kvc_cache_prefetch(struct kvc_cache *cache, const struct kvc_storage_ke
 {
 	struct kvc_flight *flight;
 
+	for (uint32_t i = count; i-- > 0;)
+		kvc_cache_touch(cache, &keys[i]);
 	for (uint32_t i = 0; i < count; i++) {
 		uint32_t id = kvc_cache_find(cache, &keys[i]);
 		const struct kvc_entry *entry;

@@ -50,26 +50,28 @@ static void pin_end(struct kvc_cache *cache, uint32_t id)
 
 	entry->pins--;
 	kvc_stat_add(cache->count.pins, -1);
-	if (!(entry->flags & KVC_ENTRY_LISTED) && !(kvc_entry_flight(cache, entry)))
-		kvc_entry_list(cache, id, KVC_HOT);
+	if (!kvc_policy_listed(&entry->node) && !kvc_entry_flight(cache, entry))
+		kvc_entry_list(cache, id, KVC_POLICY_BACK, KVC_ENTRY_NONE);
 	kvc_entry_unref(cache, id);
 }
 
 kvc_status kvc_lease_pin(struct kvc_lease *lease, const struct kvc_storage_key *keys, uint32_t count,
                          uint32_t *done)
 {
-	kvc_status status;
+	kvc_status status = KVC_OK;
 
 	for (*done = 0; *done < count; ++*done) {
 		uint32_t id = kvc_cache_find(lease->cache, &keys[*done]);
 
 		if (id == KVC_ENTRY_NONE)
-			return KVC_OK;
+			break;
 		status = has_pin(lease, id) ? KVC_OK : pin_add(lease, id);
 		if (status != KVC_OK)
-			return status;
+			break;
 	}
-	return KVC_OK;
+	for (uint32_t i = *done; i-- > 0;)
+		kvc_cache_touch(lease->cache, &keys[i]); /* where they stand when the lease ends */
+	return status;
 }
 
 uint32_t kvc_lease_unpin(struct kvc_lease *lease, const struct kvc_storage_key *keys, uint32_t count)

@@ -1,5 +1,6 @@
 /* Put: reserve, encode, commit; then, if it must be durable, store and sync. Until the commit nobody can see
  * the block. The first writer wins: a put of a key that is there leaves it as it is. */
+#include "daemon/cache/admission.h"
 #include "daemon/cache/internal.h"
 #include "daemon/cache/vram.h"
 
@@ -25,7 +26,7 @@ static void put_store(struct kvc_op *op, uint32_t id)
 	if (!kvc_cache_disk_writable(cache))
 		status = cache->options.disk ? KVC_NO_SPACE : KVC_UNSUPPORTED;
 	else if (!flight && in_ram)
-		status = kvc_store_begin(cache, id, false, &flight);
+		status = kvc_store_begin(cache, id, &flight);
 	else if (!flight)
 		status = kvc_lower_begin(cache, id, true, &flight);
 	if (status == KVC_OK)
@@ -136,6 +137,7 @@ static void commit_in_ram(struct kvc_op *op)
 	struct kvc_cache *cache = op->cache;
 	struct kvc_entry *entry = kvc_cache_entry(cache, op->entry);
 	struct kvc_record record = record_of(op, op->move.length);
+	uint32_t parent = KVC_ENTRY_NONE;
 
 	/* A slab that cannot shrink for want of a node only wastes its tail. */
 	(void)kvc_slab_shrink(cache->options.arena, op->space.slab, kvc_record_bytes(op->move.length));
@@ -144,9 +146,9 @@ static void commit_in_ram(struct kvc_op *op)
 	if (!cache->options.disk)
 		entry->flags |= KVC_ENTRY_LOOSE;
 	if (op->has_parent)
-		kvc_entry_list_child(cache, op->entry, &op->parent);
-	else
-		kvc_entry_list(cache, op->entry, KVC_HOT);
+		parent = kvc_index_find(cache->index, &op->parent);
+	kvc_entry_list(cache, op->entry,
+	               op->has_parent && parent == KVC_ENTRY_NONE ? KVC_POLICY_COLD : KVC_POLICY_NEW, parent);
 }
 
 static void commit_in_vram(struct kvc_op *op)
@@ -270,9 +272,9 @@ static void put_make_room(struct kvc_op *op)
 
 /* ---- start ---- */
 
-static uint16_t depth_of(struct kvc_op *op)
+/* One more than the parent's, which may still be on its way too. */
+static uint16_t depth_of(struct kvc_op *op, uint32_t parent)
 {
-	uint32_t parent = op->has_parent ? kvc_cache_find(op->cache, &op->parent) : KVC_ENTRY_NONE;
 	uint32_t depth = parent == KVC_ENTRY_NONE ? 0 : kvc_cache_entry(op->cache, parent)->depth + 1u;
 
 	return depth > UINT16_MAX ? UINT16_MAX : (uint16_t)depth;
@@ -283,7 +285,7 @@ static void put_create(struct kvc_op *op)
 	struct kvc_cache *cache = op->cache;
 	struct kvc_flight *flight;
 	struct kvc_entry *entry;
-	uint32_t id;
+	uint32_t id, parent = KVC_ENTRY_NONE;
 	kvc_status status = kvc_index_insert(cache->index, &op->key, &id);
 
 	if (status != KVC_OK) {
@@ -294,7 +296,11 @@ static void put_create(struct kvc_op *op)
 	kvc_stat_set(cache->count.index_bytes, (int64_t)kvc_index_bytes(cache->index));
 	entry = kvc_cache_entry(cache, id);
 	entry->tokens = (uint16_t)op->tokens;
-	entry->depth = depth_of(op);
+	if (op->has_parent)
+		parent = kvc_index_find(cache->index, &op->parent);
+	entry->depth = depth_of(op, parent);
+	kvc_policy_arrive(cache->policy, id, parent);
+	kvc_admission_arrive(cache, op, id, parent);
 	status = kvc_flight_begin(cache, id, KVC_FLIGHT_FILL, &flight);
 	if (status != KVC_OK) {
 		kvc_entry_drop(cache, id);
@@ -307,15 +313,14 @@ static void put_create(struct kvc_op *op)
 
 static void put_present(struct kvc_op *op, uint32_t id)
 {
-	struct kvc_cache *cache = op->cache;
-	struct kvc_entry *entry = kvc_cache_entry(cache, id);
+	const struct kvc_entry *entry = kvc_cache_entry(op->cache, id);
 
 	if (entry->tokens != op->tokens) {
 		kvc_op_finish(op, KVC_CONFLICT);
 		return;
 	}
-	kvc_stat_add(cache->count.puts_present, 1);
-	kvc_entry_touch(cache, id);
+	kvc_stat_add(op->cache->count.puts_present, 1);
+	kvc_admission_use(op->cache, id);
 	put_settle(op, id);
 }
 

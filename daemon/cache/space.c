@@ -1,43 +1,18 @@
 /* Granting and making room. See space.h. */
 #include "daemon/cache/internal.h"
 
-enum { EVICT_SCAN = 64 }; /* entries in use that eviction looks past before it gives up */
-
-/* The coldest entry of a list that nothing refers to, KVC_ENTRY_NONE if there is none near its cold end. */
-static uint32_t coldest_unused(struct kvc_cache *cache, enum kvc_list_kind kind)
+static bool is_unused(void *cache, uint32_t id)
 {
-	uint32_t id = cache->lists[kind].coldest;
-
-	for (unsigned i = 0; i < EVICT_SCAN && id != KVC_ENTRY_NONE; i++) {
-		const struct kvc_entry *entry = kvc_cache_entry(cache, id);
-
-		if (!entry->refs)
-			return id;
-		id = entry->hotter;
-	}
-	return KVC_ENTRY_NONE;
+	return !kvc_cache_entry(cache, id)->refs;
 }
 
-static bool colder(struct kvc_cache *cache, uint32_t a, uint32_t b)
-{
-	if (a == KVC_ENTRY_NONE || b == KVC_ENTRY_NONE)
-		return b == KVC_ENTRY_NONE;
-	return (int32_t)(kvc_cache_entry(cache, a)->stamp - kvc_cache_entry(cache, b)->stamp) < 0;
-}
-
-/* Evict the coldest entry of all lists; dirty ones only if they cannot be written. */
+/* Evict what the policy says; dirty blocks only if they cannot be written. */
 static bool evict_one(struct kvc_cache *cache)
 {
-	enum kvc_list_kind first = kvc_cache_disk_writable(cache) ? KVC_LIST_DEMOTED : KVC_LIST_DIRTY;
-	uint32_t victim = KVC_ENTRY_NONE;
+	unsigned kinds = kvc_cache_disk_writable(cache) ? ~(1u << KVC_LIST_DIRTY) : ~0u;
+	uint32_t victim = kvc_policy_victim(cache->policy, kinds & KVC_POLICY_ALL, is_unused);
 
-	for (unsigned kind = first; kind < KVC_LISTS; kind++) {
-		uint32_t id = coldest_unused(cache, (enum kvc_list_kind)kind);
-
-		if (colder(cache, id, victim))
-			victim = id;
-	}
-	if (victim == KVC_ENTRY_NONE)
+	if (victim == KVC_POLICY_NONE)
 		return false;
 	kvc_entry_evict(cache, victim);
 	return true;
@@ -46,7 +21,7 @@ static bool evict_one(struct kvc_cache *cache)
 /* Whether something that runs now can make room when it ends. */
 static bool hope(const struct kvc_cache *cache)
 {
-	if (cache->stores || cache->lists[KVC_LIST_DIRTY].count)
+	if (cache->stores || kvc_listed_count(cache, KVC_LIST_DIRTY))
 		return true;
 	for (unsigned kind = 0; kind < KVC_MOVE_KINDS; kind++)
 		if (kind != KVC_MOVE_SYNC && kvc_mover_pending(cache->mover, kind))

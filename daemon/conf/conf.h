@@ -44,10 +44,12 @@ struct kvc_conf {
 
 	/* [memory] */
 	uint64_t ram;
+	uint64_t policy; /* as enum kvc_policy_kind */
 
 	/* [disk] */
 	char disk[KVC_CONF_TEXT_BYTES]; /* empty: no disk tier */
 	uint64_t disk_size;
+	uint64_t disk_budget; /* bytes a day, 0: no limit */
 	uint64_t segment_size;
 	uint64_t verify_on_start;
 	uint64_t io_backend; /* as enum kvc_io_backend */

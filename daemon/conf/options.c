@@ -13,6 +13,7 @@
 
 static const char *const log_levels[] = {"error", "warn", "info", "debug", "trace", NULL};
 static const char *const io_backends[] = {"auto", "io_uring", "threads", NULL};
+static const char *const policies[] = {"chain-lru", "lru", "arc", "s3-fifo", "gdsf", NULL};
 static const char *const simd_levels[] = {"auto", "scalar", "avx2", "avx512", NULL};
 
 const struct kvc_option kvc_options[] = {
@@ -77,6 +78,17 @@ const struct kvc_option kvc_options[] = {
          .initial = "auto",
          .help = "Memory for stored blocks. auto: a quarter of what is available to the process, at most "
                  "4G."},
+        {.section = "memory",
+         .name = "policy",
+         .type = KVC_OPTION_CHOICE,
+         AT(policy),
+         .choices = policies,
+         .initial = "chain-lru",
+         .help = "Which block leaves memory first. chain-lru: the least recently used, of a sequence the "
+                 "last. lru, "
+                 "arc, s3-fifo: as published. gdsf: by uses and by the cost of recomputing. 'kvcellar "
+                 "replay' "
+                 "compares them."},
 
         {.section = "disk",
          .name = "disk",
@@ -93,6 +105,17 @@ const struct kvc_option kvc_options[] = {
          .max = 4096 * TIB,
          .initial = "16G",
          .help = "Bytes that the disk tier may use."},
+        {.section = "disk",
+         .name = "disk-budget",
+         .type = KVC_OPTION_SIZE,
+         AT(disk_budget),
+         .max = 4096 * TIB,
+         .initial = "0",
+         .help = "Bytes that may be written to the disk tier in a day, so that the drive lasts. Blocks that "
+                 "were "
+                 "used again or came back are written first, of others whole requests by chance. 0: no "
+                 "limit. A put "
+                 "that asks for the disk is always written."},
         {.section = "disk",
          .name = "segment-size",
          .type = KVC_OPTION_SIZE,

@@ -193,6 +193,8 @@ static kvc_status cache_start(struct kvc_daemon *daemon)
 	        .gpus = daemon->gpus,
 	        .gpu_count = daemon->gpu_count,
 	        .secret = daemon->secret,
+	        .disk_day_bytes = daemon->conf.disk_budget,
+	        .policy = (enum kvc_policy_kind)daemon->conf.policy,
 	        .ops_max = (uint32_t)daemon->conf.operations,
 	        .moves_max = (uint32_t)daemon->conf.moves,
 	};

@@ -227,10 +227,12 @@ static void request_run(struct kvc_request *request)
 		return;
 	}
 	request->state = KVC_REQUEST_RUNNING;
-	for (uint32_t i = request->verb == KVC_VERB_GET ? request->count : 0; i-- > 0;)
+	for (uint32_t i = request->count; i-- > 0;)
 		kvc_cache_touch(session->rpc->cache, &request->ops[i].op.key);
-	for (uint32_t i = 0; i < request->count; i++)
+	for (uint32_t i = 0; i < request->count; i++) {
+		request->ops[i].op.coin = kvc_storage_key_hash(&request->ops[0].op.key);
 		kvc_op_submit(session->rpc->cache, &request->ops[i].op);
+	}
 }
 
 /* ---- payload of an inline put -------------------------------------------------------------- */

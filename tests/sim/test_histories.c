@@ -1,6 +1,6 @@
 /* Random histories of the cache and the mover in the simulated world of sim.h, against a model that knows
  * only which contents were ever put under a key. KVC_TEST_SEED replays a seed, KVC_TEST_SEEDS says how many
- * are run. */
+ * are run; each takes the next policy. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -93,6 +93,8 @@ static void history_run(uint64_t seed, uint32_t steps)
 	struct kvc_lease *lease;
 	struct world w;
 
+	world_policy((enum kvc_policy_kind)(seed / 5 % KVC_POLICIES));
+	world_budget(seed % 2 ? 0 : (seed % 7) * (64ull << 20));
 	world_open_gpu(&w, seed * 0x9E3779B97F4A7C15ull, seed % 4 ? 150 : 0,
 	               seed % 3 ? (uint32_t)(seed % 5) * 15 : UINT32_MAX);
 	if (w.gpu)

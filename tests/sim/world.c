@@ -47,6 +47,9 @@ void cache_begin(struct world *w)
 	        .gpus = &w->gpu,
 	        .gpu_count = w->gpu != NULL,
 	        .secret = w->secret,
+	        .policy = w->policy,
+	        .disk_day_bytes = w->disk_day_bytes,
+	        .disk_writes = w->disk_writes,
 	        .ops_max = 64,
 	        .moves_max = 16,
 	        .hash_mask = 0xF, /* many collisions */
@@ -67,6 +70,20 @@ static uint64_t vram_block_bytes(void)
 	return (plan.image_bytes + 4095) / 4096 * 4096;
 }
 
+static enum kvc_policy_kind policy_next;
+
+void world_policy(enum kvc_policy_kind policy)
+{
+	policy_next = policy;
+}
+
+static uint64_t budget_next;
+
+void world_budget(uint64_t disk_day_bytes)
+{
+	budget_next = disk_day_bytes;
+}
+
 void world_open(struct world *w, uint64_t seed, uint32_t disk_records)
 {
 	world_open_gpu(w, seed, disk_records, UINT32_MAX);
@@ -74,7 +91,10 @@ void world_open(struct world *w, uint64_t seed, uint32_t disk_records)
 
 void world_open_gpu(struct world *w, uint64_t seed, uint32_t disk_records, uint32_t vram_blocks)
 {
-	*w = (struct world){.random.state = seed ? seed : 1, .secret.bytes = {7}};
+	*w = (struct world){.random.state = seed ? seed : 1,
+	                    .secret.bytes = {7},
+	                    .policy = policy_next,
+	                    .disk_day_bytes = budget_next};
 	assert_int_equal(sim_loop_open(&w->random, &w->loop), KVC_OK);
 	assert_int_equal(kvc_stats_open(&w->stats), KVC_OK);
 	assert_int_equal(kvc_arena_open(ARENA, w->stats, &w->arena), KVC_OK);

@@ -32,6 +32,9 @@ struct world {
 	struct kvc_ns *ns;
 	struct kvc_secret secret;
 	enum kvc_op_form form;
+	enum kvc_policy_kind policy; /* of the next cache_begin */
+	uint64_t disk_day_bytes;     /* likewise */
+	const struct kvc_admit_state *disk_writes;
 	bool stopped;
 };
 
@@ -53,6 +56,10 @@ struct kvc_ns_options ns_options(const char *tenant);
 
 /* Open the cache over what the disk holds. */
 void cache_begin(struct world *w);
+
+/* The policy, and the bytes a day that may go to disk, of worlds that are opened from now on. */
+void world_policy(enum kvc_policy_kind policy);
+void world_budget(uint64_t disk_day_bytes);
 
 /* A daemon with an empty cache. disk_records 0: no disk. */
 void world_open(struct world *w, uint64_t seed, uint32_t disk_records);

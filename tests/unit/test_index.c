@@ -1,4 +1,4 @@
-/* The index and the recency lists, against simple models. */
+/* The index against a simple model. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -10,7 +10,6 @@
 
 #include "daemon/base/alloc.h"
 #include "daemon/cache/index.h"
-#include "daemon/cache/recency.h"
 
 enum { KEYS = 20000, STEPS = 200000 };
 
@@ -127,55 +126,13 @@ static void index_without_memory(void **state)
 	assert_int_equal(kvc_alloc_live(), 0);
 }
 
-static void order_is(struct kvc_index *index, const struct kvc_recency *list, const char *expected)
-{
-	uint32_t id = list->coldest;
-
-	for (; *expected; expected++) {
-		assert_int_not_equal(id, KVC_ENTRY_NONE);
-		assert_int_equal(kvc_index_entry(index, id)->tokens, *expected);
-		id = kvc_index_entry(index, id)->hotter;
-	}
-	assert_int_equal(id, KVC_ENTRY_NONE);
-}
-
-static void recency_keeps_order(void **state)
-{
-	struct kvc_index *index;
-	struct kvc_recency list;
-	uint32_t id[5];
-
-	(void)state;
-	assert_int_equal(kvc_index_open(0, &index), KVC_OK);
-	kvc_recency_init(&list);
-	for (unsigned i = 0; i < 5; i++) {
-		struct kvc_storage_key key = key_of(i);
-
-		assert_int_equal(kvc_index_insert(index, &key, &id[i]), KVC_OK);
-		kvc_index_entry(index, id[i])->tokens = (uint16_t)("abcde"[i]);
-	}
-	kvc_recency_push_hot(&list, index, id[0], 10);
-	kvc_recency_push_hot(&list, index, id[1], 10);
-	kvc_recency_push_cold(&list, index, id[2], 10);
-	order_is(index, &list, "cab");
-	kvc_recency_push_after(&list, index, id[3], 10, id[1]);
-	kvc_recency_push_after(&list, index, id[4], 10, id[2]);
-	order_is(index, &list, "ecadb");
-	assert_int_equal(list.bytes, 50);
-	kvc_recency_remove(&list, index, id[0], 10);
-	kvc_recency_remove(&list, index, id[4], 10);
-	kvc_recency_remove(&list, index, id[1], 10);
-	order_is(index, &list, "cd");
-	assert_int_equal(list.count, 2);
-	kvc_index_close(index);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        cmocka_unit_test(index_matches_model), cmocka_unit_test(index_survives_collisions),
-	        cmocka_unit_test(index_stays_small),   cmocka_unit_test(index_without_memory),
-	        cmocka_unit_test(recency_keeps_order),
+	        cmocka_unit_test(index_matches_model),
+	        cmocka_unit_test(index_survives_collisions),
+	        cmocka_unit_test(index_stays_small),
+	        cmocka_unit_test(index_without_memory),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,36 @@
+/* One replay: a trace against a RAM tier with one of the daemon's policies, and a disk tier with its
+ * admission. What is simulated is which blocks are where; the deciding code is the daemon's own.
+ *
+ * A request gets its longest prefix that is stored, tells the policy what was used (last block first, or
+ * first block first, as the policy wants it), and puts the rest. All blocks are full ones. A block that
+ * leaves RAM is written to disk if it was admitted and is not there yet. The disk is a ring: the oldest write
+ * goes first; a block that was used since and is still in RAM is written again. */
+#ifndef KVC_CLI_REPLAY_H
+#define KVC_CLI_REPLAY_H
+
+#include "client/cli/trace.h"
+#include "daemon/policy/policy.h"
+
+struct kvc_replay_setup {
+	enum kvc_policy_kind policy;
+	uint64_t block_bytes;
+	uint64_t ram_bytes;
+	uint64_t disk_bytes;   /* 0: no disk tier */
+	uint64_t budget_bytes; /* that may be written to disk in a day; 0: no limit */
+};
+
+struct kvc_replay_result {
+	uint64_t blocks;   /* asked for */
+	uint64_t hits_ram; /* of leading blocks */
+	uint64_t hits_disk;
+	uint64_t ram_peak; /* bytes */
+	uint64_t disk_peak;
+	uint64_t written; /* bytes, to disk */
+	uint64_t read;    /* bytes, from disk */
+};
+
+/* false: out of memory */
+bool kvc_replay_run(const struct kvc_trace *trace, const struct kvc_replay_setup *setup,
+                    struct kvc_replay_result *result);
+
+#endif

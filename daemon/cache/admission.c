@@ -1,0 +1,155 @@
+/* Asking for, paying for and counting writes. See admission.h. */
+#include "daemon/cache/admission.h"
+
+#include "daemon/cache/internal.h"
+#include "daemon/policy/admit.h"
+
+enum { SEEN_MAX = 1 << 18 }; /* refused blocks that are remembered: a MiB */
+
+#define MS_NS 1000000ull
+
+static uint64_t now_ns(const struct kvc_cache *cache)
+{
+	return kvc_loop_now_ms(cache->options.loop) * MS_NS;
+}
+
+static bool has_budget(const struct kvc_cache *cache)
+{
+	return cache->admit && cache->options.disk_day_bytes;
+}
+
+static uint64_t record_bytes(const struct kvc_entry *entry)
+{
+	return kvc_record_bytes(entry->image_bytes);
+}
+
+kvc_status kvc_admission_open(struct kvc_cache *cache)
+{
+	struct kvc_admit_options options = {
+	        .day_bytes = cache->options.disk_day_bytes,
+	        .seen_max = cache->options.disk_day_bytes ? SEEN_MAX : 0,
+	};
+
+	if (!cache->options.disk)
+		return KVC_OK;
+	return kvc_admit_open(&options, now_ns(cache), cache->options.disk_writes, &cache->admit);
+}
+
+void kvc_admission_close(struct kvc_cache *cache)
+{
+	if (cache->admit)
+		kvc_admit_close(cache->admit);
+}
+
+void kvc_cache_disk_writes(struct kvc_cache *cache, struct kvc_admit_state *state)
+{
+	KVC_PRE(cache->admit);
+	kvc_admit_save(cache->admit, now_ns(cache), state);
+}
+
+/* Whether the block before it is on disk, or will be: a chain with a hole is worth nothing. */
+static bool parent_kept(struct kvc_cache *cache, bool has_parent, uint32_t parent)
+{
+	uint8_t flags;
+
+	if (!has_parent)
+		return true;
+	if (parent == KVC_ENTRY_NONE)
+		return false;
+	flags = kvc_cache_entry(cache, parent)->flags;
+	return flags & KVC_ENTRY_ON_DISK || !(flags & KVC_ENTRY_LOOSE);
+}
+
+static bool ask(struct kvc_cache *cache, uint32_t id, enum kvc_admit_kind kind, uint64_t coin, uint64_t bytes)
+{
+	struct kvc_entry *entry = kvc_cache_entry(cache, id);
+
+	if (!kvc_admit_ask(cache->admit, now_ns(cache), kind, coin, bytes)) {
+		kvc_stat_add(cache->count.wear_throttled, 1);
+		entry->flags |= KVC_ENTRY_LOOSE;
+		return false;
+	}
+	entry->flags = (uint8_t)((entry->flags | KVC_ENTRY_PAID) & ~KVC_ENTRY_LOOSE);
+	return true;
+}
+
+void kvc_admission_arrive(struct kvc_cache *cache, const struct kvc_op *op, uint32_t id, uint32_t parent)
+{
+	struct kvc_entry *entry = kvc_cache_entry(cache, id);
+	bool again;
+
+	if (!has_budget(cache) || op->durable)
+		return;
+	entry->image_bytes = (uint32_t)op->plan->image_bytes; /* what is charged, until it is known */
+	again = kvc_admit_came_back(cache->admit, kvc_storage_key_hash(&entry->key));
+	if (!parent_kept(cache, op->has_parent, parent)) {
+		entry->flags |= KVC_ENTRY_LOOSE;
+		return;
+	}
+	(void)ask(cache, id, again ? KVC_ADMIT_AGAIN : KVC_ADMIT_FRESH, op->coin,
+	          kvc_record_bytes(op->plan->image_bytes));
+}
+
+/* The entry's parent is named by its record. */
+static bool own_parent_kept(struct kvc_cache *cache, const struct kvc_entry *entry)
+{
+	static const struct kvc_storage_key none;
+	uint64_t bytes = kvc_slab_bytes(cache->options.arena, entry->slab);
+	struct kvc_record record;
+	bool has_parent;
+
+	if (kvc_record_parse(kvc_entry_record(cache, entry), bytes, &record) != KVC_OK)
+		return false;
+	has_parent = memcmp(&record.parent, &none, sizeof none) != 0;
+	return parent_kept(cache, has_parent, kvc_index_find(cache->index, &record.parent));
+}
+
+void kvc_admission_use(struct kvc_cache *cache, uint32_t id)
+{
+	struct kvc_entry *entry = kvc_cache_entry(cache, id);
+
+	if (!has_budget(cache) || !(entry->flags & KVC_ENTRY_LOOSE) || entry->slab == KVC_EXTENT_NONE ||
+	    !kvc_cache_disk_writable(cache) || !own_parent_kept(cache, entry))
+		return;
+	if (ask(cache, id, KVC_ADMIT_AGAIN, 0, record_bytes(entry)) && kvc_policy_listed(&entry->node))
+		kvc_policy_reclass(cache->policy, id, KVC_LIST_DIRTY);
+}
+
+bool kvc_admission_again(struct kvc_cache *cache, uint32_t id)
+{
+	return !has_budget(cache) ||
+	       ask(cache, id, KVC_ADMIT_AGAIN, 0, record_bytes(kvc_cache_entry(cache, id)));
+}
+
+static void refund(struct kvc_cache *cache, struct kvc_entry *entry)
+{
+	if (entry->flags & KVC_ENTRY_PAID)
+		kvc_admit_refund(cache->admit, record_bytes(entry));
+	entry->flags &= (uint8_t)~KVC_ENTRY_PAID;
+}
+
+void kvc_admission_stored(struct kvc_cache *cache, uint32_t id, kvc_status status)
+{
+	struct kvc_entry *entry = kvc_cache_entry(cache, id);
+
+	if (status != KVC_OK) {
+		refund(cache, entry);
+		return;
+	}
+	kvc_admit_wrote(cache->admit, now_ns(cache), record_bytes(entry), entry->flags & KVC_ENTRY_PAID);
+	entry->flags &= (uint8_t)~KVC_ENTRY_PAID;
+	kvc_stat_set(cache->count.written_day, (int64_t)kvc_admit_written_day(cache->admit, now_ns(cache)));
+}
+
+void kvc_admission_dropped(struct kvc_cache *cache, uint32_t id)
+{
+	refund(cache, kvc_cache_entry(cache, id));
+}
+
+void kvc_admission_evicted(struct kvc_cache *cache, uint32_t id)
+{
+	const struct kvc_entry *entry = kvc_cache_entry(cache, id);
+
+	if (has_budget(cache) && entry->flags & KVC_ENTRY_LOOSE)
+		kvc_admit_remember(cache->admit, kvc_storage_key_hash(&entry->key));
+}

@@ -1,0 +1,200 @@
+/* Admission to disk under a budget. See admit.h. */
+#include "daemon/policy/admit.h"
+
+#include <math.h>
+
+#include "daemon/base/alloc.h"
+#include "daemon/base/check.h"
+
+#define SECOND_NS 1000000000ull
+#define HOUR_NS   (3600 * SECOND_NS)
+#define DAY_S     86400.0
+
+enum { KINDS = 2, SEEN_MIN = 16, DEFAULT_WINDOW_S = 3600, MEASURE_SHARE = 4 };
+
+struct kvc_admit {
+	struct kvc_admit_options options;
+	double rate; /* bytes a second */
+	double window_s;
+	double credit;
+	double credit_max;
+	double asked[KINDS]; /* bytes a second, measured */
+	uint64_t now_ns;
+	uint32_t hour;
+	uint64_t hour_ns;
+	uint64_t written[KVC_ADMIT_HOURS];
+	uint32_t seen_mask;
+	uint32_t *seen; /* one place for a hash: some other bits of it, never 0 */
+};
+
+static bool state_good(const struct kvc_admit_state *state)
+{
+	return state && state->version == KVC_ADMIT_VERSION && state->hour < KVC_ADMIT_HOURS &&
+	       state->hour_ns < HOUR_NS;
+}
+
+static void state_take(struct kvc_admit *admit, const struct kvc_admit_state *state)
+{
+	admit->credit = admit->credit_max / 2;
+	if (!state_good(state))
+		return;
+	if ((double)state->credit < admit->credit_max)
+		admit->credit = (double)state->credit;
+	else
+		admit->credit = admit->credit_max;
+	admit->hour = state->hour;
+	admit->hour_ns = state->hour_ns;
+	for (unsigned i = 0; i < KVC_ADMIT_HOURS; i++)
+		admit->written[i] = state->written[i];
+}
+
+kvc_status kvc_admit_open(const struct kvc_admit_options *options, uint64_t now_ns,
+                          const struct kvc_admit_state *state, struct kvc_admit **out)
+{
+	struct kvc_admit *admit = kvc_calloc(1, sizeof *admit);
+	uint32_t seen = SEEN_MIN;
+
+	if (!admit)
+		return KVC_NO_MEMORY;
+	while (seen < options->seen_max && seen < 1u << 31)
+		seen *= 2;
+	admit->seen = kvc_calloc(seen, sizeof *admit->seen);
+	if (!admit->seen) {
+		kvc_free(admit);
+		return KVC_NO_MEMORY;
+	}
+	admit->seen_mask = seen - 1;
+	admit->options = *options;
+	admit->rate = (double)options->day_bytes / DAY_S;
+	admit->window_s = (double)(options->window_s ? options->window_s : DEFAULT_WINDOW_S);
+	admit->credit_max = admit->rate * admit->window_s;
+	admit->now_ns = now_ns;
+	state_take(admit, state);
+	*out = admit;
+	return KVC_OK;
+}
+
+void kvc_admit_close(struct kvc_admit *admit)
+{
+	kvc_free(admit->seen);
+	kvc_free(admit);
+}
+
+static void hours_pass(struct kvc_admit *admit, uint64_t passed_ns)
+{
+	admit->hour_ns += passed_ns;
+	for (unsigned i = 0; i < KVC_ADMIT_HOURS && admit->hour_ns >= HOUR_NS; i++) {
+		admit->hour_ns -= HOUR_NS;
+		admit->hour = (admit->hour + 1) % KVC_ADMIT_HOURS;
+		admit->written[admit->hour] = 0;
+	}
+	admit->hour_ns %= HOUR_NS;
+}
+
+/* A clock that seems to go back is taken to stand. */
+static void time_pass(struct kvc_admit *admit, uint64_t now_ns)
+{
+	uint64_t passed_ns = now_ns > admit->now_ns ? now_ns - admit->now_ns : 0;
+	double passed_s = (double)passed_ns / (double)SECOND_NS;
+	double kept;
+
+	if (!passed_ns)
+		return;
+	kept = exp(-passed_s * MEASURE_SHARE / admit->window_s);
+	for (unsigned kind = 0; kind < KINDS; kind++)
+		admit->asked[kind] *= kept;
+	admit->credit = fmin(admit->credit_max, admit->credit + admit->rate * passed_s);
+	admit->now_ns = now_ns;
+	hours_pass(admit, passed_ns);
+}
+
+/* The chance of a fresh request now. */
+static double chance(const struct kvc_admit *admit)
+{
+	double rate = 2 * admit->rate * admit->credit / admit->credit_max;
+	double left = rate - admit->asked[KVC_ADMIT_AGAIN];
+
+	if (left <= 0)
+		return 0;
+	return left >= admit->asked[KVC_ADMIT_FRESH] ? 1 : left / admit->asked[KVC_ADMIT_FRESH];
+}
+
+/* A number in [0, 1) from a hash whose low bits may have served for something else. */
+static double coin_value(uint64_t coin)
+{
+	coin *= 0x9E3779B97F4A7C15ull;
+	coin ^= coin >> 32;
+	coin *= 0xD6E8FEB86659FD93ull;
+	return (double)(coin >> 11) / (double)(1ull << 53);
+}
+
+bool kvc_admit_ask(struct kvc_admit *admit, uint64_t now_ns, enum kvc_admit_kind kind, uint64_t coin,
+                   uint64_t bytes)
+{
+	if (!admit->options.day_bytes)
+		return true;
+	time_pass(admit, now_ns);
+	admit->asked[kind] += (double)bytes * MEASURE_SHARE / admit->window_s;
+	if (admit->credit < (double)bytes)
+		return false;
+	if (kind == KVC_ADMIT_FRESH && coin_value(coin) >= chance(admit))
+		return false;
+	admit->credit -= (double)bytes;
+	return true;
+}
+
+void kvc_admit_refund(struct kvc_admit *admit, uint64_t bytes)
+{
+	admit->credit = fmin(admit->credit_max, admit->credit + (double)bytes);
+}
+
+static uint32_t mark_of(uint64_t hash)
+{
+	return (uint32_t)(hash >> 32) | 1;
+}
+
+void kvc_admit_remember(struct kvc_admit *admit, uint64_t hash)
+{
+	admit->seen[hash & admit->seen_mask] = mark_of(hash);
+}
+
+bool kvc_admit_came_back(struct kvc_admit *admit, uint64_t hash)
+{
+	uint32_t *mark = &admit->seen[hash & admit->seen_mask];
+
+	if (*mark != mark_of(hash))
+		return false;
+	*mark = 0;
+	return true;
+}
+
+void kvc_admit_wrote(struct kvc_admit *admit, uint64_t now_ns, uint64_t bytes, bool asked)
+{
+	time_pass(admit, now_ns);
+	admit->written[admit->hour] += bytes;
+	if (!asked)
+		admit->credit = fmax(0, admit->credit - (double)bytes);
+}
+
+uint64_t kvc_admit_written_day(struct kvc_admit *admit, uint64_t now_ns)
+{
+	uint64_t bytes = 0;
+
+	time_pass(admit, now_ns);
+	for (unsigned i = 0; i < KVC_ADMIT_HOURS; i++)
+		bytes += admit->written[i];
+	return bytes;
+}
+
+void kvc_admit_save(struct kvc_admit *admit, uint64_t now_ns, struct kvc_admit_state *state)
+{
+	time_pass(admit, now_ns);
+	*state = (struct kvc_admit_state){
+	        .version = KVC_ADMIT_VERSION,
+	        .hour = admit->hour,
+	        .hour_ns = admit->hour_ns,
+	        .credit = (uint64_t)admit->credit,
+	};
+	for (unsigned i = 0; i < KVC_ADMIT_HOURS; i++)
+		state->written[i] = admit->written[i];
+}
