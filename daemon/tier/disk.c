@@ -124,8 +124,8 @@ static bool quiet(const struct kvc_disk *disk)
 {
 	return !disk->recovery && kvc_list_empty(&disk->stores) && kvc_list_empty(&disk->writes.busy) &&
 	       kvc_list_empty(&disk->loads.busy) && kvc_list_empty(&disk->loads.waiting) &&
-	       disk->sync.step == DISK_SYNC_IDLE && kvc_list_empty(&disk->sync.waiting) &&
-	       disk->prepare.step == DISK_PREPARE_IDLE;
+	       !disk->summaries_busy && disk->sync.step == DISK_SYNC_IDLE &&
+	       kvc_list_empty(&disk->sync.waiting) && disk->prepare.step == DISK_PREPARE_IDLE;
 }
 
 static void disk_free(struct kvc_disk *disk)
@@ -153,6 +153,11 @@ static void close_progress(struct kvc_disk *disk)
 {
 	if (disk->state != DISK_CLOSING || !quiet(disk))
 		return;
+	if (disk->open) {
+		kvc_disk_seal(disk); /* its summary saves the next start a scan */
+		kvc_disk_progress(disk);
+		return;
+	}
 	if (disk->last_step == DISK_LAST_NONE) {
 		last_sync_start(disk);
 		return;
@@ -237,6 +242,11 @@ static void stats_open(struct kvc_disk *disk, struct kvc_stats *stats)
 	        {&disk->count.stalls, "disk.stalls"},
 	        {&disk->count.writable, "disk.writable"},
 	        {&disk->count.direct, "disk.direct"},
+	        {&disk->count.summaries, "disk.summaries"},
+	        {&disk->count.summary_bytes, "disk.summary_bytes"},
+	        {&disk->count.bad_summaries, "disk.bad_summaries"},
+	        {&disk->count.by_summary, "disk.recovered_by_summary"},
+	        {&disk->count.by_scan, "disk.recovered_by_scan"},
 	};
 
 	for (unsigned i = 0; i < sizeof cells / sizeof cells[0]; i++)

@@ -391,6 +391,7 @@ kvc_status kvc_disk_dir_open(struct kvc_disk *disk, const struct kvc_disk_option
 void kvc_disk_dir_close(struct kvc_disk *disk)
 {
 	for (uint32_t i = 0; disk->segments && i < disk->segment_count; i++) {
+		kvc_disk_summary_drop(&disk->segments[i]);
 		kvc_free(disk->segments[i].entries);
 		if (disk->segments[i].file.fd >= 0)
 			kvc_file_close(&disk->segments[i].file);

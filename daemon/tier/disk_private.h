@@ -6,7 +6,8 @@
  *   disk_prepare.c  making the next segment ready
  *   disk_write.c    stores    disk_read.c  loads    disk_sync.c  syncs
  *   disk_health.c   switching off and on again after errors
- *   disk_recover.c  the scan at start
+ *   disk_summary.c  the summary of a sealed segment
+ *   disk_recover.c  what there is at start    disk_scan.c  how a segment is looked through for that
  *
  * What holds of the directory at any moment, also after a crash in which any subset of the pages that were
  * not yet synced arrived:
@@ -18,9 +19,14 @@
  *       wherever it lies, and what was written for a header that did not arrive is void too.
  *   I3  The header of a new epoch completes before any record of that epoch is submitted, and the file's
  *       directory entry is on stable storage before that.
- *   I4  Records of an epoch lie without gaps from page 1 on. A write that fails ends the segment's epoch:
- * what lies behind the gap is declared lost, since a scan will not find it. I5  A page of an epoch is written
- * once. I6  The superblock that is in force is never overwritten: a newer one goes to the other slot. */
+ *   I4  Records of an epoch lie without gaps from page 1 on. A write that fails ends the segment's epoch: what
+ *       lies behind the gap is declared lost, since a scan will not find it.
+ *   I5  A page of an epoch is written once.
+ *   I6  The superblock that is in force is never overwritten: a newer one goes to the other slot.
+ *   I7  A summary is submitted after every write of its segment ended well, and names instance, segment and
+ *       epoch; it is believed in that segment and epoch only. It says where records may be, not that they
+ *       are: after a power failure it can be there without them. A record counts when it is read (I2).
+ */
 #ifndef KVC_DISK_PRIVATE_H
 #define KVC_DISK_PRIVATE_H
 
@@ -120,6 +126,7 @@ struct kvc_disk {
 	struct kvc_super super; /* the one in force on stable storage */
 	struct kvc_secret secret;
 	uint64_t next_epoch;
+	uint64_t generation; /* the highest of any record */
 
 	uint32_t segment_pages;
 	uint32_t segment_count;
@@ -129,7 +136,8 @@ struct kvc_disk {
 	struct disk_prepare prepare;
 
 	uint32_t write_bytes;
-	struct kvc_list stores; /* wait for a write */
+	uint32_t summaries_busy; /* being written */
+	struct kvc_list stores;  /* wait for a write */
 	struct kvc_task progress;
 	struct {
 		struct disk_write *all;
@@ -173,6 +181,7 @@ struct kvc_disk {
 		kvc_stat_cell *errors, *read_errors, *write_errors, *sync_errors, *no_space, *corrupt,
 		        *missing;
 		kvc_stat_cell *reclaimed, *lost, *recovered, *damaged, *offs, *stalls, *writable, *direct;
+		kvc_stat_cell *summaries, *summary_bytes, *bad_summaries, *by_summary, *by_scan;
 	} count;
 };
 

@@ -159,6 +159,7 @@ void kvc_disk_seal(struct kvc_disk *disk)
 
 	disk->open = NULL;
 	kvc_disk_segment_move(segment, DISK_SEALED);
+	kvc_disk_summary_progress(segment);
 	kvc_disk_segment_settle(segment);
 }
 
@@ -195,6 +196,7 @@ void kvc_disk_retire(struct disk_segment *segment, uint32_t page)
 		         segment->number, page);
 		segment->failures++;
 		kvc_disk_segment_move(segment, DISK_RETIRED);
+		kvc_disk_summary_drop(segment);
 	}
 	lose(segment, page);
 }
@@ -204,6 +206,7 @@ static void reclaim_end(struct disk_segment *segment)
 {
 	if (segment->state != DISK_RECLAIMING || segment->loads || segment->writes || segment->sync_busy)
 		return;
+	kvc_disk_summary_drop(segment);
 	kvc_free(segment->entries);
 	segment->entries = NULL;
 	segment->entry_capacity = 0;

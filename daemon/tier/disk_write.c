@@ -16,10 +16,9 @@ static uint32_t pages_of(const struct kvc_tier_req *req)
 	return (uint32_t)(kvc_record_bytes(req->record.image_bytes) / KVC_PAGE_BYTES);
 }
 
-static bool fits(const struct kvc_disk *disk, const struct disk_segment *segment,
-                 const struct kvc_tier_req *req)
+static bool fits(const struct disk_segment *segment, const struct kvc_tier_req *req)
 {
-	return pages_of(req) <= disk->segment_pages - segment->end_page;
+	return kvc_disk_segment_fits(segment, pages_of(req));
 }
 
 /* --- gathering ------------------------------------------------------------------------------------ */
@@ -27,7 +26,7 @@ static bool fits(const struct kvc_disk *disk, const struct disk_segment *segment
 /* There is an open segment with room for the request afterwards, or false: one is being prepared. */
 static bool segment_ready(struct kvc_disk *disk, const struct kvc_tier_req *req)
 {
-	if (disk->open && fits(disk, disk->open, req))
+	if (disk->open && fits(disk->open, req))
 		return true;
 	if (disk->open)
 		kvc_disk_seal(disk);
@@ -38,6 +37,7 @@ static bool segment_ready(struct kvc_disk *disk, const struct kvc_tier_req *req)
 	disk->open = disk->ready;
 	disk->ready = NULL;
 	kvc_disk_segment_move(disk->open, DISK_OPEN);
+	kvc_disk_summary_begin(disk->open);
 	kvc_disk_prepare(disk, true); /* the next one, in reserve */
 	return true;
 }
@@ -51,6 +51,9 @@ static void record_add(struct disk_write *write, struct kvc_tier_req *req, uint3
 	req->record.epoch = write->segment->epoch;
 	memcpy(req->record.device, disk->super.instance, sizeof req->record.device);
 	kvc_record_seal(&req->record, req->slab);
+	kvc_disk_summary_add(write->segment, &req->record);
+	if (req->record.generation > disk->generation)
+		disk->generation = req->record.generation;
 	*iov = (struct iovec){.iov_base = req->slab, .iov_len = (size_t)pages_of(req) * KVC_PAGE_BYTES};
 	write->bytes += iov->iov_len;
 	kvc_list_push(&write->requests, &req->node);
@@ -61,7 +64,7 @@ static bool takes(const struct disk_write *write, const struct kvc_tier_req *req
 	const struct kvc_disk *disk = write->disk;
 	uint64_t bytes = write->bytes + (uint64_t)pages_of(req) * KVC_PAGE_BYTES;
 
-	return fits(disk, write->segment, req) && write->io.iov_count < DISK_WRITE_IOV &&
+	return fits(write->segment, req) && write->io.iov_count < DISK_WRITE_IOV &&
 	       (write->io.iov_count == 0 || bytes <= disk->write_bytes);
 }
 
@@ -160,6 +163,7 @@ static void write_done(struct kvc_io_req *io)
 		req->done(req);
 	}
 	segment->writes--;
+	kvc_disk_summary_progress(segment);
 	kvc_list_remove(&write->node);
 	kvc_list_push(&disk->writes.idle, &write->node);
 	kvc_disk_segment_settle(segment);
@@ -174,7 +178,7 @@ static kvc_status refusal(const struct kvc_disk *disk, const struct kvc_tier_req
 		return KVC_NO_SPACE;
 	if (!disk->base.writable)
 		return KVC_UNAVAILABLE;
-	if (kvc_record_bytes(req->record.image_bytes) > disk->super.segment_bytes - KVC_PAGE_BYTES)
+	if (kvc_record_bytes(req->record.image_bytes) > disk->super.segment_bytes - 2 * KVC_PAGE_BYTES)
 		return KVC_NO_SPACE;
 	return KVC_OK;
 }
