@@ -173,6 +173,22 @@ static void place_reclaimed(void *context, uint32_t cookie, struct kvc_place pla
 		kvc_entry_lose_place(cache, cookie);
 }
 
+/* Generations, tenants and parents are not in the index, and not needed to find a block again. */
+static bool place_describe(void *context, uint32_t cookie, struct kvc_record *record)
+{
+	struct kvc_cache *cache = context;
+	const struct kvc_entry *entry = kvc_cache_entry(cache, cookie);
+
+	if (!(entry->flags & KVC_ENTRY_ON_DISK) || !same_place(&entry->place, &record->place) ||
+	    entry->epoch != (uint32_t)record->epoch)
+		return false;
+	record->key = entry->key;
+	record->image_bytes = entry->image_bytes;
+	record->tokens = entry->tokens;
+	record->depth = entry->depth;
+	return true;
+}
+
 static void recover_done(void *context, kvc_status status)
 {
 	struct kvc_cache *cache = context;
@@ -188,6 +204,7 @@ void kvc_cache_recover(struct kvc_cache *cache, void (*done)(void *context, kvc_
 	struct kvc_tier_events events = {
 	        .recovered = record_recovered,
 	        .reclaimed = place_reclaimed,
+	        .describe = place_describe,
 	        .context = cache,
 	};
 

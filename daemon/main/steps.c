@@ -225,9 +225,17 @@ static kvc_status recover_start(struct kvc_daemon *daemon)
 	return KVC_OK;
 }
 
+/* The disk tier closes before the cache, which it asks for what goes into its checkpoint. */
 static void cache_stopped(void *context)
 {
-	kvc_daemon_step_done(context, KVC_OK);
+	struct kvc_daemon *daemon = context;
+	struct kvc_tier *disk = daemon->disk;
+
+	daemon->disk = NULL;
+	if (disk)
+		disk->ops->close(disk, disk_closed, daemon);
+	else
+		kvc_daemon_step_done(daemon, KVC_OK);
 }
 
 static void recover_stop(struct kvc_daemon *daemon)

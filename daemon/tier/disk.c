@@ -95,6 +95,7 @@ static void disk_recover(struct kvc_tier *tier, const struct kvc_tier_events *ev
 void kvc_disk_on(struct kvc_disk *disk)
 {
 	state_move(disk, DISK_ON);
+	disk->checkpoint.armed = true;
 	kvc_info("disk tier: %lld records in %lld of %u segments of %llu MiB (%s, %s)",
 	         (long long)kvc_stat_get(disk->count.records),
 	         (long long)(disk->segment_count - kvc_stat_get(disk->count.free_segments)),
@@ -124,8 +125,9 @@ static bool quiet(const struct kvc_disk *disk)
 {
 	return !disk->recovery && kvc_list_empty(&disk->stores) && kvc_list_empty(&disk->writes.busy) &&
 	       kvc_list_empty(&disk->loads.busy) && kvc_list_empty(&disk->loads.waiting) &&
-	       !disk->summaries_busy && disk->sync.step == DISK_SYNC_IDLE &&
-	       kvc_list_empty(&disk->sync.waiting) && disk->prepare.step == DISK_PREPARE_IDLE;
+	       !disk->summaries_busy && disk->checkpoint.step == DISK_CHECKPOINT_IDLE &&
+	       disk->sync.step == DISK_SYNC_IDLE && kvc_list_empty(&disk->sync.waiting) &&
+	       disk->prepare.step == DISK_PREPARE_IDLE;
 }
 
 static void disk_free(struct kvc_disk *disk)
@@ -159,6 +161,11 @@ static void close_progress(struct kvc_disk *disk)
 		return;
 	}
 	if (disk->last_step == DISK_LAST_NONE) {
+		disk->last_step = DISK_LAST_CHECKPOINT;
+		if (kvc_disk_checkpoint_start(disk))
+			return;
+	}
+	if (disk->last_step == DISK_LAST_CHECKPOINT) {
 		last_sync_start(disk);
 		return;
 	}
@@ -245,6 +252,11 @@ static void stats_open(struct kvc_disk *disk, struct kvc_stats *stats)
 	        {&disk->count.summaries, "disk.summaries"},
 	        {&disk->count.summary_bytes, "disk.summary_bytes"},
 	        {&disk->count.bad_summaries, "disk.bad_summaries"},
+	        {&disk->count.checkpoints, "disk.checkpoints"},
+	        {&disk->count.checkpoint_bytes, "disk.checkpoint_bytes"},
+	        {&disk->count.checkpoint_errors, "disk.checkpoint_errors"},
+	        {&disk->count.bad_checkpoints, "disk.bad_checkpoints"},
+	        {&disk->count.by_checkpoint, "disk.recovered_by_checkpoint"},
 	        {&disk->count.by_summary, "disk.recovered_by_summary"},
 	        {&disk->count.by_scan, "disk.recovered_by_scan"},
 	};
@@ -317,6 +329,9 @@ kvc_status kvc_disk_open(struct kvc_loop *loop, struct kvc_io *io, struct kvc_st
 	lists_init(disk);
 	stats_open(disk, stats);
 	kvc_disk_health_init(disk);
+	kvc_disk_checkpoint_init(disk);
+	for (uint32_t i = 0; i < KVC_CHECKPOINT_FILES; i++)
+		disk->checkpoint_files[i].fd = -1;
 	status = pools_open(disk);
 	if (status == KVC_OK)
 		status = kvc_disk_dir_open(disk, options, &told);

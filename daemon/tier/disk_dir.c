@@ -340,6 +340,22 @@ static kvc_status segments_open(struct kvc_disk *disk, const char *directory,
 	return KVC_OK;
 }
 
+/* Without them there is no checkpoint, and the start is slower: nothing to fail for. */
+static void checkpoints_open(struct kvc_disk *disk)
+{
+	static const char *const names[KVC_CHECKPOINT_FILES] = {"checkpoint.0", "checkpoint.1"};
+
+	for (uint32_t i = 0; i < KVC_CHECKPOINT_FILES; i++) {
+		kvc_status status =
+		        kvc_file_open(disk->dir_fd, names[i], O_RDWR | O_CREAT, &disk->checkpoint_files[i]);
+
+		if (status == KVC_OK)
+			continue;
+		kvc_warn("disk tier: %s cannot be opened: %s", names[i], kvc_status_text(status));
+		disk->checkpoint_files[i].fd = -1;
+	}
+}
+
 /* --- all of it ------------------------------------------------------------------------------------ */
 
 static kvc_status super_open(struct kvc_disk *disk, const struct kvc_disk_options *options, bool fresh,
@@ -385,6 +401,8 @@ kvc_status kvc_disk_dir_open(struct kvc_disk *disk, const struct kvc_disk_option
 		status = super_open(disk, options, fresh, detail);
 	if (status == KVC_OK)
 		status = segments_open(disk, directory, detail);
+	if (status == KVC_OK)
+		checkpoints_open(disk);
 	return status;
 }
 
@@ -397,6 +415,9 @@ void kvc_disk_dir_close(struct kvc_disk *disk)
 			kvc_file_close(&disk->segments[i].file);
 	}
 	kvc_free(disk->segments);
+	for (uint32_t i = 0; i < KVC_CHECKPOINT_FILES; i++)
+		if (disk->checkpoint_files[i].fd >= 0)
+			kvc_file_close(&disk->checkpoint_files[i]);
 	if (disk->super_file.fd >= 0)
 		kvc_file_close(&disk->super_file);
 	if (disk->segments_dir.fd >= 0)

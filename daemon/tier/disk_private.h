@@ -6,7 +6,7 @@
  *   disk_prepare.c  making the next segment ready
  *   disk_write.c    stores    disk_read.c  loads    disk_sync.c  syncs
  *   disk_health.c   switching off and on again after errors
- *   disk_summary.c  the summary of a sealed segment
+ *   disk_summary.c  the summary of a sealed segment    disk_checkpoint.c  the checkpoint of the index
  *   disk_recover.c  what there is at start    disk_scan.c  how a segment is looked through for that
  *
  * What holds of the directory at any moment, also after a crash in which any subset of the pages that were
@@ -19,19 +19,22 @@
  *       wherever it lies, and what was written for a header that did not arrive is void too.
  *   I3  The header of a new epoch completes before any record of that epoch is submitted, and the file's
  *       directory entry is on stable storage before that.
- *   I4  Records of an epoch lie without gaps from page 1 on. A write that fails ends the segment's epoch: what
- *       lies behind the gap is declared lost, since a scan will not find it.
- *   I5  A page of an epoch is written once.
- *   I6  The superblock that is in force is never overwritten: a newer one goes to the other slot.
- *   I7  A summary is submitted after every write of its segment ended well, and names instance, segment and
- *       epoch; it is believed in that segment and epoch only. It says where records may be, not that they
- *       are: after a power failure it can be there without them. A record counts when it is read (I2).
+ *   I4  Records of an epoch lie without gaps from page 1 on. A write that fails ends the segment's epoch:
+ * what lies behind the gap is declared lost, since a scan will not find it. I5  A page of an epoch is written
+ * once. I6  The superblock that is in force is never overwritten: a newer one goes to the other slot. I7  A
+ * summary is submitted after every write of its segment ended well, and names instance, segment and epoch; it
+ * is believed in that segment and epoch only. It says where records may be, not that they are: after a power
+ * failure it can be there without them. A record counts when it is read (I2). I8  A checkpoint names instance
+ * and epochs as a summary does, and speaks for a segment only if it lists every record that was stored there
+ * and is still wanted. The one in force is not overwritten; its sections are on stable storage before its
+ * head is submitted.
  */
 #ifndef KVC_DISK_PRIVATE_H
 #define KVC_DISK_PRIVATE_H
 
 #include <string.h>
 
+#include "daemon/tier/checkpoint.h"
 #include "daemon/tier/disk.h"
 #include "daemon/tier/disk_segment.h"
 #include "daemon/tier/segment.h"
@@ -96,6 +99,37 @@ struct disk_breaker {
 	struct kvc_timer timer;
 };
 
+enum disk_checkpoint_step {
+	DISK_CHECKPOINT_IDLE,
+	DISK_CHECKPOINT_ROWS,
+	DISK_CHECKPOINT_SECTION,
+	DISK_CHECKPOINT_BODY_SYNC,
+	DISK_CHECKPOINT_HEAD,
+	DISK_CHECKPOINT_HEAD_SYNC,
+};
+
+/* A checkpoint that is being written. */
+struct disk_checkpoint {
+	enum disk_checkpoint_step step;
+	struct kvc_task tick;
+	struct kvc_io_req io;
+	struct iovec iov;
+	uint64_t sequence;
+	uint8_t *head;
+	uint8_t *rows; /* of one segment */
+	uint32_t rows_pages;
+	uint32_t capacity; /* rows */
+	uint32_t count;
+	uint32_t entry;               /* the segment's next */
+	struct disk_segment *segment; /* NULL: the next one is to be found */
+	uint64_t epoch;
+	uint32_t next;     /* segment */
+	uint32_t sections; /* so far */
+	uint32_t page;     /* where the next one goes */
+	uint32_t sealed;   /* segments since the last one began */
+	bool armed;        /* the recovery is over */
+};
+
 enum disk_sync_step {
 	DISK_SYNC_IDLE,
 	DISK_SYNC_WRITES, /* waits for the writes that were in flight when it began */
@@ -134,6 +168,9 @@ struct kvc_disk {
 	struct disk_segment *open;  /* NULL: none */
 	struct disk_segment *ready; /* NULL: none */
 	struct disk_prepare prepare;
+	struct kvc_file checkpoint_files[KVC_CHECKPOINT_FILES];
+	uint64_t checkpoint_sequence; /* of the one in force; 0: there is none */
+	struct disk_checkpoint checkpoint;
 
 	uint32_t write_bytes;
 	uint32_t summaries_busy; /* being written */
@@ -170,7 +207,12 @@ struct kvc_disk {
 	struct disk_recovery *recovery;
 	bool verify;
 	struct kvc_tier_req last_sync; /* before closing */
-	enum disk_last_sync { DISK_LAST_NONE, DISK_LAST_RUNNING, DISK_LAST_DONE } last_step;
+	enum disk_last_sync {
+		DISK_LAST_NONE,
+		DISK_LAST_CHECKPOINT,
+		DISK_LAST_RUNNING,
+		DISK_LAST_DONE
+	} last_step;
 	struct kvc_task closed_task;
 	void (*closed)(void *context);
 	void *closed_context;
@@ -181,7 +223,9 @@ struct kvc_disk {
 		kvc_stat_cell *errors, *read_errors, *write_errors, *sync_errors, *no_space, *corrupt,
 		        *missing;
 		kvc_stat_cell *reclaimed, *lost, *recovered, *damaged, *offs, *stalls, *writable, *direct;
-		kvc_stat_cell *summaries, *summary_bytes, *bad_summaries, *by_summary, *by_scan;
+		kvc_stat_cell *summaries, *summary_bytes, *bad_summaries, *checkpoints, *checkpoint_bytes,
+		        *checkpoint_errors, *bad_checkpoints;
+		kvc_stat_cell *by_checkpoint, *by_summary, *by_scan;
 	} count;
 };
 
@@ -253,6 +297,16 @@ void kvc_disk_read_failed(struct kvc_disk *disk, int error);
 
 /* Something was submitted: see that it does not hang. */
 void kvc_disk_watch(struct kvc_disk *disk);
+
+/* --- disk_checkpoint.c --- */
+
+void kvc_disk_checkpoint_init(struct kvc_disk *disk);
+
+/* Begin one; false: not now. kvc_disk_progress tells of its end. */
+bool kvc_disk_checkpoint_start(struct kvc_disk *disk);
+
+/* A segment was sealed: is it time for one? */
+void kvc_disk_checkpoint_sealed(struct kvc_disk *disk);
 
 /* --- disk_recover.c --- */
 

@@ -1,8 +1,9 @@
 /* The recovery at start: which segments hold what.
  *
- *   HEADERS   read the header of every segment; sort by epoch
- *   RECORDS   look through up to DISK_SCANNERS segments at a time (disk_scan.c)
- *   both      report the records, a segment at a time, oldest epoch first
+ *   HEADERS     read the header of every segment; sort by epoch
+ *   CHECKPOINT  read what a checkpoint knows (disk_recover_checkpoint.c)
+ *   RECORDS     look through up to DISK_SCANNERS segments at a time (disk_scan.c)
+ *   both        report the records, a segment at a time, oldest epoch first
  *
  * Only reads. It can be broken off anywhere and begun again, and finds the same. No segment is written again
  * in the epoch in which it was found, so that a page that a write of the last process may still reach is
@@ -80,7 +81,9 @@ static void report_end(struct scanner *scanner)
 
 	if (scanner->summarized)
 		gap_note(segment, scanner->summary.end_page);
-	if (found_count(scanner))
+	if (scanner->checkpointed)
+		kvc_stat_add(disk->count.by_checkpoint, 1);
+	else if (found_count(scanner))
 		kvc_stat_add(scanner->summarized ? disk->count.by_summary : disk->count.by_scan, 1);
 	kvc_disk_segment_move(segment, DISK_SEALED);
 	kvc_disk_segment_settle(segment);
@@ -148,8 +151,18 @@ static void headers_tick(struct disk_recovery *recovery)
 	if (scanners_start(recovery))
 		return;
 	qsort(recovery->order, recovery->order_count, sizeof *recovery->order, by_epoch);
-	recovery->phase = RECOVER_RECORDS;
+	recovery->phase = RECOVER_CHECKPOINT;
 	recovery->next = 0;
+	kvc_disk_heads_start(recovery);
+	kvc_disk_recover_tick(recovery);
+}
+
+static void checkpoint_tick(struct disk_recovery *recovery)
+{
+	if (recovery->busy)
+		return;
+	kvc_disk_heads_choose(recovery);
+	recovery->phase = RECOVER_RECORDS;
 	kvc_disk_recover_tick(recovery);
 }
 
@@ -173,6 +186,8 @@ static void recovery_tick(struct kvc_task *task)
 		return;
 	else if (recovery->phase == RECOVER_HEADERS)
 		headers_tick(recovery);
+	else if (recovery->phase == RECOVER_CHECKPOINT)
+		checkpoint_tick(recovery);
 	else
 		records_tick(recovery);
 }
@@ -187,6 +202,8 @@ void kvc_disk_recover_free(struct kvc_disk *disk)
 		return;
 	for (uint32_t i = 0; i < DISK_SCANNERS; i++)
 		kvc_disk_scanner_close(&recovery->scanners[i]);
+	kvc_disk_heads_free(recovery);
+	kvc_free(recovery->sections);
 	kvc_free(recovery->order);
 	kvc_free(recovery);
 	disk->recovery = NULL;
@@ -202,7 +219,8 @@ kvc_status kvc_disk_recover_open(struct kvc_disk *disk)
 	recovery->disk = disk;
 	recovery->tick.run = recovery_tick;
 	recovery->order = kvc_calloc(disk->segment_count, sizeof *recovery->order);
-	if (!recovery->order)
+	recovery->sections = kvc_calloc(disk->segment_count, sizeof *recovery->sections);
+	if (!recovery->order || !recovery->sections)
 		return KVC_NO_MEMORY;
 	for (uint32_t i = 0; i < DISK_SCANNERS; i++) {
 		recovery->scanners[i].recovery = recovery;

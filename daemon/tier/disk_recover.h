@@ -2,6 +2,7 @@
 #ifndef KVC_DISK_RECOVER_H
 #define KVC_DISK_RECOVER_H
 
+#include "daemon/tier/checkpoint.h"
 #include "daemon/tier/disk_private.h"
 #include "daemon/tier/summary.h"
 
@@ -31,6 +32,7 @@ struct scanner {
 
 	/* what was found: a summary, in the buffer, or records one by one */
 	bool summarized;
+	bool checkpointed; /* the summary is a section of the checkpoint */
 	struct kvc_summary summary;
 	struct scan_record *records;
 	uint32_t record_count;
@@ -43,7 +45,15 @@ struct disk_turn {
 	uint32_t number;
 };
 
-enum recovery_phase { RECOVER_HEADERS, RECOVER_RECORDS };
+/* The head of a checkpoint, while it is looked at. */
+struct disk_head {
+	struct disk_recovery *recovery;
+	struct kvc_io_req io;
+	struct iovec iov;
+	uint8_t *bytes;
+};
+
+enum recovery_phase { RECOVER_HEADERS, RECOVER_CHECKPOINT, RECOVER_RECORDS };
 
 struct disk_recovery {
 	struct kvc_disk *disk;
@@ -52,11 +62,13 @@ struct disk_recovery {
 	enum recovery_phase phase;
 	struct kvc_task tick;
 	bool stop;
-	uint32_t busy;      /* scanners that read */
+	uint32_t busy;      /* reads in flight */
 	uint32_t next;      /* HEADERS: segment. RECORDS: place in the order */
 	uint32_t next_turn; /* to be reported */
 	struct disk_turn *order;
 	uint32_t order_count;
+	struct disk_head heads[KVC_CHECKPOINT_FILES];
+	struct kvc_checkpoint_section *sections; /* by segment; pages 0: there is none */
 	struct scanner scanners[DISK_SCANNERS];
 };
 
@@ -69,6 +81,17 @@ void kvc_disk_scanner_close(struct scanner *scanner);
 /* Begin with the next segment; false: none is left. */
 bool kvc_disk_scan_header(struct scanner *scanner);
 bool kvc_disk_scan_records(struct scanner *scanner);
+
+/* --- disk_recover_checkpoint.c --- */
+
+/* Read the heads; false: there are none to wait for. Then choose. */
+bool kvc_disk_heads_start(struct disk_recovery *recovery);
+void kvc_disk_heads_choose(struct disk_recovery *recovery);
+void kvc_disk_heads_free(struct disk_recovery *recovery);
+
+/* What the checkpoint has of a segment; NULL: nothing. */
+const struct kvc_checkpoint_section *kvc_disk_section_of(const struct disk_recovery *recovery,
+                                                         const struct disk_segment *segment);
 
 static inline uint32_t disk_record_pages(const struct kvc_record *record)
 {

@@ -1,8 +1,10 @@
-/* Looking through a segment at start: its header, then its summary, or without one its records, hopping from
- * header to header.
+/* Looking through a segment at start: its header, then what the checkpoint has of it, else its summary, else
+ * its records, hopping from header to header.
  *
- *   RECORDS:  tail --> summary's pages --> FINISHED
- *               `----------`-- none, or not sound --> chunk, chunk, ... --> FINISHED
+ *   RECORDS:  section of the checkpoint --> FINISHED
+ *               `-- none, or not sound --> tail --> summary's pages --> FINISHED
+ *                                            `----------`-- none, or not sound --> chunk, chunk, ... -->
+ * FINISHED
  *
  * Only reads. A record that does not belong where it is found ends its segment's log (I2, I4). */
 #include <stdlib.h>
@@ -23,12 +25,9 @@ enum {
 
 /* --- reading -------------------------------------------------------------------------------------- */
 
-static void scan_read(struct scanner *scanner, uint32_t page, uint32_t pages,
-                      void (*done)(struct kvc_io_req *io))
+static void read_start(struct scanner *scanner, struct kvc_file *file, uint32_t page, uint32_t pages,
+                       void (*done)(struct kvc_io_req *io))
 {
-	KVC_PRE(page < scanner->file_pages);
-	if (pages > scanner->file_pages - page)
-		pages = scanner->file_pages - page;
 	KVC_PRE(pages > 0 && pages <= scanner->buffer_pages);
 	scanner->read_page = page;
 	scanner->asked = pages;
@@ -38,7 +37,7 @@ static void scan_read(struct scanner *scanner, uint32_t page, uint32_t pages,
 	};
 	scanner->io = (struct kvc_io_req){
 	        .op = KVC_IO_READ,
-	        .file = &scanner->segment->file,
+	        .file = file,
 	        .offset = (uint64_t)page * KVC_PAGE_BYTES,
 	        .iov = &scanner->iov,
 	        .iov_count = 1,
@@ -47,6 +46,15 @@ static void scan_read(struct scanner *scanner, uint32_t page, uint32_t pages,
 	scanner->state = SCAN_READING;
 	scanner->recovery->busy++;
 	kvc_io_submit(scanner->recovery->disk->io, &scanner->io);
+}
+
+static void scan_read(struct scanner *scanner, uint32_t page, uint32_t pages,
+                      void (*done)(struct kvc_io_req *io))
+{
+	KVC_PRE(page < scanner->file_pages);
+	if (pages > scanner->file_pages - page)
+		pages = scanner->file_pages - page;
+	read_start(scanner, &scanner->segment->file, page, pages, done);
 }
 
 /* Take in what was read. False: nothing, for an error. */
@@ -357,10 +365,57 @@ static bool summary_helps(const struct scanner *scanner)
 	return !disk->verify && scanner->file_pages == disk->segment_pages;
 }
 
+static void tail_begin(struct scanner *scanner)
+{
+	uint32_t most = scanner->recovery->disk->segment_pages - 1;
+
+	if (summary_helps(scanner))
+		tail_read(scanner, most < TAIL_PAGES ? most : TAIL_PAGES);
+	else
+		scan_begin(scanner);
+}
+
+/* --- section of the checkpoint -------------------------------------------------------------------- */
+
+/* Without it: the summary, or a scan. */
+static void section_fails(struct scanner *scanner)
+{
+	kvc_stat_add(scanner->recovery->disk->count.bad_checkpoints, 1);
+	tail_begin(scanner);
+}
+
+static void section_done(struct kvc_io_req *io)
+{
+	struct scanner *scanner = kvc_container_of(io, struct scanner, io);
+	struct kvc_segment_header header;
+
+	scanner->state = SCAN_IDLE;
+	kvc_disk_segment_header(scanner->segment, &header);
+	if (!scan_filled(scanner) || scanner->read_count < scanner->asked ||
+	    kvc_summary_open(&header, scanner->buffer, scanner->read_count, &scanner->summary)) {
+		section_fails(scanner);
+		return;
+	}
+	scanner->summarized = scanner->checkpointed = true;
+	scan_finish(scanner);
+}
+
+static void section_read(struct scanner *scanner, const struct kvc_checkpoint_section *section)
+{
+	struct kvc_disk *disk = scanner->recovery->disk;
+	uint32_t file = disk->checkpoint_sequence % KVC_CHECKPOINT_FILES;
+
+	if (buffer_grow(scanner, section->pages))
+		tail_begin(scanner);
+	else
+		read_start(scanner, &disk->checkpoint_files[file], section->page, section->pages,
+		           section_done);
+}
+
 bool kvc_disk_scan_records(struct scanner *scanner)
 {
 	struct disk_recovery *recovery = scanner->recovery;
-	uint32_t most = recovery->disk->segment_pages - 1;
+	const struct kvc_checkpoint_section *section;
 
 	if (recovery->next == recovery->order_count)
 		return false;
@@ -368,11 +423,12 @@ bool kvc_disk_scan_records(struct scanner *scanner)
 	scanner->segment = &recovery->disk->segments[recovery->order[recovery->next++].number];
 	scanner->file_pages = file_pages(scanner);
 	scanner->record_count = 0;
-	scanner->summarized = false;
-	if (summary_helps(scanner))
-		tail_read(scanner, most < TAIL_PAGES ? most : TAIL_PAGES);
+	scanner->summarized = scanner->checkpointed = false;
+	section = kvc_disk_section_of(recovery, scanner->segment);
+	if (section)
+		section_read(scanner, section);
 	else
-		scan_begin(scanner);
+		tail_begin(scanner);
 	return true;
 }
 

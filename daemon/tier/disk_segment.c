@@ -161,6 +161,7 @@ void kvc_disk_seal(struct kvc_disk *disk)
 	kvc_disk_segment_move(segment, DISK_SEALED);
 	kvc_disk_summary_progress(segment);
 	kvc_disk_segment_settle(segment);
+	kvc_disk_checkpoint_sealed(disk);
 }
 
 /* Declare lost what lies from a page on. The owner may forget other records meanwhile, which can empty the

@@ -48,6 +48,11 @@ struct kvc_tier_events {
 	 * now if it is still at this place. Must not submit a request. */
 	void (*reclaimed)(void *context, uint32_t cookie, struct kvc_place place);
 
+	/* What the owner keeps under a cookie: fills in key, sizes, depth and what else it knows of the
+	 * record at record->place. False: that is not where he has it (yet). For a checkpoint, from a task of
+	 * the tier's own. NULL: there are no checkpoints. */
+	bool (*describe)(void *context, uint32_t cookie, struct kvc_record *record);
+
 	void *context;
 };
 
@@ -66,7 +71,7 @@ struct kvc_tier_ops {
 	                void (*done)(void *context, kvc_status status), void *context);
 
 	/* Stop taking requests, wait for those in flight, write what makes the next start quick; then
-	 * done(context). */
+	 * done(context). The owner must stay for so long: he is still asked to describe. */
 	void (*close)(struct kvc_tier *tier, void (*done)(void *context), void *context);
 };
 

@@ -178,6 +178,19 @@ static void block_reclaimed(void *context, uint32_t cookie, struct kvc_place pla
 		block->stored = block->synced = false;
 }
 
+static bool block_describe(void *context, uint32_t cookie, struct kvc_record *record)
+{
+	const struct rig *rig = context;
+	const struct rig_block *block = &rig->blocks[cookie];
+
+	assert_true(cookie < RIG_BLOCKS);
+	if (!block->stored || block->record.place.segment != record->place.segment ||
+	    block->record.place.page != record->place.page || block->record.epoch != record->epoch)
+		return false;
+	*record = block->record;
+	return true;
+}
+
 static void recovered(void *context, kvc_status status)
 {
 	assert_int_equal(status, KVC_OK);
@@ -189,6 +202,7 @@ void rig_recover(struct rig *rig)
 	struct kvc_tier_events events = {
 	        .recovered = block_recovered,
 	        .reclaimed = block_reclaimed,
+	        .describe = rig->no_checkpoint ? NULL : block_describe,
 	        .context = rig,
 	};
 	bool done = false;

@@ -30,6 +30,7 @@ struct rig {
 	char directory[KVC_TEMP_DIR_BYTES];
 	struct kvc_disk_options options;
 	struct kvc_io_options io_options;
+	bool no_checkpoint; /* the owner does not describe its blocks */
 	struct kvc_loop *loop;
 	struct kvc_stats *stats;
 	struct kvc_io *io;

@@ -26,6 +26,7 @@ static int setup(void **state)
 {
 	(void)state;
 	rig_init(&rig);
+	rig.no_checkpoint = true;
 	return 0;
 }
 
