@@ -52,12 +52,14 @@ static void get_raised(struct kvc_op *op)
 	struct kvc_cache *cache = op->cache;
 	const struct kvc_entry *entry = kvc_cache_entry(cache, op->entry);
 	struct kvc_record record;
-	bool stays = op->move.status == KVC_OK && entry->cell == KVC_CELL_NONE &&
+	bool stays = op->move.status == KVC_OK && !(entry->flags & KVC_ENTRY_IN_VRAM) &&
 	             entry->slab != KVC_EXTENT_NONE && !(entry->flags & KVC_ENTRY_DEAD) &&
 	             kvc_gpu_is_up(kvc_vram_gpu(cache, op->cell));
 
-	if (stays && kvc_record_parse(kvc_entry_record(cache, entry),
-	                              kvc_slab_bytes(cache->options.arena, entry->slab), &record) == KVC_OK) {
+	stays = stays &&
+	        kvc_record_parse(kvc_entry_record(cache, entry),
+	                         kvc_slab_bytes(cache->options.arena, entry->slab), &record) == KVC_OK;
+	if (stays) {
 		kvc_vram_attach(cache, op->cell, op->entry, op->ns, &record);
 		kvc_stat_add(cache->count.raised, 1);
 	} else {
@@ -121,7 +123,7 @@ static void get_from_ram(struct kvc_op *op)
 	struct kvc_cache *cache = op->cache;
 	const struct kvc_entry *entry = kvc_cache_entry(cache, op->entry);
 	bool may_stay = op->form == KVC_OP_DEVICE && op->plan == &op->ns->plan &&
-	                entry->cell == KVC_CELL_NONE && entry->image_bytes == op->plan->image_bytes;
+	                !(entry->flags & KVC_ENTRY_IN_VRAM) && entry->image_bytes == op->plan->image_bytes;
 
 	get_prepare(op);
 	op->move.slab = kvc_entry_record(cache, entry);
@@ -137,7 +139,7 @@ static void get_from_vram(struct kvc_op *op)
 
 	op->from = KVC_REST_VRAM;
 	get_prepare(op);
-	op->move.vram = kvc_vram_offset(cache, kvc_cache_entry(cache, op->entry)->cell);
+	op->move.vram = kvc_vram_offset(cache, kvc_vram_cell(cache, op->entry));
 	kvc_move_submit(cache->mover, &op->move);
 }
 
@@ -158,7 +160,7 @@ static void get_load(struct kvc_op *op)
 	struct kvc_cache *cache = op->cache;
 	const struct kvc_entry *entry = kvc_cache_entry(cache, op->entry);
 	struct kvc_flight *flight = kvc_entry_flight(cache, entry);
-	bool in_vram = entry->cell != KVC_CELL_NONE;
+	bool in_vram = entry->flags & KVC_ENTRY_IN_VRAM;
 	kvc_status status = KVC_OK;
 
 	op->from = in_vram ? KVC_REST_VRAM : KVC_REST_DISK;
@@ -175,8 +177,8 @@ static void get_load(struct kvc_op *op)
 /* Whether the block rests in the VRAM of the GPU that wants it. */
 static bool in_own_vram(const struct kvc_op *op, const struct kvc_entry *entry)
 {
-	return op->form == KVC_OP_DEVICE && entry->cell != KVC_CELL_NONE &&
-	       kvc_vram_gpu(op->cache, entry->cell) == kvc_pool_gpu(op->device.pool);
+	return op->form == KVC_OP_DEVICE && entry->flags & KVC_ENTRY_IN_VRAM &&
+	       kvc_vram_gpu(op->cache, kvc_vram_cell(op->cache, op->entry)) == kvc_pool_gpu(op->device.pool);
 }
 
 void kvc_get_start(struct kvc_op *op)
