@@ -126,8 +126,8 @@ static bool quiet(const struct kvc_disk *disk)
 	return !disk->recovery && kvc_list_empty(&disk->stores) && kvc_list_empty(&disk->writes.busy) &&
 	       kvc_list_empty(&disk->loads.busy) && kvc_list_empty(&disk->loads.waiting) &&
 	       !disk->summaries_busy && disk->checkpoint.step == DISK_CHECKPOINT_IDLE &&
-	       disk->sync.step == DISK_SYNC_IDLE && kvc_list_empty(&disk->sync.waiting) &&
-	       disk->prepare.step == DISK_PREPARE_IDLE;
+	       !disk->keep.segment && disk->sync.step == DISK_SYNC_IDLE &&
+	       kvc_list_empty(&disk->sync.waiting) && disk->prepare.step == DISK_PREPARE_IDLE;
 }
 
 static void disk_free(struct kvc_disk *disk)
@@ -186,6 +186,7 @@ static void disk_close(struct kvc_tier *tier, void (*done)(void *context), void 
 	disk->closed_context = context;
 	state_move(disk, DISK_CLOSING);
 	kvc_disk_recover_stop(disk);
+	kvc_disk_keep_cut(disk);
 	kvc_disk_progress(disk);
 }
 
@@ -256,6 +257,8 @@ static void stats_open(struct kvc_disk *disk, struct kvc_stats *stats)
 	        {&disk->count.checkpoint_bytes, "disk.checkpoint_bytes"},
 	        {&disk->count.checkpoint_errors, "disk.checkpoint_errors"},
 	        {&disk->count.bad_checkpoints, "disk.bad_checkpoints"},
+	        {&disk->count.kept, "disk.kept_records"},
+	        {&disk->count.kept_bytes, "disk.kept_bytes"},
 	        {&disk->count.by_checkpoint, "disk.recovered_by_checkpoint"},
 	        {&disk->count.by_summary, "disk.recovered_by_summary"},
 	        {&disk->count.by_scan, "disk.recovered_by_scan"},
@@ -330,6 +333,7 @@ kvc_status kvc_disk_open(struct kvc_loop *loop, struct kvc_io *io, struct kvc_st
 	stats_open(disk, stats);
 	kvc_disk_health_init(disk);
 	kvc_disk_checkpoint_init(disk);
+	kvc_disk_keep_init(disk);
 	for (uint32_t i = 0; i < KVC_CHECKPOINT_FILES; i++)
 		disk->checkpoint_files[i].fd = -1;
 	status = pools_open(disk);

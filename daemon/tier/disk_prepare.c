@@ -1,8 +1,8 @@
 /* Making a clean segment, while records still go to the open one, so that stores do not wait for it.
  *
- *   IDLE --> ALLOCATE --> DIRECTORY --> SUPER --> SUPER_SYNC --> HEADER --> IDLE, disk->ready is set
- *                 |  `--(named already)---^ |                      ^
- *                 |                         `--(epochs are left)---'
+ *   IDLE --> ALLOCATE --> DIRECTORY --> SUPER --> SUPER_SYNC --> HEADER --> HEADER_SYNC --> IDLE, disk->ready
+ * is set |  `--(named already)---^ |                      ^ |                         `--(epochs are
+ * left)---'
  *                 `-- any failure: IDLE, the segment is FREE again
  *
  * The order is what I1 and I3 ask for. A crash at any point leaves a segment that is void or, if the header
@@ -68,6 +68,8 @@ static struct disk_segment *pick(struct kvc_disk *disk, bool reclaim)
 			kvc_disk_no_segment(disk);
 		return NULL; /* what is in flight will end, and ask again */
 	}
+	if (kvc_disk_keep_start(disk, segment))
+		return NULL;
 	kvc_debug("disk tier: segment %u is reclaimed, %u records", segment->number, segment->live_records);
 	kvc_disk_reclaim(segment);
 	return segment;
@@ -87,7 +89,7 @@ static void prepare_failed(struct kvc_disk *disk)
 	struct disk_prepare *prepare = &disk->prepare;
 	struct disk_segment *segment = prepare->segment;
 
-	if (prepare->step == DISK_PREPARE_HEADER)
+	if (prepare->step == DISK_PREPARE_HEADER || prepare->step == DISK_PREPARE_HEADER_SYNC)
 		segment->failures++;
 	/* Part of a new file may have been allocated; the others on this file system can use it. */
 	if (prepare->step == DISK_PREPARE_ALLOCATE && !segment->named && ftruncate(segment->file.fd, 0))
@@ -202,6 +204,9 @@ static void prepare_tick(struct kvc_disk *disk)
 		header_write(disk);
 		break;
 	case DISK_PREPARE_HEADER:
+		io_start(disk, DISK_PREPARE_HEADER_SYNC, KVC_IO_SYNC, &prepare->segment->file, 0);
+		break;
+	case DISK_PREPARE_HEADER_SYNC:
 		kvc_disk_segment_move(prepare->segment, DISK_READY);
 		disk->ready = prepare->segment;
 		prepare_end(disk);
@@ -242,6 +247,11 @@ void kvc_disk_prepare(struct kvc_disk *disk, bool reclaim)
 
 	if (disk->ready || prepare->step != DISK_PREPARE_IDLE || disk->writing.off)
 		return;
+	if (disk->keep.segment) {
+		if (!disk->open) /* stores wait */
+			kvc_disk_keep_cut(disk);
+		return;
+	}
 	segment = pick(disk, reclaim);
 	if (!segment || segment->state != DISK_FREE)
 		return;

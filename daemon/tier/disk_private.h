@@ -3,7 +3,7 @@
  *   disk.c          the tier's table of functions, its states, starting and stopping
  *   disk_dir.c      the directory: lock, superblock, secret, files. Synchronous, at open
  *   disk_segment.c  the life of a segment, its records, reclaiming
- *   disk_prepare.c  making the next segment ready
+ *   disk_prepare.c  making the next segment ready    disk_keep.c  writing again what was used
  *   disk_write.c    stores    disk_read.c  loads    disk_sync.c  syncs
  *   disk_health.c   switching off and on again after errors
  *   disk_summary.c  the summary of a sealed segment    disk_checkpoint.c  the checkpoint of the index
@@ -17,17 +17,19 @@
  *   I2  A record counts only in the segment, at the page and in the epoch that it names, and the epoch is the
  *       one in the segment's header. So what a segment held before its header changed is void from then on,
  *       wherever it lies, and what was written for a header that did not arrive is void too.
- *   I3  The header of a new epoch completes before any record of that epoch is submitted, and the file's
- *       directory entry is on stable storage before that.
- *   I4  Records of an epoch lie without gaps from page 1 on. A write that fails ends the segment's epoch:
- * what lies behind the gap is declared lost, since a scan will not find it. I5  A page of an epoch is written
- * once. I6  The superblock that is in force is never overwritten: a newer one goes to the other slot. I7  A
- * summary is submitted after every write of its segment ended well, and names instance, segment and epoch; it
- * is believed in that segment and epoch only. It says where records may be, not that they are: after a power
+ *   I3  The header of a new epoch, and the file's directory entry, are on stable storage before any record of
+ * that epoch is submitted. So where an old header is found, nothing it stands for was overwritten. I4 Records
+ * of an epoch lie without gaps from page 1 on. A write that fails ends the segment's epoch: what lies behind
+ * the gap is declared lost, since a scan will not find it. I5  A page of an epoch is written once. I6  The
+ * superblock that is in force is never overwritten: a newer one goes to the other slot. I7  A summary is
+ * submitted after every write of its segment ended well, and names instance, segment and epoch; it is
+ * believed in that segment and epoch only. It says where records may be, not that they are: after a power
  * failure it can be there without them. A record counts when it is read (I2). I8  A checkpoint names instance
  * and epochs as a summary does, and speaks for a segment only if it lists every record that was stored there
  * and is still wanted. The one in force is not overwritten; its sections are on stable storage before its
  * head is submitted.
+ *   I9  A record that is written again says that it is a copy, and is on stable storage before the segment of
+ * the first one is reclaimed. So if both are found, the first one is whole (I3), and is the one to take.
  */
 #ifndef KVC_DISK_PRIVATE_H
 #define KVC_DISK_PRIVATE_H
@@ -36,105 +38,9 @@
 
 #include "daemon/tier/checkpoint.h"
 #include "daemon/tier/disk.h"
+#include "daemon/tier/disk_jobs.h"
 #include "daemon/tier/disk_segment.h"
 #include "daemon/tier/segment.h"
-
-enum {
-	DISK_WRITES = 8,      /* writes in flight */
-	DISK_WRITE_IOV = 256, /* records of one write */
-	DISK_LOADS = 128,     /* loads in flight */
-	DISK_SCANNERS = 16,   /* segments that are scanned at a time */
-};
-
-struct disk_write {
-	struct kvc_io_req io;
-	struct kvc_list node; /* disk->writes.idle or .busy */
-	struct kvc_disk *disk;
-	struct disk_segment *segment;
-	uint64_t sequence;
-	uint32_t first_page;
-	uint64_t bytes;
-	struct kvc_list requests;
-	uint64_t since_ms; /* when it was submitted */
-	struct iovec iov[DISK_WRITE_IOV];
-};
-
-struct disk_load {
-	struct kvc_io_req io;
-	struct kvc_list node;
-	struct kvc_disk *disk;
-	struct disk_segment *segment;
-	struct kvc_tier_req *request;
-	uint64_t since_ms; /* when it was submitted */
-	bool again;        /* read a second time after a mismatch */
-	struct iovec iov;
-};
-
-enum disk_prepare_step {
-	DISK_PREPARE_IDLE,
-	DISK_PREPARE_ALLOCATE,
-	DISK_PREPARE_DIRECTORY,
-	DISK_PREPARE_SUPER,
-	DISK_PREPARE_SUPER_SYNC,
-	DISK_PREPARE_HEADER,
-};
-
-struct disk_prepare {
-	enum disk_prepare_step step;
-	struct disk_segment *segment;
-	struct kvc_super super; /* what is being written */
-	struct kvc_io_req io;
-	struct iovec iov;
-	uint8_t *page;
-};
-
-/* One way of failing, and the pause that follows. */
-struct disk_breaker {
-	const char *what; /* "reading", "writing" */
-	bool off;
-	kvc_status cause;
-	uint32_t failures; /* writes: in a row. reads: since since_ms */
-	uint64_t since_ms;
-	uint32_t pause_ms; /* of the next time */
-	struct kvc_timer timer;
-};
-
-enum disk_checkpoint_step {
-	DISK_CHECKPOINT_IDLE,
-	DISK_CHECKPOINT_ROWS,
-	DISK_CHECKPOINT_SECTION,
-	DISK_CHECKPOINT_BODY_SYNC,
-	DISK_CHECKPOINT_HEAD,
-	DISK_CHECKPOINT_HEAD_SYNC,
-};
-
-/* A checkpoint that is being written. */
-struct disk_checkpoint {
-	enum disk_checkpoint_step step;
-	struct kvc_task tick;
-	struct kvc_io_req io;
-	struct iovec iov;
-	uint64_t sequence;
-	uint8_t *head;
-	uint8_t *rows; /* of one segment */
-	uint32_t rows_pages;
-	uint32_t capacity; /* rows */
-	uint32_t count;
-	uint32_t entry;               /* the segment's next */
-	struct disk_segment *segment; /* NULL: the next one is to be found */
-	uint64_t epoch;
-	uint32_t next;     /* segment */
-	uint32_t sections; /* so far */
-	uint32_t page;     /* where the next one goes */
-	uint32_t sealed;   /* segments since the last one began */
-	bool armed;        /* the recovery is over */
-};
-
-enum disk_sync_step {
-	DISK_SYNC_IDLE,
-	DISK_SYNC_WRITES, /* waits for the writes that were in flight when it began */
-	DISK_SYNC_FILES,  /* waits for the files */
-};
 
 enum disk_state {
 	DISK_COLD, /* open, not recovered */
@@ -168,6 +74,7 @@ struct kvc_disk {
 	struct disk_segment *open;  /* NULL: none */
 	struct disk_segment *ready; /* NULL: none */
 	struct disk_prepare prepare;
+	struct disk_keep keep;
 	struct kvc_file checkpoint_files[KVC_CHECKPOINT_FILES];
 	uint64_t checkpoint_sequence; /* of the one in force; 0: there is none */
 	struct disk_checkpoint checkpoint;
@@ -224,7 +131,7 @@ struct kvc_disk {
 		        *missing;
 		kvc_stat_cell *reclaimed, *lost, *recovered, *damaged, *offs, *stalls, *writable, *direct;
 		kvc_stat_cell *summaries, *summary_bytes, *bad_summaries, *checkpoints, *checkpoint_bytes,
-		        *checkpoint_errors, *bad_checkpoints;
+		        *checkpoint_errors, *bad_checkpoints, *kept, *kept_bytes;
 		kvc_stat_cell *by_checkpoint, *by_summary, *by_scan;
 	} count;
 };
@@ -269,6 +176,20 @@ void kvc_disk_segment_name(uint32_t number, char name[DISK_NAME_BYTES]);
 /* Have a clean segment in reserve. `reclaim`: also at the price of the oldest one. */
 void kvc_disk_prepare(struct kvc_disk *disk, bool reclaim);
 
+/* --- disk_keep.c --- */
+
+void kvc_disk_keep_init(struct kvc_disk *disk);
+
+/* Begin to write again what is to be kept of a segment; kvc_disk_prepare is called at the end. False: there
+ * is nothing to do, or no way to do it. */
+bool kvc_disk_keep_start(struct kvc_disk *disk, struct disk_segment *segment);
+
+/* The room is wanted now: leave the rest. */
+void kvc_disk_keep_cut(struct kvc_disk *disk);
+
+/* Whether a store is one of these copies, which must not wait for a segment. */
+bool kvc_disk_keep_owns(const struct kvc_tier_req *req);
+
 /* --- disk_write.c, disk_read.c, disk_sync.c --- */
 
 void kvc_disk_store(struct kvc_disk *disk, struct kvc_tier_req *req);
@@ -277,6 +198,9 @@ void kvc_disk_fail_stores(struct kvc_disk *disk, kvc_status status);
 void kvc_disk_load(struct kvc_disk *disk, struct kvc_tier_req *req);
 void kvc_disk_fail_loads(struct kvc_disk *disk, kvc_status status);
 void kvc_disk_sync(struct kvc_disk *disk, struct kvc_tier_req *req);
+
+/* A sync of the tier's own, which does not count as one of the owner's. */
+void kvc_disk_sync_own(struct kvc_disk *disk, struct kvc_tier_req *req);
 void kvc_disk_sync_progress(struct kvc_disk *disk);
 
 /* Take the segment off the list of dirty ones if nothing in it is left to sync. */

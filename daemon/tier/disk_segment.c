@@ -69,6 +69,7 @@ void kvc_disk_segment_reset(struct disk_segment *segment, uint64_t epoch)
 	segment->syncing_page = 1;
 	segment->lost_page = DISK_NO_PAGE;
 	segment->entry_count = 0;
+	segment->kept = false;
 }
 
 /* --- records -------------------------------------------------------------------------------------- */

@@ -54,6 +54,7 @@ struct disk_segment {
 	struct kvc_list dirty;        /* in disk->sync.dirty while there may be something to sync */
 	struct kvc_io_req sync;
 	bool sync_busy;
+	bool kept;  /* what is to be kept of it was written elsewhere */
 	bool named; /* its directory entry is on stable storage */
 };
 

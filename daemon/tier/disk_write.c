@@ -117,10 +117,29 @@ static void write_start(struct kvc_disk *disk)
 	kvc_disk_watch(disk);
 }
 
+/* Copies come first, and do not wait for a segment that may be waiting for them. */
+static void copies_refuse(struct kvc_disk *disk)
+{
+	while (!kvc_list_empty(&disk->stores)) {
+		struct kvc_tier_req *req = request_of(disk->stores.next);
+
+		if (!kvc_disk_keep_owns(req) || (disk->open && fits(disk->open, req)))
+			return;
+		kvc_list_remove(&req->node);
+		kvc_disk_answer_later(disk, req, KVC_NO_SPACE);
+	}
+}
+
+static bool store_ready(struct kvc_disk *disk)
+{
+	copies_refuse(disk);
+	return !kvc_list_empty(&disk->stores) && !kvc_list_empty(&disk->writes.idle) &&
+	       segment_ready(disk, request_of(disk->stores.next));
+}
+
 void kvc_disk_gather(struct kvc_disk *disk)
 {
-	while (!kvc_list_empty(&disk->stores) && !kvc_list_empty(&disk->writes.idle) &&
-	       segment_ready(disk, request_of(disk->stores.next)))
+	while (store_ready(disk))
 		write_start(disk);
 }
 

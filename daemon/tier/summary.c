@@ -12,6 +12,7 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the structs below are 
 
 #define SUMMARY_MAGIC   0x314D555343564Bull /* "KVCSUM1" */
 #define SUMMARY_VERSION 1u
+#define ROW_COPY        1u
 
 struct row {
 	uint8_t key[KVC_STORAGE_KEY_BYTES];
@@ -20,7 +21,8 @@ struct row {
 	uint64_t generation;
 	uint32_t image_bytes;
 	uint32_t page;
-	uint32_t tokens;
+	uint16_t tokens;
+	uint16_t flags; /* ROW_COPY; others: reserved, 0 */
 	uint32_t depth;
 } __attribute__((packed));
 
@@ -66,11 +68,12 @@ void kvc_summary_put(uint8_t *bytes, uint32_t i, const struct kvc_record *record
 	        .generation = record->generation,
 	        .image_bytes = (uint32_t)record->image_bytes,
 	        .page = record->place.page,
-	        .tokens = record->tokens,
+	        .tokens = (uint16_t)record->tokens,
+	        .flags = record->copy ? ROW_COPY : 0,
 	        .depth = record->depth,
 	};
 
-	KVC_PRE(record->image_bytes <= KVC_IMAGE_BYTES_MAX);
+	KVC_PRE(record->image_bytes <= KVC_IMAGE_BYTES_MAX && record->tokens <= UINT16_MAX);
 	memcpy(row.key, record->key.bytes, sizeof row.key);
 	memcpy(row.parent, record->parent.bytes, sizeof row.parent);
 	memcpy(row.tenant, record->tenant, sizeof row.tenant);
@@ -206,6 +209,7 @@ void kvc_summary_get(const struct kvc_summary *summary, uint32_t i, struct kvc_r
 	        .image_bytes = row.image_bytes,
 	        .tokens = row.tokens,
 	        .depth = row.depth,
+	        .copy = row.flags & ROW_COPY,
 	};
 	memcpy(record->key.bytes, row.key, sizeof row.key);
 	memcpy(record->parent.bytes, row.parent, sizeof row.parent);

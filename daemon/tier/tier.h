@@ -53,6 +53,14 @@ struct kvc_tier_events {
 	 * the tier's own. NULL: there are no checkpoints. */
 	bool (*describe)(void *context, uint32_t cookie, struct kvc_record *record);
 
+	/* The segment of the record at record->place will be reclaimed. True: it was used since it was
+	 * written and is nowhere else: write it again; fills in as describe does. NULL: nothing is kept. */
+	bool (*keep)(void *context, uint32_t cookie, struct kvc_record *record);
+
+	/* It was written again and rests at record->place now. False: the owner does not have it at `from`
+	 * any more and does not want it. */
+	bool (*moved)(void *context, uint32_t cookie, struct kvc_place from, const struct kvc_record *record);
+
 	void *context;
 };
 

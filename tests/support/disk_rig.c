@@ -154,7 +154,7 @@ static bool block_recovered(void *context, const struct kvc_record *record, uint
 	if (record->generation > rig->generation)
 		rig->generation = record->generation;
 	block = &rig->blocks[number];
-	if (block->stored && block->record.generation > record->generation)
+	if (block->stored && (record->copy || block->record.generation > record->generation))
 		return false;
 	if (block->stored)
 		rig->tier->ops->forget(rig->tier, &block->record);
@@ -191,6 +191,30 @@ static bool block_describe(void *context, uint32_t cookie, struct kvc_record *re
 	return true;
 }
 
+static bool block_keep(void *context, uint32_t cookie, struct kvc_record *record)
+{
+	const struct rig *rig = context;
+
+	return rig->blocks[cookie].used && block_describe(context, cookie, record);
+}
+
+static bool block_moved(void *context, uint32_t cookie, struct kvc_place from,
+                        const struct kvc_record *record)
+{
+	struct rig *rig = context;
+	struct rig_block *block = &rig->blocks[cookie];
+
+	rig->moved++;
+	if (!block->stored || block->record.place.segment != from.segment ||
+	    block->record.place.page != from.page)
+		return false;
+	assert_memory_equal(&record->key, &block->record.key, sizeof record->key);
+	assert_int_equal(record->generation, block->record.generation);
+	block->record = *record;
+	block->used = false;
+	return true;
+}
+
 static void recovered(void *context, kvc_status status)
 {
 	assert_int_equal(status, KVC_OK);
@@ -203,6 +227,8 @@ void rig_recover(struct rig *rig)
 	        .recovered = block_recovered,
 	        .reclaimed = block_reclaimed,
 	        .describe = rig->no_checkpoint ? NULL : block_describe,
+	        .keep = block_keep,
+	        .moved = block_moved,
 	        .context = rig,
 	};
 	bool done = false;

@@ -21,6 +21,7 @@ struct rig_block {
 	bool stored;   /* the tier said so, and has not taken it back */
 	bool synced;   /* a sync that began later succeeded */
 	uint32_t size; /* class, 0 to RIG_SIZES - 1 */
+	bool used;     /* to be kept when its segment is reclaimed */
 	struct kvc_record record;
 };
 
@@ -38,6 +39,7 @@ struct rig {
 	char detail[256];
 	uint64_t generation;
 	uint32_t reclaimed;       /* events */
+	uint32_t moved;           /* events */
 	uint32_t recovered;       /* events */
 	uint64_t recovered_epoch; /* of the last one: must not fall */
 	struct rig_block blocks[RIG_BLOCKS];

@@ -157,6 +157,7 @@ static void script(void)
 			bunch[j] = rig_store_begin(&rig, (i + j) % 50, (i + j) % 3);
 		for (uint32_t j = 0; j < 4; j++)
 			rig_end(bunch[j]);
+		rig.blocks[(i + 1) % 50].used = true;
 		if (i % 8 == 4)
 			rig_sync(&rig);
 	}
