@@ -257,6 +257,7 @@ static void stats_open(struct kvc_disk *disk, struct kvc_stats *stats)
 	        {&disk->count.checkpoint_bytes, "disk.checkpoint_bytes"},
 	        {&disk->count.checkpoint_errors, "disk.checkpoint_errors"},
 	        {&disk->count.bad_checkpoints, "disk.bad_checkpoints"},
+	        {&disk->count.aside, "disk.segments_aside"},
 	        {&disk->count.kept, "disk.kept_records"},
 	        {&disk->count.kept_bytes, "disk.kept_bytes"},
 	        {&disk->count.by_checkpoint, "disk.recovered_by_checkpoint"},
@@ -325,7 +326,7 @@ kvc_status kvc_disk_open(struct kvc_loop *loop, struct kvc_io *io, struct kvc_st
 	disk->base.ops = &disk_ops;
 	disk->loop = loop;
 	disk->io = io;
-	disk->dir_fd = disk->lock_fd = disk->segments_dir.fd = disk->super_file.fd = -1;
+	disk->dir_fd = disk->crashes_fd = disk->lock_fd = disk->segments_dir.fd = disk->super_file.fd = -1;
 	disk->write_bytes = options->write_bytes ? options->write_bytes : WRITE_BYTES;
 	disk->verify = options->verify_on_start;
 	disk->progress.run = progress_run;

@@ -401,8 +401,10 @@ kvc_status kvc_disk_dir_open(struct kvc_disk *disk, const struct kvc_disk_option
 		status = super_open(disk, options, fresh, detail);
 	if (status == KVC_OK)
 		status = segments_open(disk, directory, detail);
-	if (status == KVC_OK)
+	if (status == KVC_OK) {
 		checkpoints_open(disk);
+		kvc_disk_crashes_open(disk);
+	}
 	return status;
 }
 
@@ -422,6 +424,8 @@ void kvc_disk_dir_close(struct kvc_disk *disk)
 		kvc_file_close(&disk->super_file);
 	if (disk->segments_dir.fd >= 0)
 		kvc_file_close(&disk->segments_dir);
+	if (disk->crashes_fd >= 0)
+		close(disk->crashes_fd);
 	if (disk->lock_fd >= 0)
 		close(disk->lock_fd);
 	if (disk->dir_fd >= 0)

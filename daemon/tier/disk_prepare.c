@@ -15,7 +15,7 @@
 #include "daemon/base/log.h"
 #include "daemon/tier/disk_private.h"
 
-enum { EPOCHS_AHEAD = 64, FAILURES_MAX = 3 };
+enum { EPOCHS_AHEAD = 64 };
 
 static void prepare_tick(struct kvc_disk *disk);
 
@@ -24,7 +24,7 @@ static void prepare_tick(struct kvc_disk *disk);
 static struct disk_segment *pick_free(struct kvc_disk *disk)
 {
 	for (uint32_t i = 0; i < disk->segment_count; i++)
-		if (disk->segments[i].state == DISK_FREE && disk->segments[i].failures < FAILURES_MAX)
+		if (disk->segments[i].state == DISK_FREE && disk->segments[i].failures < DISK_FAILURES_MAX)
 			return &disk->segments[i];
 	return NULL;
 }
@@ -38,7 +38,7 @@ static struct disk_segment *pick_oldest(struct kvc_disk *disk)
 		struct disk_segment *segment = &disk->segments[i];
 		bool closed = segment->state == DISK_SEALED || segment->state == DISK_RETIRED;
 
-		if (!closed || segment->failures >= FAILURES_MAX || segment->loads || segment->writes ||
+		if (!closed || segment->failures >= DISK_FAILURES_MAX || segment->loads || segment->writes ||
 		    segment->sync_busy)
 			continue;
 		if (!oldest || segment->epoch < oldest->epoch)
@@ -51,7 +51,7 @@ static struct disk_segment *pick_oldest(struct kvc_disk *disk)
 static bool any_usable(const struct kvc_disk *disk)
 {
 	for (uint32_t i = 0; i < disk->segment_count; i++)
-		if (disk->segments[i].failures < FAILURES_MAX)
+		if (disk->segments[i].failures < DISK_FAILURES_MAX)
 			return true;
 	return false;
 }

@@ -8,6 +8,7 @@
  *   disk_health.c   switching off and on again after errors
  *   disk_summary.c  the summary of a sealed segment    disk_checkpoint.c  the checkpoint of the index
  *   disk_recover.c  what there is at start    disk_scan.c  how a segment is looked through for that
+ *   disk_crashes.c  segments that make it crash
  *
  * What holds of the directory at any moment, also after a crash in which any subset of the pages that were
  * not yet synced arrived:
@@ -37,6 +38,7 @@
 #include <string.h>
 
 #include "daemon/tier/checkpoint.h"
+#include "daemon/tier/crashes.h"
 #include "daemon/tier/disk.h"
 #include "daemon/tier/disk_jobs.h"
 #include "daemon/tier/disk_segment.h"
@@ -65,6 +67,8 @@ struct kvc_disk {
 	struct kvc_file super_file;
 	struct kvc_super super; /* the one in force on stable storage */
 	struct kvc_secret secret;
+	int crashes_fd;
+	struct kvc_crashes crashes;
 	uint64_t next_epoch;
 	uint64_t generation; /* the highest of any record */
 
@@ -131,7 +135,7 @@ struct kvc_disk {
 		        *missing;
 		kvc_stat_cell *reclaimed, *lost, *recovered, *damaged, *offs, *stalls, *writable, *direct;
 		kvc_stat_cell *summaries, *summary_bytes, *bad_summaries, *checkpoints, *checkpoint_bytes,
-		        *checkpoint_errors, *bad_checkpoints, *kept, *kept_bytes;
+		        *checkpoint_errors, *bad_checkpoints, *kept, *kept_bytes, *aside;
 		kvc_stat_cell *by_checkpoint, *by_summary, *by_scan;
 	} count;
 };
@@ -221,6 +225,23 @@ void kvc_disk_read_failed(struct kvc_disk *disk, int error);
 
 /* Something was submitted: see that it does not hang. */
 void kvc_disk_watch(struct kvc_disk *disk);
+
+/* --- disk_crashes.c --- */
+
+/* Read the list, or begin one. */
+void kvc_disk_crashes_open(struct kvc_disk *disk);
+
+/* From now on, or no longer, a crash is written down. */
+void kvc_disk_crashes_watch(bool on);
+
+/* This thread looks at that segment; NULL: at none. */
+void kvc_disk_crashes_at(struct disk_segment *segment);
+
+/* How many recoveries it made crash. */
+uint32_t kvc_disk_crashes_of(const struct disk_segment *segment);
+
+/* The recovery is complete. */
+void kvc_disk_crashes_clear(struct kvc_disk *disk);
 
 /* --- disk_checkpoint.c --- */
 

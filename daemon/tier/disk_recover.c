@@ -98,6 +98,7 @@ static bool report_some(struct disk_recovery *recovery)
 
 	if (!scanner)
 		return false;
+	kvc_disk_crashes_at(scanner->segment);
 	for (uint32_t n = 0; n < REPORTS_A_TURN && scanner->reported < found_count(scanner); n++) {
 		struct scan_record found;
 
@@ -106,6 +107,7 @@ static bool report_some(struct disk_recovery *recovery)
 	}
 	if (scanner->reported == found_count(scanner))
 		report_end(scanner);
+	kvc_disk_crashes_at(NULL);
 	return true;
 }
 
@@ -126,6 +128,9 @@ static void recovery_end(struct disk_recovery *recovery)
 	void *context = recovery->context;
 	bool stopped = recovery->stop;
 
+	kvc_disk_crashes_watch(false);
+	if (!stopped)
+		kvc_disk_crashes_clear(disk);
 	kvc_disk_recover_free(disk);
 	if (stopped)
 		kvc_disk_progress(disk);
@@ -237,6 +242,7 @@ void kvc_disk_recover_start(struct kvc_disk *disk, void (*done)(void *context, k
 
 	recovery->done = done;
 	recovery->context = context;
+	kvc_disk_crashes_watch(true);
 	kvc_disk_recover_tick(recovery);
 }
 

@@ -72,6 +72,16 @@ static bool scan_filled(struct scanner *scanner)
 	return false;
 }
 
+/* Look at what was read, under the eyes of disk_crashes.c. */
+static void taken_by(struct kvc_io_req *io, void (*take)(struct scanner *scanner))
+{
+	struct scanner *scanner = kvc_container_of(io, struct scanner, io);
+
+	kvc_disk_crashes_at(scanner->segment);
+	take(scanner);
+	kvc_disk_crashes_at(NULL);
+}
+
 static kvc_status buffer_grow(struct scanner *scanner, uint32_t pages)
 {
 	uint8_t *grown;
@@ -100,6 +110,26 @@ static bool header_accepts(const struct scanner *scanner, struct kvc_segment_hea
 	       header->segment_bytes == disk->super.segment_bytes;
 }
 
+/* The segment has made recoveries crash in this epoch: leave it alone, for someone to look at. */
+static bool set_aside(struct disk_segment *segment, const struct kvc_segment_header *header)
+{
+	struct kvc_disk *disk = segment->disk;
+
+	kvc_disk_segment_reset(segment, header->epoch);
+	if (kvc_disk_crashes_of(segment) < DISK_CRASHES_MAX)
+		return false;
+	kvc_error("disk tier: segment %u made recoveries crash and is set aside: remove its file to use its "
+	          "room again",
+	          segment->number);
+	kvc_stat_add(disk->count.aside, 1);
+	segment->aside = true;
+	segment->failures = DISK_FAILURES_MAX;
+	kvc_disk_segment_reset(segment, 0);
+	if (header->epoch >= disk->next_epoch)
+		disk->next_epoch = header->epoch + 1; /* I1 */
+	return true;
+}
+
 static void header_done(struct kvc_io_req *io)
 {
 	struct scanner *scanner = kvc_container_of(io, struct scanner, io);
@@ -107,8 +137,8 @@ static void header_done(struct kvc_io_req *io)
 	struct kvc_segment_header header;
 
 	scanner->state = SCAN_IDLE;
-	if (scan_filled(scanner) && header_accepts(scanner, &header)) {
-		kvc_disk_segment_reset(scanner->segment, header.epoch);
+	if (scan_filled(scanner) && header_accepts(scanner, &header) &&
+	    !set_aside(scanner->segment, &header)) {
 		scanner->segment->named = true; /* I3 */
 		recovery->order[recovery->order_count++] =
 		        (struct disk_turn){header.epoch, scanner->segment->number};
@@ -266,9 +296,8 @@ static void record_take(struct scanner *scanner)
 		record_note(scanner, &record, true);
 }
 
-static void records_done(struct kvc_io_req *io)
+static void records_take(struct scanner *scanner)
 {
-	struct scanner *scanner = kvc_container_of(io, struct scanner, io);
 
 	scanner->state = SCAN_IDLE;
 	if (!scan_filled(scanner)) {
@@ -283,6 +312,11 @@ static void records_done(struct kvc_io_req *io)
 		record_take(scanner);
 	if (scanner->state == SCAN_IDLE)
 		scan_more(scanner);
+}
+
+static void records_done(struct kvc_io_req *io)
+{
+	taken_by(io, records_take);
 }
 
 static void scan_begin(struct scanner *scanner)
@@ -331,9 +365,8 @@ static void tail_read(struct scanner *scanner, uint32_t pages)
 		scan_read(scanner, scanner->file_pages - pages, pages, tail_done);
 }
 
-static void tail_done(struct kvc_io_req *io)
+static void tail_take(struct scanner *scanner)
 {
-	struct scanner *scanner = kvc_container_of(io, struct scanner, io);
 	struct kvc_segment_header header;
 	const uint8_t *last;
 	uint32_t pages;
@@ -357,12 +390,18 @@ static void tail_done(struct kvc_io_req *io)
 		summary_take(scanner, pages);
 }
 
+static void tail_done(struct kvc_io_req *io)
+{
+	taken_by(io, tail_take);
+}
+
 /* A summary says nothing of the tiles, and lies at the end of a whole file. */
 static bool summary_helps(const struct scanner *scanner)
 {
 	const struct kvc_disk *disk = scanner->recovery->disk;
 
-	return !disk->verify && scanner->file_pages == disk->segment_pages;
+	return !disk->verify && scanner->file_pages == disk->segment_pages &&
+	       !kvc_disk_crashes_of(scanner->segment);
 }
 
 static void tail_begin(struct scanner *scanner)
@@ -384,9 +423,8 @@ static void section_fails(struct scanner *scanner)
 	tail_begin(scanner);
 }
 
-static void section_done(struct kvc_io_req *io)
+static void section_take(struct scanner *scanner)
 {
-	struct scanner *scanner = kvc_container_of(io, struct scanner, io);
 	struct kvc_segment_header header;
 
 	scanner->state = SCAN_IDLE;
@@ -398,6 +436,11 @@ static void section_done(struct kvc_io_req *io)
 	}
 	scanner->summarized = scanner->checkpointed = true;
 	scan_finish(scanner);
+}
+
+static void section_done(struct kvc_io_req *io)
+{
+	taken_by(io, section_take);
 }
 
 static void section_read(struct scanner *scanner, const struct kvc_checkpoint_section *section)
@@ -425,7 +468,7 @@ bool kvc_disk_scan_records(struct scanner *scanner)
 	scanner->record_count = 0;
 	scanner->summarized = scanner->checkpointed = false;
 	section = kvc_disk_section_of(recovery, scanner->segment);
-	if (section)
+	if (section && !kvc_disk_crashes_of(scanner->segment))
 		section_read(scanner, section);
 	else
 		tail_begin(scanner);

@@ -9,6 +9,9 @@
 #define DISK_NO_COOKIE UINT32_MAX
 #define DISK_NO_PAGE   UINT32_MAX
 
+#define DISK_FAILURES_MAX 3u /* of writing; then a segment is not written any more */
+#define DISK_CRASHES_MAX  2u /* of recoveries; then a segment is set aside */
+
 struct kvc_disk;
 struct disk_summary;
 struct kvc_segment_header;
@@ -54,6 +57,7 @@ struct disk_segment {
 	struct kvc_list dirty;        /* in disk->sync.dirty while there may be something to sync */
 	struct kvc_io_req sync;
 	bool sync_busy;
+	bool aside; /* it made recoveries crash */
 	bool kept;  /* what is to be kept of it was written elsewhere */
 	bool named; /* its directory entry is on stable storage */
 };
