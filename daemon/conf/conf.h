@@ -49,6 +49,7 @@ struct kvc_conf {
 	char disk[KVC_CONF_TEXT_BYTES]; /* empty: no disk tier */
 	uint64_t disk_size;
 	uint64_t segment_size;
+	uint64_t scrub_rate;
 	uint64_t verify_on_start;
 	uint64_t io_backend; /* as enum kvc_io_backend */
 	uint64_t io_depth;

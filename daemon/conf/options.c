@@ -105,6 +105,15 @@ const struct kvc_option kvc_options[] = {
                  "disk-size. "
                  "auto: as the directory has it, or from disk-size."},
         {.section = "disk",
+         .name = "scrub-rate",
+         .type = KVC_OPTION_SIZE,
+         AT(scrub_rate),
+         .min = 0,
+         .max = 64 * GIB,
+         .initial = "8M",
+         .help = "Bytes a second that are read and checked on the disk while it has nothing else to do. 0: "
+                 "none."},
+        {.section = "disk",
          .name = "verify-on-start",
          .type = KVC_OPTION_BOOL,
          AT(verify_on_start),

@@ -149,6 +149,7 @@ static kvc_status disk_start(struct kvc_daemon *daemon)
 	        .directory = daemon->conf.disk,
 	        .bytes = daemon->conf.disk_size,
 	        .segment_bytes = daemon->conf.segment_size,
+	        .scrub_rate = daemon->conf.scrub_rate,
 	        .verify_on_start = daemon->conf.verify_on_start,
 	};
 	char detail[DETAIL_BYTES] = "";

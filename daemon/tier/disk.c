@@ -102,6 +102,7 @@ void kvc_disk_on(struct kvc_disk *disk)
 	         disk->segment_count, (unsigned long long)(disk->super.segment_bytes >> 20),
 	         kvc_io_backend_name(disk->io), disk->super_file.direct ? "O_DIRECT" : "page cache");
 	kvc_disk_prepare(disk, false);
+	kvc_disk_scrub_start(disk);
 }
 
 /* --- stopping ------------------------------------------------------------------------------------- */
@@ -126,7 +127,7 @@ static bool quiet(const struct kvc_disk *disk)
 	return !disk->recovery && kvc_list_empty(&disk->stores) && kvc_list_empty(&disk->writes.busy) &&
 	       kvc_list_empty(&disk->loads.busy) && kvc_list_empty(&disk->loads.waiting) &&
 	       !disk->summaries_busy && disk->checkpoint.step == DISK_CHECKPOINT_IDLE &&
-	       !disk->keep.segment && disk->sync.step == DISK_SYNC_IDLE &&
+	       !disk->keep.segment && !disk->scrub.busy && disk->sync.step == DISK_SYNC_IDLE &&
 	       kvc_list_empty(&disk->sync.waiting) && disk->prepare.step == DISK_PREPARE_IDLE;
 }
 
@@ -137,6 +138,7 @@ static void disk_free(struct kvc_disk *disk)
 	kvc_free(disk->writes.all);
 	kvc_free(disk->loads.all);
 	free(disk->prepare.page);
+	free(disk->scrub.buffer);
 	kvc_free(disk);
 }
 
@@ -187,6 +189,7 @@ static void disk_close(struct kvc_tier *tier, void (*done)(void *context), void 
 	state_move(disk, DISK_CLOSING);
 	kvc_disk_recover_stop(disk);
 	kvc_disk_keep_cut(disk);
+	kvc_disk_scrub_stop(disk);
 	kvc_disk_progress(disk);
 }
 
@@ -257,6 +260,10 @@ static void stats_open(struct kvc_disk *disk, struct kvc_stats *stats)
 	        {&disk->count.checkpoint_bytes, "disk.checkpoint_bytes"},
 	        {&disk->count.checkpoint_errors, "disk.checkpoint_errors"},
 	        {&disk->count.bad_checkpoints, "disk.bad_checkpoints"},
+	        {&disk->count.scrub_bytes, "disk.scrub_bytes"},
+	        {&disk->count.scrub_records, "disk.scrub_records"},
+	        {&disk->count.scrub_passes, "disk.scrub_passes"},
+	        {&disk->count.scrub_bad, "disk.scrub_bad_records"},
 	        {&disk->count.aside, "disk.segments_aside"},
 	        {&disk->count.kept, "disk.kept_records"},
 	        {&disk->count.kept_bytes, "disk.kept_bytes"},
@@ -329,6 +336,7 @@ kvc_status kvc_disk_open(struct kvc_loop *loop, struct kvc_io *io, struct kvc_st
 	disk->dir_fd = disk->crashes_fd = disk->lock_fd = disk->segments_dir.fd = disk->super_file.fd = -1;
 	disk->write_bytes = options->write_bytes ? options->write_bytes : WRITE_BYTES;
 	disk->verify = options->verify_on_start;
+	disk->scrub.rate = options->scrub_rate;
 	disk->progress.run = progress_run;
 	lists_init(disk);
 	stats_open(disk, stats);

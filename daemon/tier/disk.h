@@ -23,6 +23,7 @@ struct kvc_disk_options {
 	uint64_t bytes;         /* of all segments together */
 	uint64_t segment_bytes; /* 0: as it is, or 1/16 of `bytes`, 4 to 256 MiB (more above 1 TiB) */
 	uint32_t write_bytes;   /* most bytes of one write request; 0: 4 MiB */
+	uint64_t scrub_rate;    /* bytes a second that are checked in idle time; 0: none */
 	bool verify_on_start;   /* also check the tiles of every recovered record */
 };
 

@@ -125,6 +125,24 @@ struct disk_checkpoint {
 	bool armed;        /* the recovery is over */
 };
 
+struct disk_scrub {
+	uint64_t rate; /* bytes a second; 0: off */
+	struct kvc_timer timer;
+	uint32_t yields; /* in a row */
+	uint32_t next;   /* segment */
+	uint32_t next_page;
+	bool busy;
+	bool again; /* read a second time after a mismatch */
+	struct disk_segment *segment;
+	uint64_t epoch;
+	uint32_t page;
+	struct kvc_io_req io;
+	struct iovec iov;
+	uint64_t iov_bytes;
+	uint8_t *buffer;
+	uint64_t buffer_bytes;
+};
+
 enum disk_sync_step {
 	DISK_SYNC_IDLE,
 	DISK_SYNC_WRITES, /* waits for the writes that were in flight when it began */

@@ -5,6 +5,7 @@
  *   disk_segment.c  the life of a segment, its records, reclaiming
  *   disk_prepare.c  making the next segment ready    disk_keep.c  writing again what was used
  *   disk_write.c    stores    disk_read.c  loads    disk_sync.c  syncs
+ *   disk_scrub.c    looking for damage in idle time
  *   disk_health.c   switching off and on again after errors
  *   disk_summary.c  the summary of a sealed segment    disk_checkpoint.c  the checkpoint of the index
  *   disk_recover.c  what there is at start    disk_scan.c  how a segment is looked through for that
@@ -79,6 +80,7 @@ struct kvc_disk {
 	struct disk_segment *ready; /* NULL: none */
 	struct disk_prepare prepare;
 	struct disk_keep keep;
+	struct disk_scrub scrub;
 	struct kvc_file checkpoint_files[KVC_CHECKPOINT_FILES];
 	uint64_t checkpoint_sequence; /* of the one in force; 0: there is none */
 	struct disk_checkpoint checkpoint;
@@ -136,6 +138,7 @@ struct kvc_disk {
 		kvc_stat_cell *reclaimed, *lost, *recovered, *damaged, *offs, *stalls, *writable, *direct;
 		kvc_stat_cell *summaries, *summary_bytes, *bad_summaries, *checkpoints, *checkpoint_bytes,
 		        *checkpoint_errors, *bad_checkpoints, *kept, *kept_bytes, *aside;
+		kvc_stat_cell *scrub_bytes, *scrub_records, *scrub_passes, *scrub_bad;
 		kvc_stat_cell *by_checkpoint, *by_summary, *by_scan;
 	} count;
 };
@@ -252,6 +255,11 @@ bool kvc_disk_checkpoint_start(struct kvc_disk *disk);
 
 /* A segment was sealed: is it time for one? */
 void kvc_disk_checkpoint_sealed(struct kvc_disk *disk);
+
+/* --- disk_scrub.c --- */
+
+void kvc_disk_scrub_start(struct kvc_disk *disk);
+void kvc_disk_scrub_stop(struct kvc_disk *disk);
 
 /* --- disk_recover.c --- */
 

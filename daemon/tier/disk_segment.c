@@ -256,6 +256,31 @@ struct disk_segment *kvc_disk_holder(const struct kvc_disk *disk, const struct k
 	return segment;
 }
 
+bool kvc_disk_entry_next(const struct disk_segment *segment, uint32_t from, uint32_t *page, uint32_t *pages)
+{
+	uint32_t i = entry_from(segment, from);
+
+	while (i < segment->entry_count && segment->entries[i].cookie == DISK_NO_COOKIE)
+		i++;
+	if (i == segment->entry_count)
+		return false;
+	*page = segment->entries[i].page;
+	*pages = entry_pages(segment, i);
+	return true;
+}
+
+void kvc_disk_entry_lose(struct disk_segment *segment, uint32_t page)
+{
+	uint32_t i = entry_from(segment, page);
+
+	if (i == segment->entry_count || segment->entries[i].page != page ||
+	    segment->entries[i].cookie == DISK_NO_COOKIE)
+		return;
+	live_add(segment, -(int64_t)entry_pages(segment, i) * KVC_PAGE_BYTES, -1);
+	kvc_stat_add(segment->disk->count.lost, 1);
+	entry_give_up(segment, i);
+}
+
 void kvc_disk_forget(struct kvc_disk *disk, const struct kvc_record *record)
 {
 	struct disk_segment *segment = kvc_disk_holder(disk, record);

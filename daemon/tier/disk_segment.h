@@ -101,6 +101,12 @@ void kvc_disk_reclaim(struct disk_segment *segment);
 /* Reclaim or free it if nothing wanted is left in it. */
 void kvc_disk_segment_settle(struct disk_segment *segment);
 
+/* The first record from a page on that somebody wants; false: there is none. */
+bool kvc_disk_entry_next(const struct disk_segment *segment, uint32_t from, uint32_t *page, uint32_t *pages);
+
+/* Give up the record at a page, if somebody wants it, and tell him. */
+void kvc_disk_entry_lose(struct disk_segment *segment, uint32_t page);
+
 void kvc_disk_forget(struct kvc_disk *disk, const struct kvc_record *record);
 
 #endif
