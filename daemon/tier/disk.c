@@ -127,8 +127,9 @@ static bool quiet(const struct kvc_disk *disk)
 	return !disk->recovery && kvc_list_empty(&disk->stores) && kvc_list_empty(&disk->writes.busy) &&
 	       kvc_list_empty(&disk->loads.busy) && kvc_list_empty(&disk->loads.waiting) &&
 	       !disk->summaries_busy && disk->checkpoint.step == DISK_CHECKPOINT_IDLE &&
-	       !disk->keep.segment && !disk->scrub.busy && disk->sync.step == DISK_SYNC_IDLE &&
-	       kvc_list_empty(&disk->sync.waiting) && disk->prepare.step == DISK_PREPARE_IDLE;
+	       !disk->keep.segment && !disk->scrub.busy && !disk->wear.busy &&
+	       disk->sync.step == DISK_SYNC_IDLE && kvc_list_empty(&disk->sync.waiting) &&
+	       disk->prepare.step == DISK_PREPARE_IDLE;
 }
 
 static void disk_free(struct kvc_disk *disk)
@@ -171,6 +172,9 @@ static void close_progress(struct kvc_disk *disk)
 		last_sync_start(disk);
 		return;
 	}
+	if (kvc_disk_wear_note(disk))
+		return;
+	kvc_timer_stop(&disk->wear.timer);
 	kvc_timer_stop(&disk->writing.timer);
 	kvc_timer_stop(&disk->reading.timer);
 	kvc_timer_stop(&disk->watchdog);
@@ -260,6 +264,9 @@ static void stats_open(struct kvc_disk *disk, struct kvc_stats *stats)
 	        {&disk->count.checkpoint_bytes, "disk.checkpoint_bytes"},
 	        {&disk->count.checkpoint_errors, "disk.checkpoint_errors"},
 	        {&disk->count.bad_checkpoints, "disk.bad_checkpoints"},
+	        {&disk->count.wear_total, "disk.written_total_bytes"},
+	        {&disk->count.wear_day, "disk.written_day_bytes"},
+	        {&disk->count.wear_age, "disk.on_seconds"},
 	        {&disk->count.scrub_bytes, "disk.scrub_bytes"},
 	        {&disk->count.scrub_records, "disk.scrub_records"},
 	        {&disk->count.scrub_passes, "disk.scrub_passes"},
@@ -333,7 +340,8 @@ kvc_status kvc_disk_open(struct kvc_loop *loop, struct kvc_io *io, struct kvc_st
 	disk->base.ops = &disk_ops;
 	disk->loop = loop;
 	disk->io = io;
-	disk->dir_fd = disk->crashes_fd = disk->lock_fd = disk->segments_dir.fd = disk->super_file.fd = -1;
+	disk->wear.file.fd = disk->dir_fd = disk->crashes_fd = disk->lock_fd = disk->segments_dir.fd =
+	        disk->super_file.fd = -1;
 	disk->write_bytes = options->write_bytes ? options->write_bytes : WRITE_BYTES;
 	disk->verify = options->verify_on_start;
 	disk->scrub.rate = options->scrub_rate;

@@ -17,6 +17,7 @@
 #include "daemon/io/io.h"
 #include "daemon/stats/stats.h"
 #include "daemon/tier/tier.h"
+#include "daemon/tier/wear.h"
 
 struct kvc_disk_options {
 	const char *directory;
@@ -33,6 +34,9 @@ struct kvc_disk_options {
 kvc_status kvc_disk_open(struct kvc_loop *loop, struct kvc_io *io, struct kvc_stats *stats,
                          const struct kvc_disk_options *options, char *detail, size_t detail_bytes,
                          struct kvc_tier **tier);
+
+/* What was written to the directory in all its life, and in the last day. */
+void kvc_disk_wear(const struct kvc_tier *tier, struct kvc_wear *wear);
 
 void kvc_disk_secret(const struct kvc_tier *tier, struct kvc_secret *secret);
 

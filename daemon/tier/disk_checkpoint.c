@@ -197,6 +197,7 @@ static void job_finish(struct kvc_disk *disk)
 	disk->checkpoint_sequence = job->sequence;
 	kvc_stat_add(disk->count.checkpoints, 1);
 	kvc_stat_add(disk->count.checkpoint_bytes, (int64_t)job->page * KVC_PAGE_BYTES);
+	kvc_disk_wrote(disk, (uint64_t)job->page * KVC_PAGE_BYTES);
 	job_end(disk);
 }
 

@@ -404,6 +404,7 @@ kvc_status kvc_disk_dir_open(struct kvc_disk *disk, const struct kvc_disk_option
 	if (status == KVC_OK) {
 		checkpoints_open(disk);
 		kvc_disk_crashes_open(disk);
+		kvc_disk_wear_open(disk);
 	}
 	return status;
 }
@@ -424,6 +425,7 @@ void kvc_disk_dir_close(struct kvc_disk *disk)
 		kvc_file_close(&disk->super_file);
 	if (disk->segments_dir.fd >= 0)
 		kvc_file_close(&disk->segments_dir);
+	kvc_disk_wear_close(disk);
 	if (disk->crashes_fd >= 0)
 		close(disk->crashes_fd);
 	if (disk->lock_fd >= 0)

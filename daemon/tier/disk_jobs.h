@@ -6,6 +6,7 @@
 #include "daemon/tier/disk_segment.h"
 #include "daemon/tier/segment.h"
 #include "daemon/tier/tier.h"
+#include "daemon/tier/wear.h"
 
 enum {
 	DISK_WRITES = 8,      /* writes in flight */
@@ -123,6 +124,18 @@ struct disk_checkpoint {
 	uint32_t page;     /* where the next one goes */
 	uint32_t sealed;   /* segments since the last one began */
 	bool armed;        /* the recovery is over */
+};
+
+struct disk_wear {
+	struct kvc_wear wear;
+	uint64_t since_ms; /* loop's time at the last account */
+	uint64_t noted;    /* total at rest */
+	bool busy;
+	struct kvc_file file;
+	struct kvc_timer timer;
+	struct kvc_io_req io;
+	struct iovec iov;
+	uint8_t *page;
 };
 
 struct disk_scrub {

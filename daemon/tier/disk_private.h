@@ -6,6 +6,7 @@
  *   disk_prepare.c  making the next segment ready    disk_keep.c  writing again what was used
  *   disk_write.c    stores    disk_read.c  loads    disk_sync.c  syncs
  *   disk_scrub.c    looking for damage in idle time
+ *   disk_wear.c     counting what is written
  *   disk_health.c   switching off and on again after errors
  *   disk_summary.c  the summary of a sealed segment    disk_checkpoint.c  the checkpoint of the index
  *   disk_recover.c  what there is at start    disk_scan.c  how a segment is looked through for that
@@ -81,6 +82,7 @@ struct kvc_disk {
 	struct disk_prepare prepare;
 	struct disk_keep keep;
 	struct disk_scrub scrub;
+	struct disk_wear wear;
 	struct kvc_file checkpoint_files[KVC_CHECKPOINT_FILES];
 	uint64_t checkpoint_sequence; /* of the one in force; 0: there is none */
 	struct disk_checkpoint checkpoint;
@@ -139,6 +141,7 @@ struct kvc_disk {
 		kvc_stat_cell *summaries, *summary_bytes, *bad_summaries, *checkpoints, *checkpoint_bytes,
 		        *checkpoint_errors, *bad_checkpoints, *kept, *kept_bytes, *aside;
 		kvc_stat_cell *scrub_bytes, *scrub_records, *scrub_passes, *scrub_bad;
+		kvc_stat_cell *wear_total, *wear_day, *wear_age;
 		kvc_stat_cell *by_checkpoint, *by_summary, *by_scan;
 	} count;
 };
@@ -260,6 +263,17 @@ void kvc_disk_checkpoint_sealed(struct kvc_disk *disk);
 
 void kvc_disk_scrub_start(struct kvc_disk *disk);
 void kvc_disk_scrub_stop(struct kvc_disk *disk);
+
+/* --- disk_wear.c --- */
+
+void kvc_disk_wear_open(struct kvc_disk *disk);
+void kvc_disk_wear_close(struct kvc_disk *disk);
+
+/* So much was written. */
+void kvc_disk_wrote(struct kvc_disk *disk, uint64_t bytes);
+
+/* Put it down; false: there is nothing new. kvc_disk_progress tells of its end. */
+bool kvc_disk_wear_note(struct kvc_disk *disk);
 
 /* --- disk_recover.c --- */
 

@@ -103,6 +103,7 @@ static void summary_done(struct kvc_io_req *io)
 	if (io->status == KVC_OK) {
 		kvc_stat_add(disk->count.summaries, 1);
 		kvc_stat_add(disk->count.summary_bytes, (int64_t)io->transferred);
+		kvc_disk_wrote(disk, io->transferred);
 	} else {
 		kvc_warn("disk tier: the summary of segment %u cannot be written: the next start scans it",
 		         segment->number);

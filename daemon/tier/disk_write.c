@@ -153,6 +153,7 @@ static void write_account(struct disk_write *write)
 	if (write->io.status == KVC_OK) {
 		kvc_disk_write_worked(disk);
 		kvc_stat_add(disk->count.write_bytes, (int64_t)write->bytes);
+		kvc_disk_wrote(disk, write->bytes);
 		return;
 	}
 	kvc_disk_retire(write->segment, write->first_page);

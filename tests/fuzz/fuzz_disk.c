@@ -1,8 +1,8 @@
 /* Any bytes as what rests in a disk tier's directory: superblocks, a segment's header, its records. Decoding
  * must stay in bounds, and what it accepts must be possible.
  *
- *   byte 0: bit 0: superblocks; bit 2: the list of crashes; else a segment; bit 1: checksums of records are
- * set right first, so that what stands behind them is reached */
+ *   byte 0: bit 0: superblocks; bit 2: the list of crashes; bit 3: wear; else a segment; bit 1: checksums of
+ * records are set right first, so that what stands behind them is reached */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +12,7 @@
 #include "daemon/tier/crashes.h"
 #include "daemon/tier/record.h"
 #include "daemon/tier/segment.h"
+#include "daemon/tier/wear.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -71,6 +72,18 @@ static void crashes(const uint8_t *data, size_t size, bool trusted)
 	free(page);
 }
 
+static void wear(const uint8_t *data, size_t size)
+{
+	uint8_t *slots = copy(data, size, KVC_WEAR_SLOTS * KVC_PAGE_BYTES);
+	struct kvc_wear wear;
+
+	if (kvc_wear_decode(slots, &wear) == KVC_OK) {
+		kvc_wear_add(&wear, 1, 1);
+		must(wear.age_ms - wear.day_ms < KVC_WEAR_DAY_MS, "a day that is not over");
+	}
+	free(slots);
+}
+
 static void set_sum(uint8_t *page)
 {
 	XXH128_hash_t sum = XXH3_128bits(page, SUM_OFFSET);
@@ -113,7 +126,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	if (size < 1)
 		return 0;
-	if (data[0] & 4)
+	if (data[0] & 8)
+		wear(data + 1, size - 1);
+	else if (data[0] & 4)
 		crashes(data + 1, size - 1, data[0] & 2);
 	else if (data[0] & 1)
 		supers(data + 1, size - 1);
