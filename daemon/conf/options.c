@@ -83,8 +83,8 @@ const struct kvc_option kvc_options[] = {
          .type = KVC_OPTION_TEXT,
          AT(disk),
          .initial = "",
-         .help = "Directory of the disk tier, made if missing, used by one daemon at a time. Empty: no disk "
-                 "tier."},
+         .help = "Directory of the disk tier, made if missing, used by one daemon at a time; or several, "
+                 "separated by commas, that share the blocks and fail one by one. Empty: no disk tier."},
         {.section = "disk",
          .name = "disk-size",
          .type = KVC_OPTION_SIZE,
@@ -92,7 +92,7 @@ const struct kvc_option kvc_options[] = {
          .min = 16 * MIB,
          .max = 4096 * TIB,
          .initial = "16G",
-         .help = "Bytes that the disk tier may use."},
+         .help = "Bytes that the disk tier may use, in all its directories together."},
         {.section = "disk",
          .name = "segment-size",
          .type = KVC_OPTION_SIZE,

@@ -9,7 +9,7 @@
 #include "daemon/base/check.h"
 #include "daemon/base/log.h"
 #include "daemon/main/daemon.h"
-#include "daemon/tier/disk.h"
+#include "daemon/tier/disks.h"
 
 enum {
 	DETAIL_BYTES = 512,
@@ -159,11 +159,9 @@ static kvc_status disk_start(struct kvc_daemon *daemon)
 		kvc_secret_random(&daemon->secret);
 		return KVC_OK;
 	}
-	status = kvc_disk_open(daemon->loop, daemon->io, daemon->stats, &options, detail, sizeof detail,
-	                       &daemon->disk);
-	if (status == KVC_OK)
-		kvc_disk_secret(daemon->disk, &daemon->secret);
-	else
+	status = kvc_disks_open(daemon->loop, daemon->io, daemon->stats, &options, detail, sizeof detail,
+	                        &daemon->secret, &daemon->disk);
+	if (status != KVC_OK)
 		kvc_error("disk: %s: %s", daemon->conf.disk, *detail ? detail : kvc_status_text(status));
 	return status;
 }

@@ -36,6 +36,8 @@ void kvc_disk_update_writable(struct kvc_disk *disk)
 {
 	disk->base.writable = disk->state == DISK_ON && !disk->writing.off && !disk->reading.off;
 	kvc_stat_set(disk->count.writable, disk->base.writable);
+	if (disk->base.front)
+		disk->base.front->ops->child_changed(disk->base.front);
 }
 
 /* --- requests ------------------------------------------------------------------------------------- */
@@ -224,75 +226,6 @@ static const struct kvc_tier_ops disk_ops = {
         .close = disk_close,
 };
 
-static void stats_open(struct kvc_disk *disk, struct kvc_stats *stats)
-{
-	const struct {
-		kvc_stat_cell **cell;
-		const char *name;
-	} cells[] = {
-	        {&disk->count.used_bytes, "disk.used_bytes"},
-	        {&disk->count.records, "disk.records"},
-	        {&disk->count.segments, "disk.segments"},
-	        {&disk->count.free_segments, "disk.free_segments"},
-	        {&disk->count.retired_segments, "disk.retired_segments"},
-	        {&disk->count.stores, "disk.stores"},
-	        {&disk->count.writes, "disk.writes"},
-	        {&disk->count.write_bytes, "disk.write_bytes"},
-	        {&disk->count.loads, "disk.loads"},
-	        {&disk->count.reads, "disk.reads"},
-	        {&disk->count.read_bytes, "disk.read_bytes"},
-	        {&disk->count.syncs, "disk.syncs"},
-	        {&disk->count.errors, "disk.errors"},
-	        {&disk->count.read_errors, "disk.read_errors"},
-	        {&disk->count.write_errors, "disk.write_errors"},
-	        {&disk->count.sync_errors, "disk.sync_errors"},
-	        {&disk->count.no_space, "disk.no_space"},
-	        {&disk->count.corrupt, "disk.corrupt"},
-	        {&disk->count.missing, "disk.missing"},
-	        {&disk->count.reclaimed, "disk.reclaimed_records"},
-	        {&disk->count.lost, "disk.lost_records"},
-	        {&disk->count.recovered, "disk.recovered_records"},
-	        {&disk->count.damaged, "disk.damaged_segments"},
-	        {&disk->count.offs, "disk.offs"},
-	        {&disk->count.stalls, "disk.stalls"},
-	        {&disk->count.writable, "disk.writable"},
-	        {&disk->count.direct, "disk.direct"},
-	        {&disk->count.summaries, "disk.summaries"},
-	        {&disk->count.summary_bytes, "disk.summary_bytes"},
-	        {&disk->count.bad_summaries, "disk.bad_summaries"},
-	        {&disk->count.checkpoints, "disk.checkpoints"},
-	        {&disk->count.checkpoint_bytes, "disk.checkpoint_bytes"},
-	        {&disk->count.checkpoint_errors, "disk.checkpoint_errors"},
-	        {&disk->count.bad_checkpoints, "disk.bad_checkpoints"},
-	        {&disk->count.wear_total, "disk.written_total_bytes"},
-	        {&disk->count.wear_day, "disk.written_day_bytes"},
-	        {&disk->count.wear_age, "disk.on_seconds"},
-	        {&disk->count.scrub_bytes, "disk.scrub_bytes"},
-	        {&disk->count.scrub_records, "disk.scrub_records"},
-	        {&disk->count.scrub_passes, "disk.scrub_passes"},
-	        {&disk->count.scrub_bad, "disk.scrub_bad_records"},
-	        {&disk->count.aside, "disk.segments_aside"},
-	        {&disk->count.kept, "disk.kept_records"},
-	        {&disk->count.kept_bytes, "disk.kept_bytes"},
-	        {&disk->count.by_checkpoint, "disk.recovered_by_checkpoint"},
-	        {&disk->count.by_summary, "disk.recovered_by_summary"},
-	        {&disk->count.by_scan, "disk.recovered_by_scan"},
-	};
-
-	for (unsigned i = 0; i < sizeof cells / sizeof cells[0]; i++)
-		*cells[i].cell = kvc_stats_cell(stats, cells[i].name);
-}
-
-static void stats_set(struct kvc_disk *disk, struct kvc_stats *stats)
-{
-	kvc_stat_set(kvc_stats_cell(stats, "disk.bytes"),
-	             (int64_t)(disk->super.segment_bytes * disk->segment_count));
-	kvc_stat_set(kvc_stats_cell(stats, "disk.segment_bytes"), (int64_t)disk->super.segment_bytes);
-	kvc_stat_set(disk->count.segments, disk->segment_count);
-	kvc_stat_set(disk->count.free_segments, disk->segment_count);
-	kvc_stat_set(disk->count.direct, disk->super_file.direct);
-}
-
 static kvc_status pools_open(struct kvc_disk *disk)
 {
 	disk->writes.all = kvc_calloc(DISK_WRITES, sizeof *disk->writes.all);
@@ -347,7 +280,7 @@ kvc_status kvc_disk_open(struct kvc_loop *loop, struct kvc_io *io, struct kvc_st
 	disk->scrub.rate = options->scrub_rate;
 	disk->progress.run = progress_run;
 	lists_init(disk);
-	stats_open(disk, stats);
+	kvc_disk_stats_open(disk, stats, options->number);
 	kvc_disk_health_init(disk);
 	kvc_disk_checkpoint_init(disk);
 	kvc_disk_keep_init(disk);
@@ -362,9 +295,17 @@ kvc_status kvc_disk_open(struct kvc_loop *loop, struct kvc_io *io, struct kvc_st
 		disk_free(disk);
 		return status;
 	}
-	stats_set(disk, stats);
+	kvc_disk_stats_set(disk);
 	*tier = &disk->base;
 	return KVC_OK;
+}
+
+void kvc_disk_abandon(struct kvc_tier *tier)
+{
+	struct kvc_disk *disk = disk_of(tier);
+
+	KVC_PRE(disk->state == DISK_COLD && !disk->progress.queued);
+	disk_free(disk);
 }
 
 void kvc_disk_secret(const struct kvc_tier *tier, struct kvc_secret *secret)

@@ -19,13 +19,18 @@
 #include "daemon/tier/tier.h"
 #include "daemon/tier/wear.h"
 
+#define KVC_DISKS_MAX 16u /* directories of one process */
+
 struct kvc_disk_options {
 	const char *directory;
 	uint64_t bytes;         /* of all segments together */
 	uint64_t segment_bytes; /* 0: as it is, or 1/16 of `bytes`, 4 to 256 MiB (more above 1 TiB) */
 	uint32_t write_bytes;   /* most bytes of one write request; 0: 4 MiB */
 	uint64_t scrub_rate;    /* bytes a second that are checked in idle time; 0: none */
-	bool verify_on_start;   /* also check the tiles of every recovered record */
+	uint32_t number;        /* 0: the only one; else which of several, from 1: for its counters */
+	const struct kvc_secret *secret; /* NULL: as the directory has it. else it must have this one, or
+	                                  * starts empty with it */
+	bool verify_on_start;            /* also check the tiles of every recovered record */
 };
 
 /* Open or create the directory (mode 0700), take its lock, read the superblock and the secret. On failure
@@ -35,8 +40,14 @@ kvc_status kvc_disk_open(struct kvc_loop *loop, struct kvc_io *io, struct kvc_st
                          const struct kvc_disk_options *options, char *detail, size_t detail_bytes,
                          struct kvc_tier **tier);
 
+/* Let go of a tier that was opened and never recovered, at once. */
+void kvc_disk_abandon(struct kvc_tier *tier);
+
 /* What was written to the directory in all its life, and in the last day. */
 void kvc_disk_wear(const struct kvc_tier *tier, struct kvc_wear *wear);
+
+/* Set the counters "disk.*" to the sums of several tiers'. */
+void kvc_disk_stats_sum(struct kvc_tier *const *tiers, uint32_t count, struct kvc_stats *stats);
 
 void kvc_disk_secret(const struct kvc_tier *tier, struct kvc_secret *secret);
 

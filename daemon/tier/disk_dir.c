@@ -161,11 +161,15 @@ static kvc_status file_read(int dir_fd, const char *name, void *bytes, size_t le
 }
 
 /* *fresh: it was made just now, so nothing that was stored before can be found again. */
-static kvc_status secret_open(struct kvc_disk *disk, const char *directory, const struct disk_detail *detail,
-                              bool *fresh)
+static kvc_status secret_open(struct kvc_disk *disk, const struct kvc_disk_options *options,
+                              const struct disk_detail *detail, bool *fresh)
 {
+	const char *directory = options->directory;
 	kvc_status status = file_read(disk->dir_fd, "secret", disk->secret.bytes, sizeof disk->secret.bytes);
 
+	if (status == KVC_OK && options->secret &&
+	    memcmp(&disk->secret, options->secret, sizeof disk->secret) != 0)
+		status = KVC_MISS;
 	*fresh = status == KVC_MISS;
 	if (status == KVC_OK)
 		return KVC_OK;
@@ -173,7 +177,10 @@ static kvc_status secret_open(struct kvc_disk *disk, const char *directory, cons
 		return fail(detail, status, "%s/secret must be a regular file of mode 600", directory);
 	if (status != KVC_MISS)
 		return fail(detail, status, "%s/secret cannot be read: remove it to start empty", directory);
-	kvc_secret_random(&disk->secret);
+	if (options->secret)
+		disk->secret = *options->secret;
+	else
+		kvc_secret_random(&disk->secret);
 	if (file_create(disk->dir_fd, "secret", disk->secret.bytes, sizeof disk->secret.bytes))
 		return fail_errno(detail, directory, "its secret cannot be written");
 	return KVC_OK;
@@ -396,7 +403,7 @@ kvc_status kvc_disk_dir_open(struct kvc_disk *disk, const struct kvc_disk_option
 	if (status == KVC_OK)
 		status = directory_open(disk->dir_fd, SEGMENTS, detail, &disk->segments_dir.fd);
 	if (status == KVC_OK)
-		status = secret_open(disk, directory, detail, &fresh);
+		status = secret_open(disk, options, detail, &fresh);
 	if (status == KVC_OK)
 		status = super_open(disk, options, fresh, detail);
 	if (status == KVC_OK)

@@ -133,7 +133,8 @@ struct kvc_disk {
 	void *closed_context;
 
 	struct {
-		kvc_stat_cell *used_bytes, *records, *segments, *free_segments, *retired_segments;
+		kvc_stat_cell *bytes, *segment_bytes, *used_bytes, *records, *segments, *free_segments,
+		        *retired_segments;
 		kvc_stat_cell *stores, *writes, *write_bytes, *loads, *reads, *read_bytes, *syncs;
 		kvc_stat_cell *errors, *read_errors, *write_errors, *sync_errors, *no_space, *corrupt,
 		        *missing;
@@ -164,6 +165,12 @@ void kvc_disk_on(struct kvc_disk *disk);
 
 /* Set base.writable from all that bears on it. */
 void kvc_disk_update_writable(struct kvc_disk *disk);
+
+/* --- disk_stats.c --- */
+
+/* number: as in the options. */
+void kvc_disk_stats_open(struct kvc_disk *disk, struct kvc_stats *stats, uint32_t number);
+void kvc_disk_stats_set(struct kvc_disk *disk);
 
 /* --- disk_dir.c --- */
 

@@ -19,6 +19,8 @@ enum kvc_tier_op {
 	KVC_TIER_SYNC,  /* everything stored before is on stable storage */
 };
 
+struct kvc_tier;
+
 struct kvc_tier_req {
 	/* set by the caller */
 	enum kvc_tier_op op;
@@ -37,6 +39,10 @@ struct kvc_tier_req {
 	struct kvc_task deferred;
 	struct kvc_list node;
 	uint32_t segment;
+	struct kvc_tier *front;                  /* a tier that passed it on, */
+	void (*outer)(struct kvc_tier_req *req); /* whom that one answers, */
+	uint32_t child;                          /* to which of its tiers, */
+	uint32_t tries;                          /* at the how manieth try */
 };
 
 /* What the tier tells its owner. All on the loop thread. */
@@ -78,6 +84,9 @@ struct kvc_tier_ops {
 	void (*recover)(struct kvc_tier *tier, const struct kvc_tier_events *events,
 	                void (*done)(void *context, kvc_status status), void *context);
 
+	/* Of a tier in front of others: one of them may be writable now, or not any more. */
+	void (*child_changed)(struct kvc_tier *tier);
+
 	/* Stop taking requests, wait for those in flight, write what makes the next start quick; then
 	 * done(context). The owner must stay for so long: he is still asked to describe. */
 	void (*close)(struct kvc_tier *tier, void (*done)(void *context), void *context);
@@ -86,6 +95,7 @@ struct kvc_tier_ops {
 /* First member of every tier. */
 struct kvc_tier {
 	const struct kvc_tier_ops *ops;
+	struct kvc_tier *front; /* a tier in front of it that wants to know of `writable`; NULL: none */
 	bool writable; /* false: stores are refused (tier off, read-only, full); loads may still work */
 };
 

@@ -121,8 +121,8 @@ kvc_status rig_open(struct rig *rig)
 		goto close_loop;
 	if (kvc_io_open(rig->loop, &rig->io_options, rig->stats, &rig->io))
 		goto close_stats;
-	status = kvc_disk_open(rig->loop, rig->io, rig->stats, &rig->options, rig->detail, sizeof rig->detail,
-	                       &rig->tier);
+	status = kvc_disks_open(rig->loop, rig->io, rig->stats, &rig->options, rig->detail,
+	                        sizeof rig->detail, &rig->secret, &rig->tier);
 	if (status == KVC_OK)
 		return KVC_OK;
 	rig->tier = NULL;
@@ -148,7 +148,7 @@ static bool block_recovered(void *context, const struct kvc_record *record, uint
 
 	memcpy(&number, record->key.bytes, sizeof number);
 	assert_true(number < RIG_BLOCKS);
-	assert_true(record->epoch >= rig->recovered_epoch);
+	assert_true(record->epoch >= rig->recovered_epoch || rig->striped);
 	rig->recovered_epoch = record->epoch;
 	rig->recovered++;
 	if (record->generation > rig->generation)

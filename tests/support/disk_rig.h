@@ -5,7 +5,7 @@
 #define KVC_TEST_DISK_RIG_H
 
 #include "daemon/io/io.h"
-#include "daemon/tier/disk.h"
+#include "daemon/tier/disks.h"
 #include "tests/support/temp_dir.h"
 
 #define RIG_BLOCKS 4096u
@@ -31,6 +31,8 @@ struct rig {
 	char directory[KVC_TEMP_DIR_BYTES];
 	struct kvc_disk_options options;
 	struct kvc_io_options io_options;
+	struct kvc_secret secret;
+	bool striped;       /* several directories */
 	bool no_checkpoint; /* the owner does not describe its blocks */
 	struct kvc_loop *loop;
 	struct kvc_stats *stats;
