@@ -3,8 +3,11 @@
  *   lock          OFD write lock of the process that uses the directory
  *   super         two alternating 4 KiB superblocks: format version, instance id, geometry, epoch counter
  *   secret        32 random bytes from which tenants' secrets derive (mode 0600)
- *   segments/N    4 KiB header (instance, number, epoch), then records, each at a multiple of 4 KiB; in its
- * last pages, once it is full, a summary of them, from which the next start learns what it holds
+ *   segments/N    4 KiB header (instance, number, epoch), then records, each at a multiple of 4 KiB;
+ *                 in its last pages, once it is full, a summary of them
+ *   checkpoint.N  two that alternate: what a start needs to know of all segments
+ *   crashes       segments that made a start crash
+ *   wear          what was written, in all and in a day
  *
  * Records go to the open segment in large writes, several records each. When no segment is free the oldest is
  * reclaimed: its blocks are forgotten first, then it gets a new epoch. A record counts as present only after
