@@ -84,8 +84,8 @@ bool kvc_disk_scan_records(struct scanner *scanner);
 
 /* --- disk_recover_checkpoint.c --- */
 
-/* Read the heads; false: there are none to wait for. Then choose. */
-bool kvc_disk_heads_start(struct disk_recovery *recovery);
+/* Read the heads, if there are any. Then, when recovery->busy is 0, choose. */
+void kvc_disk_heads_start(struct disk_recovery *recovery);
 void kvc_disk_heads_choose(struct disk_recovery *recovery);
 void kvc_disk_heads_free(struct disk_recovery *recovery);
 

@@ -71,18 +71,16 @@ static void sections_note(struct disk_recovery *recovery, const uint8_t *bytes, 
 	}
 }
 
-bool kvc_disk_heads_start(struct disk_recovery *recovery)
+void kvc_disk_heads_start(struct disk_recovery *recovery)
 {
 	struct kvc_disk *disk = recovery->disk;
 
-	if (disk->verify) /* which reads all records, and knows it better */
-		return false;
 	for (uint32_t i = 0; i < KVC_CHECKPOINT_FILES; i++) {
 		recovery->heads[i].recovery = recovery;
-		if (disk->checkpoint_files[i].fd >= 0)
+		/* A start that verifies reads all records, and knows it better. */
+		if (!disk->verify && disk->checkpoint_files[i].fd >= 0)
 			head_read(&recovery->heads[i], &disk->checkpoint_files[i]);
 	}
-	return recovery->busy > 0;
 }
 
 void kvc_disk_heads_choose(struct disk_recovery *recovery)

@@ -83,7 +83,7 @@ static void changed(struct kvc_tier *tier)
 
 	tier->writable = false;
 	for (uint32_t i = 0; i < stripe->count; i++)
-		tier->writable |= stripe->tiers[i]->writable;
+		tier->writable |= stripe->tiers[i] && stripe->tiers[i]->writable;
 }
 
 /* --- stores and loads ----------------------------------------------------------------------------- */
@@ -334,6 +334,7 @@ static void child_closed(void *context)
 	void (*done)(void *closed_context) = stripe->closed;
 	void *done_context = stripe->close_context;
 
+	stripe->tiers[child->number] = NULL;
 	if (--stripe->closing)
 		return;
 	kvc_free(stripe);
