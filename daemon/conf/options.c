@@ -176,12 +176,14 @@ const struct kvc_option kvc_options[] = {
         {.section = "gpu",
          .name = "gpu-sms",
          .type = KVC_OPTION_COUNT,
+         .automatic = true,
          AT(gpu_sms),
          .min = 1,
          .max = 1024,
-         .initial = "32",
-         .help = "Multiprocessors that a launch of the codec takes at most. The rest is left to the "
-                 "workers."},
+         .initial = "auto",
+         .help = "Multiprocessors that a launch of the codec takes at most. auto: 32 where kernels of "
+                 "several "
+                 "processes run at the same time (MPS), all where they take turns."},
         {.section = "gpu",
          .name = "gpu-low-priority",
          .type = KVC_OPTION_BOOL,
@@ -281,8 +283,8 @@ const struct kvc_option kvc_options[] = {
          AT(regions),
          .min = 1,
          .max = 4096,
-         .initial = "64",
-         .help = "Attached memory regions of one connection."},
+         .initial = "256",
+         .help = "Attached memory regions and pools of one connection. A pool may have a region a layer."},
         {.section = "limits",
          .name = "region-max",
          .type = KVC_OPTION_SIZE,

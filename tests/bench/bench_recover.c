@@ -114,7 +114,8 @@ static double start(struct bench *bench)
 	        .bytes = (uint64_t)bench->records * RECORD * 5 / 4 + (1ull << 30),
 	        .segment_bytes = 256u << 20,
 	};
-	struct kvc_tier_events events = {recovered, reclaimed, describe, bench};
+	struct kvc_tier_events events = {
+	        .recovered = recovered, .reclaimed = reclaimed, .describe = describe, .context = bench};
 	double begin = bench_now_s();
 	char detail[256];
 
