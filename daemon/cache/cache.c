@@ -38,6 +38,7 @@ static void counters_open(struct kvc_cache *cache)
 	        .hits_disk = kvc_stats_cell(stats, "cache.hits_disk"),
 	        .misses = kvc_stats_cell(stats, "cache.misses"),
 	        .corrupt = kvc_stats_cell(stats, "cache.corrupt"),
+	        .reread = kvc_stats_cell(stats, "cache.reread"),
 	        .lookups = kvc_stats_cell(stats, "cache.lookups"),
 	        .lookup_keys = kvc_stats_cell(stats, "cache.lookup_keys"),
 	        .evicted = kvc_stats_cell(stats, "cache.evicted"),
@@ -181,14 +182,14 @@ fail_cache:
 /* ---- recovery ---- */
 
 /* A record on disk becomes an entry. Records come oldest first: a later one of the same key replaces the
- * earlier. */
+ * earlier, unless it is a copy of it, which may have been torn. */
 static bool record_recovered(void *context, const struct kvc_record *record, uint32_t *cookie)
 {
 	struct kvc_cache *cache = context;
 	struct kvc_entry *entry;
 	uint32_t id = kvc_index_find(cache->index, &record->key);
 
-	if (record->image_bytes > KVC_IMAGE_BYTES_MAX)
+	if (record->image_bytes > KVC_IMAGE_BYTES_MAX || (record->copy && id != KVC_ENTRY_NONE))
 		return false;
 	if (id != KVC_ENTRY_NONE)
 		kvc_entry_drop(cache, id);
@@ -223,6 +224,46 @@ static void place_reclaimed(void *context, uint32_t cookie, struct kvc_place pla
 		kvc_entry_lose_place(cache, cookie);
 }
 
+/* Generations, tenants and parents are not in the index, and not needed to find a block again. */
+static bool place_describe(void *context, uint32_t cookie, struct kvc_record *record)
+{
+	struct kvc_cache *cache = context;
+	const struct kvc_entry *entry = kvc_cache_entry(cache, cookie);
+
+	if (!(entry->flags & KVC_ENTRY_ON_DISK) || !same_place(&entry->place, &record->place) ||
+	    entry->epoch != (uint32_t)record->epoch)
+		return false;
+	record->key = entry->key;
+	record->image_bytes = entry->image_bytes;
+	record->tokens = entry->tokens;
+	record->depth = entry->depth;
+	return true;
+}
+
+/* A block that is in RAM too becomes dirty when its place goes, and is written then. */
+static bool place_keep(void *context, uint32_t cookie, struct kvc_record *record)
+{
+	struct kvc_cache *cache = context;
+	const struct kvc_entry *entry = kvc_cache_entry(cache, cookie);
+
+	return entry->flags & KVC_ENTRY_HIT && entry->slab == KVC_EXTENT_NONE &&
+	       place_describe(context, cookie, record);
+}
+
+static bool place_moved(void *context, uint32_t cookie, struct kvc_place from,
+                        const struct kvc_record *record)
+{
+	struct kvc_cache *cache = context;
+	struct kvc_entry *entry = kvc_cache_entry(cache, cookie);
+
+	if (!(entry->flags & KVC_ENTRY_ON_DISK) || !same_place(&entry->place, &from))
+		return false;
+	entry->place = record->place;
+	entry->epoch = (uint32_t)record->epoch;
+	entry->flags &= (uint8_t)~KVC_ENTRY_HIT;
+	return true;
+}
+
 static void recover_done(void *context, kvc_status status)
 {
 	struct kvc_cache *cache = context;
@@ -238,6 +279,9 @@ void kvc_cache_recover(struct kvc_cache *cache, void (*done)(void *context, kvc_
 	struct kvc_tier_events events = {
 	        .recovered = record_recovered,
 	        .reclaimed = place_reclaimed,
+	        .describe = place_describe,
+	        .keep = place_keep,
+	        .moved = place_moved,
 	        .context = cache,
 	};
 

@@ -148,6 +148,7 @@ struct kvc_op {
 	uint32_t entry;
 	uint32_t cell; /* of the VRAM tier, being filled by it */
 	uint8_t state;
+	bool reread;              /* a get: what rests on disk was read a second time */
 	kvc_status cancel_status; /* KVC_OK: not cancelled */
 };
 

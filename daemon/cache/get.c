@@ -78,12 +78,35 @@ static void get_again(struct kvc_op *op)
 		kvc_get_start(op);
 }
 
+/* The copy in RAM is damaged, and what rests on disk may not be: a transfer may have gone wrong. */
+static bool reread_helps(const struct kvc_op *op)
+{
+	const struct kvc_entry *entry = kvc_cache_entry(op->cache, op->entry);
+
+	return !op->reread && op->from != KVC_REST_VRAM && entry->flags & KVC_ENTRY_ON_DISK &&
+	       !(entry->flags & KVC_ENTRY_DEAD) && entry->slab != KVC_EXTENT_NONE && entry->refs == 1 &&
+	       !entry->pins && entry->flight == KVC_FLIGHT_NONE;
+}
+
+static void get_reread(struct kvc_op *op)
+{
+	op->reread = true;
+	kvc_stat_add(op->cache->count.reread, 1);
+	kvc_entry_unref(op->cache, op->entry);
+	kvc_entry_evict(op->cache, op->entry);
+	get_again(op);
+}
+
 static void decode_done(struct kvc_move *move)
 {
 	struct kvc_op *op = kvc_container_of(move, struct kvc_op, move);
 
 	if (op->cell != KVC_CELL_NONE)
 		get_raised(op);
+	if (move->status == KVC_CORRUPT && reread_helps(op)) {
+		get_reread(op);
+		return;
+	}
 	if (move->status == KVC_CORRUPT)
 		get_corrupt(op);
 	kvc_entry_unref(op->cache, op->entry);

@@ -76,6 +76,7 @@ struct kvc_cache_counters {
 	kvc_stat_cell *hits_disk;
 	kvc_stat_cell *misses;
 	kvc_stat_cell *corrupt;
+	kvc_stat_cell *reread;
 	kvc_stat_cell *lookups;
 	kvc_stat_cell *lookup_keys;
 	kvc_stat_cell *evicted;

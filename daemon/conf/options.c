@@ -95,8 +95,8 @@ const struct kvc_option kvc_options[] = {
          .type = KVC_OPTION_TEXT,
          AT(disk),
          .initial = "",
-         .help = "Directory of the disk tier, made if missing, used by one daemon at a time. Empty: no disk "
-                 "tier."},
+         .help = "Directory of the disk tier, made if missing, used by one daemon at a time; or several, "
+                 "separated by commas, that share the blocks and fail one by one. Empty: no disk tier."},
         {.section = "disk",
          .name = "disk-size",
          .type = KVC_OPTION_SIZE,
@@ -104,7 +104,7 @@ const struct kvc_option kvc_options[] = {
          .min = 16 * MIB,
          .max = 4096 * TIB,
          .initial = "16G",
-         .help = "Bytes that the disk tier may use."},
+         .help = "Bytes that the disk tier may use, in all its directories together."},
         {.section = "disk",
          .name = "disk-budget",
          .type = KVC_OPTION_SIZE,
@@ -127,6 +127,15 @@ const struct kvc_option kvc_options[] = {
          .help = "Size of a segment file, the unit in which disk space is reclaimed; at most a quarter of "
                  "disk-size. "
                  "auto: as the directory has it, or from disk-size."},
+        {.section = "disk",
+         .name = "scrub-rate",
+         .type = KVC_OPTION_SIZE,
+         AT(scrub_rate),
+         .min = 0,
+         .max = 64 * GIB,
+         .initial = "8M",
+         .help = "Bytes a second that are read and checked on the disk while it has nothing else to do. 0: "
+                 "none."},
         {.section = "disk",
          .name = "verify-on-start",
          .type = KVC_OPTION_BOOL,

@@ -9,7 +9,7 @@
 #include "daemon/base/check.h"
 #include "daemon/base/log.h"
 #include "daemon/main/daemon.h"
-#include "daemon/tier/disk.h"
+#include "daemon/tier/disks.h"
 
 enum {
 	DETAIL_BYTES = 512,
@@ -149,6 +149,7 @@ static kvc_status disk_start(struct kvc_daemon *daemon)
 	        .directory = daemon->conf.disk,
 	        .bytes = daemon->conf.disk_size,
 	        .segment_bytes = daemon->conf.segment_size,
+	        .scrub_rate = daemon->conf.scrub_rate,
 	        .verify_on_start = daemon->conf.verify_on_start,
 	};
 	char detail[DETAIL_BYTES] = "";
@@ -158,11 +159,9 @@ static kvc_status disk_start(struct kvc_daemon *daemon)
 		kvc_secret_random(&daemon->secret);
 		return KVC_OK;
 	}
-	status = kvc_disk_open(daemon->loop, daemon->io, daemon->stats, &options, detail, sizeof detail,
-	                       &daemon->disk);
-	if (status == KVC_OK)
-		kvc_disk_secret(daemon->disk, &daemon->secret);
-	else
+	status = kvc_disks_open(daemon->loop, daemon->io, daemon->stats, &options, detail, sizeof detail,
+	                        &daemon->secret, &daemon->disk);
+	if (status != KVC_OK)
 		kvc_error("disk: %s: %s", daemon->conf.disk, *detail ? detail : kvc_status_text(status));
 	return status;
 }
@@ -229,9 +228,17 @@ static kvc_status recover_start(struct kvc_daemon *daemon)
 	return KVC_OK;
 }
 
+/* The disk tier closes before the cache, which it asks for what goes into its checkpoint. */
 static void cache_stopped(void *context)
 {
-	kvc_daemon_step_done(context, KVC_OK);
+	struct kvc_daemon *daemon = context;
+	struct kvc_tier *disk = daemon->disk;
+
+	daemon->disk = NULL;
+	if (disk)
+		disk->ops->close(disk, disk_closed, daemon);
+	else
+		kvc_daemon_step_done(daemon, KVC_OK);
 }
 
 static void recover_stop(struct kvc_daemon *daemon)

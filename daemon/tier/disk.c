@@ -36,6 +36,8 @@ void kvc_disk_update_writable(struct kvc_disk *disk)
 {
 	disk->base.writable = disk->state == DISK_ON && !disk->writing.off && !disk->reading.off;
 	kvc_stat_set(disk->count.writable, disk->base.writable);
+	if (disk->base.front)
+		disk->base.front->ops->child_changed(disk->base.front);
 }
 
 /* --- requests ------------------------------------------------------------------------------------- */
@@ -95,12 +97,14 @@ static void disk_recover(struct kvc_tier *tier, const struct kvc_tier_events *ev
 void kvc_disk_on(struct kvc_disk *disk)
 {
 	state_move(disk, DISK_ON);
+	disk->checkpoint.armed = true;
 	kvc_info("disk tier: %lld records in %lld of %u segments of %llu MiB (%s, %s)",
 	         (long long)kvc_stat_get(disk->count.records),
 	         (long long)(disk->segment_count - kvc_stat_get(disk->count.free_segments)),
 	         disk->segment_count, (unsigned long long)(disk->super.segment_bytes >> 20),
 	         kvc_io_backend_name(disk->io), disk->super_file.direct ? "O_DIRECT" : "page cache");
 	kvc_disk_prepare(disk, false);
+	kvc_disk_scrub_start(disk);
 }
 
 /* --- stopping ------------------------------------------------------------------------------------- */
@@ -124,6 +128,8 @@ static bool quiet(const struct kvc_disk *disk)
 {
 	return !disk->recovery && kvc_list_empty(&disk->stores) && kvc_list_empty(&disk->writes.busy) &&
 	       kvc_list_empty(&disk->loads.busy) && kvc_list_empty(&disk->loads.waiting) &&
+	       !disk->summaries_busy && disk->checkpoint.step == DISK_CHECKPOINT_IDLE &&
+	       !disk->keep.segment && !disk->scrub.busy && !disk->wear.busy &&
 	       disk->sync.step == DISK_SYNC_IDLE && kvc_list_empty(&disk->sync.waiting) &&
 	       disk->prepare.step == DISK_PREPARE_IDLE;
 }
@@ -135,6 +141,7 @@ static void disk_free(struct kvc_disk *disk)
 	kvc_free(disk->writes.all);
 	kvc_free(disk->loads.all);
 	free(disk->prepare.page);
+	free(disk->scrub.buffer);
 	kvc_free(disk);
 }
 
@@ -153,10 +160,23 @@ static void close_progress(struct kvc_disk *disk)
 {
 	if (disk->state != DISK_CLOSING || !quiet(disk))
 		return;
+	if (disk->open) {
+		kvc_disk_seal(disk); /* its summary saves the next start a scan */
+		kvc_disk_progress(disk);
+		return;
+	}
 	if (disk->last_step == DISK_LAST_NONE) {
+		disk->last_step = DISK_LAST_CHECKPOINT;
+		if (kvc_disk_checkpoint_start(disk))
+			return;
+	}
+	if (disk->last_step == DISK_LAST_CHECKPOINT) {
 		last_sync_start(disk);
 		return;
 	}
+	if (kvc_disk_wear_note(disk))
+		return;
+	kvc_timer_stop(&disk->wear.timer);
 	kvc_timer_stop(&disk->writing.timer);
 	kvc_timer_stop(&disk->reading.timer);
 	kvc_timer_stop(&disk->watchdog);
@@ -174,6 +194,8 @@ static void disk_close(struct kvc_tier *tier, void (*done)(void *context), void 
 	disk->closed_context = context;
 	state_move(disk, DISK_CLOSING);
 	kvc_disk_recover_stop(disk);
+	kvc_disk_keep_cut(disk);
+	kvc_disk_scrub_stop(disk);
 	kvc_disk_progress(disk);
 }
 
@@ -203,55 +225,6 @@ static const struct kvc_tier_ops disk_ops = {
         .recover = disk_recover,
         .close = disk_close,
 };
-
-static void stats_open(struct kvc_disk *disk, struct kvc_stats *stats)
-{
-	const struct {
-		kvc_stat_cell **cell;
-		const char *name;
-	} cells[] = {
-	        {&disk->count.used_bytes, "disk.used_bytes"},
-	        {&disk->count.records, "disk.records"},
-	        {&disk->count.segments, "disk.segments"},
-	        {&disk->count.free_segments, "disk.free_segments"},
-	        {&disk->count.retired_segments, "disk.retired_segments"},
-	        {&disk->count.stores, "disk.stores"},
-	        {&disk->count.writes, "disk.writes"},
-	        {&disk->count.write_bytes, "disk.write_bytes"},
-	        {&disk->count.loads, "disk.loads"},
-	        {&disk->count.reads, "disk.reads"},
-	        {&disk->count.read_bytes, "disk.read_bytes"},
-	        {&disk->count.syncs, "disk.syncs"},
-	        {&disk->count.errors, "disk.errors"},
-	        {&disk->count.read_errors, "disk.read_errors"},
-	        {&disk->count.write_errors, "disk.write_errors"},
-	        {&disk->count.sync_errors, "disk.sync_errors"},
-	        {&disk->count.no_space, "disk.no_space"},
-	        {&disk->count.corrupt, "disk.corrupt"},
-	        {&disk->count.missing, "disk.missing"},
-	        {&disk->count.reclaimed, "disk.reclaimed_records"},
-	        {&disk->count.lost, "disk.lost_records"},
-	        {&disk->count.recovered, "disk.recovered_records"},
-	        {&disk->count.damaged, "disk.damaged_segments"},
-	        {&disk->count.offs, "disk.offs"},
-	        {&disk->count.stalls, "disk.stalls"},
-	        {&disk->count.writable, "disk.writable"},
-	        {&disk->count.direct, "disk.direct"},
-	};
-
-	for (unsigned i = 0; i < sizeof cells / sizeof cells[0]; i++)
-		*cells[i].cell = kvc_stats_cell(stats, cells[i].name);
-}
-
-static void stats_set(struct kvc_disk *disk, struct kvc_stats *stats)
-{
-	kvc_stat_set(kvc_stats_cell(stats, "disk.bytes"),
-	             (int64_t)(disk->super.segment_bytes * disk->segment_count));
-	kvc_stat_set(kvc_stats_cell(stats, "disk.segment_bytes"), (int64_t)disk->super.segment_bytes);
-	kvc_stat_set(disk->count.segments, disk->segment_count);
-	kvc_stat_set(disk->count.free_segments, disk->segment_count);
-	kvc_stat_set(disk->count.direct, disk->super_file.direct);
-}
 
 static kvc_status pools_open(struct kvc_disk *disk)
 {
@@ -300,13 +273,19 @@ kvc_status kvc_disk_open(struct kvc_loop *loop, struct kvc_io *io, struct kvc_st
 	disk->base.ops = &disk_ops;
 	disk->loop = loop;
 	disk->io = io;
-	disk->dir_fd = disk->lock_fd = disk->segments_dir.fd = disk->super_file.fd = -1;
+	disk->wear.file.fd = disk->dir_fd = disk->crashes_fd = disk->lock_fd = disk->segments_dir.fd =
+	        disk->super_file.fd = -1;
 	disk->write_bytes = options->write_bytes ? options->write_bytes : WRITE_BYTES;
 	disk->verify = options->verify_on_start;
+	disk->scrub.rate = options->scrub_rate;
 	disk->progress.run = progress_run;
 	lists_init(disk);
-	stats_open(disk, stats);
+	kvc_disk_stats_open(disk, stats, options->number);
 	kvc_disk_health_init(disk);
+	kvc_disk_checkpoint_init(disk);
+	kvc_disk_keep_init(disk);
+	for (uint32_t i = 0; i < KVC_CHECKPOINT_FILES; i++)
+		disk->checkpoint_files[i].fd = -1;
 	status = pools_open(disk);
 	if (status == KVC_OK)
 		status = kvc_disk_dir_open(disk, options, &told);
@@ -316,9 +295,17 @@ kvc_status kvc_disk_open(struct kvc_loop *loop, struct kvc_io *io, struct kvc_st
 		disk_free(disk);
 		return status;
 	}
-	stats_set(disk, stats);
+	kvc_disk_stats_set(disk);
 	*tier = &disk->base;
 	return KVC_OK;
+}
+
+void kvc_disk_abandon(struct kvc_tier *tier)
+{
+	struct kvc_disk *disk = disk_of(tier);
+
+	KVC_PRE(disk->state == DISK_COLD && !disk->progress.queued);
+	disk_free(disk);
 }
 
 void kvc_disk_secret(const struct kvc_tier *tier, struct kvc_secret *secret)

@@ -161,11 +161,15 @@ static kvc_status file_read(int dir_fd, const char *name, void *bytes, size_t le
 }
 
 /* *fresh: it was made just now, so nothing that was stored before can be found again. */
-static kvc_status secret_open(struct kvc_disk *disk, const char *directory, const struct disk_detail *detail,
-                              bool *fresh)
+static kvc_status secret_open(struct kvc_disk *disk, const struct kvc_disk_options *options,
+                              const struct disk_detail *detail, bool *fresh)
 {
+	const char *directory = options->directory;
 	kvc_status status = file_read(disk->dir_fd, "secret", disk->secret.bytes, sizeof disk->secret.bytes);
 
+	if (status == KVC_OK && options->secret &&
+	    memcmp(&disk->secret, options->secret, sizeof disk->secret) != 0)
+		status = KVC_MISS;
 	*fresh = status == KVC_MISS;
 	if (status == KVC_OK)
 		return KVC_OK;
@@ -173,7 +177,10 @@ static kvc_status secret_open(struct kvc_disk *disk, const char *directory, cons
 		return fail(detail, status, "%s/secret must be a regular file of mode 600", directory);
 	if (status != KVC_MISS)
 		return fail(detail, status, "%s/secret cannot be read: remove it to start empty", directory);
-	kvc_secret_random(&disk->secret);
+	if (options->secret)
+		disk->secret = *options->secret;
+	else
+		kvc_secret_random(&disk->secret);
 	if (file_create(disk->dir_fd, "secret", disk->secret.bytes, sizeof disk->secret.bytes))
 		return fail_errno(detail, directory, "its secret cannot be written");
 	return KVC_OK;
@@ -340,6 +347,22 @@ static kvc_status segments_open(struct kvc_disk *disk, const char *directory,
 	return KVC_OK;
 }
 
+/* Without them there is no checkpoint, and the start is slower: nothing to fail for. */
+static void checkpoints_open(struct kvc_disk *disk)
+{
+	static const char *const names[KVC_CHECKPOINT_FILES] = {"checkpoint.0", "checkpoint.1"};
+
+	for (uint32_t i = 0; i < KVC_CHECKPOINT_FILES; i++) {
+		kvc_status status =
+		        kvc_file_open(disk->dir_fd, names[i], O_RDWR | O_CREAT, &disk->checkpoint_files[i]);
+
+		if (status == KVC_OK)
+			continue;
+		kvc_warn("disk tier: %s cannot be opened: %s", names[i], kvc_status_text(status));
+		disk->checkpoint_files[i].fd = -1;
+	}
+}
+
 /* --- all of it ------------------------------------------------------------------------------------ */
 
 static kvc_status super_open(struct kvc_disk *disk, const struct kvc_disk_options *options, bool fresh,
@@ -380,26 +403,38 @@ kvc_status kvc_disk_dir_open(struct kvc_disk *disk, const struct kvc_disk_option
 	if (status == KVC_OK)
 		status = directory_open(disk->dir_fd, SEGMENTS, detail, &disk->segments_dir.fd);
 	if (status == KVC_OK)
-		status = secret_open(disk, directory, detail, &fresh);
+		status = secret_open(disk, options, detail, &fresh);
 	if (status == KVC_OK)
 		status = super_open(disk, options, fresh, detail);
 	if (status == KVC_OK)
 		status = segments_open(disk, directory, detail);
+	if (status == KVC_OK) {
+		checkpoints_open(disk);
+		kvc_disk_crashes_open(disk);
+		kvc_disk_wear_open(disk);
+	}
 	return status;
 }
 
 void kvc_disk_dir_close(struct kvc_disk *disk)
 {
 	for (uint32_t i = 0; disk->segments && i < disk->segment_count; i++) {
+		kvc_disk_summary_drop(&disk->segments[i]);
 		kvc_free(disk->segments[i].entries);
 		if (disk->segments[i].file.fd >= 0)
 			kvc_file_close(&disk->segments[i].file);
 	}
 	kvc_free(disk->segments);
+	for (uint32_t i = 0; i < KVC_CHECKPOINT_FILES; i++)
+		if (disk->checkpoint_files[i].fd >= 0)
+			kvc_file_close(&disk->checkpoint_files[i]);
 	if (disk->super_file.fd >= 0)
 		kvc_file_close(&disk->super_file);
 	if (disk->segments_dir.fd >= 0)
 		kvc_file_close(&disk->segments_dir);
+	kvc_disk_wear_close(disk);
+	if (disk->crashes_fd >= 0)
+		close(disk->crashes_fd);
 	if (disk->lock_fd >= 0)
 		close(disk->lock_fd);
 	if (disk->dir_fd >= 0)

@@ -62,7 +62,8 @@ static void writing_fired(struct kvc_timer *timer)
 	breaker->failures = WRITE_FAILURES - 1;
 	if (breaker->cause == KVC_INTERNAL)
 		for (uint32_t i = 0; i < disk->segment_count; i++)
-			disk->segments[i].failures = 0;
+			if (!disk->segments[i].aside)
+				disk->segments[i].failures = 0;
 	resume(disk, breaker);
 	if (!disk->ready && !disk->open)
 		kvc_disk_prepare(disk, true);

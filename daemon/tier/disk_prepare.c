@@ -1,8 +1,8 @@
 /* Making a clean segment, while records still go to the open one, so that stores do not wait for it.
  *
- *   IDLE --> ALLOCATE --> DIRECTORY --> SUPER --> SUPER_SYNC --> HEADER --> IDLE, disk->ready is set
- *                 |  `--(named already)---^ |                      ^
- *                 |                         `--(epochs are left)---'
+ *   IDLE --> ALLOCATE --> DIRECTORY --> SUPER --> SUPER_SYNC --> HEADER --> HEADER_SYNC --> IDLE, disk->ready
+ * is set |  `--(named already)---^ |                      ^ |                         `--(epochs are
+ * left)---'
  *                 `-- any failure: IDLE, the segment is FREE again
  *
  * The order is what I1 and I3 ask for. A crash at any point leaves a segment that is void or, if the header
@@ -15,7 +15,7 @@
 #include "daemon/base/log.h"
 #include "daemon/tier/disk_private.h"
 
-enum { EPOCHS_AHEAD = 64, FAILURES_MAX = 3 };
+enum { EPOCHS_AHEAD = 64 };
 
 static void prepare_tick(struct kvc_disk *disk);
 
@@ -24,7 +24,7 @@ static void prepare_tick(struct kvc_disk *disk);
 static struct disk_segment *pick_free(struct kvc_disk *disk)
 {
 	for (uint32_t i = 0; i < disk->segment_count; i++)
-		if (disk->segments[i].state == DISK_FREE && disk->segments[i].failures < FAILURES_MAX)
+		if (disk->segments[i].state == DISK_FREE && disk->segments[i].failures < DISK_FAILURES_MAX)
 			return &disk->segments[i];
 	return NULL;
 }
@@ -38,7 +38,7 @@ static struct disk_segment *pick_oldest(struct kvc_disk *disk)
 		struct disk_segment *segment = &disk->segments[i];
 		bool closed = segment->state == DISK_SEALED || segment->state == DISK_RETIRED;
 
-		if (!closed || segment->failures >= FAILURES_MAX || segment->loads || segment->writes ||
+		if (!closed || segment->failures >= DISK_FAILURES_MAX || segment->loads || segment->writes ||
 		    segment->sync_busy)
 			continue;
 		if (!oldest || segment->epoch < oldest->epoch)
@@ -51,7 +51,7 @@ static struct disk_segment *pick_oldest(struct kvc_disk *disk)
 static bool any_usable(const struct kvc_disk *disk)
 {
 	for (uint32_t i = 0; i < disk->segment_count; i++)
-		if (disk->segments[i].failures < FAILURES_MAX)
+		if (disk->segments[i].failures < DISK_FAILURES_MAX)
 			return true;
 	return false;
 }
@@ -68,6 +68,8 @@ static struct disk_segment *pick(struct kvc_disk *disk, bool reclaim)
 			kvc_disk_no_segment(disk);
 		return NULL; /* what is in flight will end, and ask again */
 	}
+	if (kvc_disk_keep_start(disk, segment))
+		return NULL;
 	kvc_debug("disk tier: segment %u is reclaimed, %u records", segment->number, segment->live_records);
 	kvc_disk_reclaim(segment);
 	return segment;
@@ -87,7 +89,7 @@ static void prepare_failed(struct kvc_disk *disk)
 	struct disk_prepare *prepare = &disk->prepare;
 	struct disk_segment *segment = prepare->segment;
 
-	if (prepare->step == DISK_PREPARE_HEADER)
+	if (prepare->step == DISK_PREPARE_HEADER || prepare->step == DISK_PREPARE_HEADER_SYNC)
 		segment->failures++;
 	/* Part of a new file may have been allocated; the others on this file system can use it. */
 	if (prepare->step == DISK_PREPARE_ALLOCATE && !segment->named && ftruncate(segment->file.fd, 0))
@@ -202,6 +204,9 @@ static void prepare_tick(struct kvc_disk *disk)
 		header_write(disk);
 		break;
 	case DISK_PREPARE_HEADER:
+		io_start(disk, DISK_PREPARE_HEADER_SYNC, KVC_IO_SYNC, &prepare->segment->file, 0);
+		break;
+	case DISK_PREPARE_HEADER_SYNC:
 		kvc_disk_segment_move(prepare->segment, DISK_READY);
 		disk->ready = prepare->segment;
 		prepare_end(disk);
@@ -242,6 +247,11 @@ void kvc_disk_prepare(struct kvc_disk *disk, bool reclaim)
 
 	if (disk->ready || prepare->step != DISK_PREPARE_IDLE || disk->writing.off)
 		return;
+	if (disk->keep.segment) {
+		if (!disk->open) /* stores wait */
+			kvc_disk_keep_cut(disk);
+		return;
+	}
 	segment = pick(disk, reclaim);
 	if (!segment || segment->state != DISK_FREE)
 		return;

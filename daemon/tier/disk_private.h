@@ -3,10 +3,14 @@
  *   disk.c          the tier's table of functions, its states, starting and stopping
  *   disk_dir.c      the directory: lock, superblock, secret, files. Synchronous, at open
  *   disk_segment.c  the life of a segment, its records, reclaiming
- *   disk_prepare.c  making the next segment ready
+ *   disk_prepare.c  making the next segment ready    disk_keep.c  writing again what was used
  *   disk_write.c    stores    disk_read.c  loads    disk_sync.c  syncs
+ *   disk_scrub.c    looking for damage in idle time
+ *   disk_wear.c     counting what is written
  *   disk_health.c   switching off and on again after errors
- *   disk_recover.c  the scan at start
+ *   disk_summary.c  the summary of a sealed segment    disk_checkpoint.c  the checkpoint of the index
+ *   disk_recover.c  what there is at start    disk_scan.c  how a segment is looked through for that
+ *   disk_crashes.c  segments that make it crash
  *
  * What holds of the directory at any moment, also after a crash in which any subset of the pages that were
  * not yet synced arrived:
@@ -16,85 +20,31 @@
  *   I2  A record counts only in the segment, at the page and in the epoch that it names, and the epoch is the
  *       one in the segment's header. So what a segment held before its header changed is void from then on,
  *       wherever it lies, and what was written for a header that did not arrive is void too.
- *   I3  The header of a new epoch completes before any record of that epoch is submitted, and the file's
- *       directory entry is on stable storage before that.
- *   I4  Records of an epoch lie without gaps from page 1 on. A write that fails ends the segment's epoch:
- * what lies behind the gap is declared lost, since a scan will not find it. I5  A page of an epoch is written
- * once. I6  The superblock that is in force is never overwritten: a newer one goes to the other slot. */
+ *   I3  The header of a new epoch, and the file's directory entry, are on stable storage before any record of
+ * that epoch is submitted. So where an old header is found, nothing it stands for was overwritten. I4 Records
+ * of an epoch lie without gaps from page 1 on. A write that fails ends the segment's epoch: what lies behind
+ * the gap is declared lost, since a scan will not find it. I5  A page of an epoch is written once. I6  The
+ * superblock that is in force is never overwritten: a newer one goes to the other slot. I7  A summary is
+ * submitted after every write of its segment ended well, and names instance, segment and epoch; it is
+ * believed in that segment and epoch only. It says where records may be, not that they are: after a power
+ * failure it can be there without them. A record counts when it is read (I2). I8  A checkpoint names instance
+ * and epochs as a summary does, and speaks for a segment only if it lists every record that was stored there
+ * and is still wanted. The one in force is not overwritten; its sections are on stable storage before its
+ * head is submitted.
+ *   I9  A record that is written again says that it is a copy, and is on stable storage before the segment of
+ * the first one is reclaimed. So if both are found, the first one is whole (I3), and is the one to take.
+ */
 #ifndef KVC_DISK_PRIVATE_H
 #define KVC_DISK_PRIVATE_H
 
 #include <string.h>
 
+#include "daemon/tier/checkpoint.h"
+#include "daemon/tier/crashes.h"
 #include "daemon/tier/disk.h"
+#include "daemon/tier/disk_jobs.h"
 #include "daemon/tier/disk_segment.h"
 #include "daemon/tier/segment.h"
-
-enum {
-	DISK_WRITES = 8,      /* writes in flight */
-	DISK_WRITE_IOV = 256, /* records of one write */
-	DISK_LOADS = 128,     /* loads in flight */
-	DISK_SCANNERS = 16,   /* segments that are scanned at a time */
-};
-
-struct disk_write {
-	struct kvc_io_req io;
-	struct kvc_list node; /* disk->writes.idle or .busy */
-	struct kvc_disk *disk;
-	struct disk_segment *segment;
-	uint64_t sequence;
-	uint32_t first_page;
-	uint64_t bytes;
-	struct kvc_list requests;
-	uint64_t since_ms; /* when it was submitted */
-	struct iovec iov[DISK_WRITE_IOV];
-};
-
-struct disk_load {
-	struct kvc_io_req io;
-	struct kvc_list node;
-	struct kvc_disk *disk;
-	struct disk_segment *segment;
-	struct kvc_tier_req *request;
-	uint64_t since_ms; /* when it was submitted */
-	bool again;        /* read a second time after a mismatch */
-	struct iovec iov;
-};
-
-enum disk_prepare_step {
-	DISK_PREPARE_IDLE,
-	DISK_PREPARE_ALLOCATE,
-	DISK_PREPARE_DIRECTORY,
-	DISK_PREPARE_SUPER,
-	DISK_PREPARE_SUPER_SYNC,
-	DISK_PREPARE_HEADER,
-};
-
-struct disk_prepare {
-	enum disk_prepare_step step;
-	struct disk_segment *segment;
-	struct kvc_super super; /* what is being written */
-	struct kvc_io_req io;
-	struct iovec iov;
-	uint8_t *page;
-};
-
-/* One way of failing, and the pause that follows. */
-struct disk_breaker {
-	const char *what; /* "reading", "writing" */
-	bool off;
-	kvc_status cause;
-	uint32_t failures; /* writes: in a row. reads: since since_ms */
-	uint64_t since_ms;
-	uint32_t pause_ms; /* of the next time */
-	struct kvc_timer timer;
-};
-
-enum disk_sync_step {
-	DISK_SYNC_IDLE,
-	DISK_SYNC_WRITES, /* waits for the writes that were in flight when it began */
-	DISK_SYNC_FILES,  /* waits for the files */
-};
 
 enum disk_state {
 	DISK_COLD, /* open, not recovered */
@@ -119,7 +69,10 @@ struct kvc_disk {
 	struct kvc_file super_file;
 	struct kvc_super super; /* the one in force on stable storage */
 	struct kvc_secret secret;
+	int crashes_fd;
+	struct kvc_crashes crashes;
 	uint64_t next_epoch;
+	uint64_t generation; /* the highest of any record */
 
 	uint32_t segment_pages;
 	uint32_t segment_count;
@@ -127,9 +80,16 @@ struct kvc_disk {
 	struct disk_segment *open;  /* NULL: none */
 	struct disk_segment *ready; /* NULL: none */
 	struct disk_prepare prepare;
+	struct disk_keep keep;
+	struct disk_scrub scrub;
+	struct disk_wear wear;
+	struct kvc_file checkpoint_files[KVC_CHECKPOINT_FILES];
+	uint64_t checkpoint_sequence; /* of the one in force; 0: there is none */
+	struct disk_checkpoint checkpoint;
 
 	uint32_t write_bytes;
-	struct kvc_list stores; /* wait for a write */
+	uint32_t summaries_busy; /* being written */
+	struct kvc_list stores;  /* wait for a write */
 	struct kvc_task progress;
 	struct {
 		struct disk_write *all;
@@ -162,17 +122,28 @@ struct kvc_disk {
 	struct disk_recovery *recovery;
 	bool verify;
 	struct kvc_tier_req last_sync; /* before closing */
-	enum disk_last_sync { DISK_LAST_NONE, DISK_LAST_RUNNING, DISK_LAST_DONE } last_step;
+	enum disk_last_sync {
+		DISK_LAST_NONE,
+		DISK_LAST_CHECKPOINT,
+		DISK_LAST_RUNNING,
+		DISK_LAST_DONE
+	} last_step;
 	struct kvc_task closed_task;
 	void (*closed)(void *context);
 	void *closed_context;
 
 	struct {
-		kvc_stat_cell *used_bytes, *records, *segments, *free_segments, *retired_segments;
+		kvc_stat_cell *bytes, *segment_bytes, *used_bytes, *records, *segments, *free_segments,
+		        *retired_segments;
 		kvc_stat_cell *stores, *writes, *write_bytes, *loads, *reads, *read_bytes, *syncs;
 		kvc_stat_cell *errors, *read_errors, *write_errors, *sync_errors, *no_space, *corrupt,
 		        *missing;
 		kvc_stat_cell *reclaimed, *lost, *recovered, *damaged, *offs, *stalls, *writable, *direct;
+		kvc_stat_cell *summaries, *summary_bytes, *bad_summaries, *checkpoints, *checkpoint_bytes,
+		        *checkpoint_errors, *bad_checkpoints, *kept, *kept_bytes, *aside;
+		kvc_stat_cell *scrub_bytes, *scrub_records, *scrub_passes, *scrub_bad;
+		kvc_stat_cell *wear_total, *wear_day, *wear_age;
+		kvc_stat_cell *by_checkpoint, *by_summary, *by_scan;
 	} count;
 };
 
@@ -195,6 +166,12 @@ void kvc_disk_on(struct kvc_disk *disk);
 /* Set base.writable from all that bears on it. */
 void kvc_disk_update_writable(struct kvc_disk *disk);
 
+/* --- disk_stats.c --- */
+
+/* number: as in the options. */
+void kvc_disk_stats_open(struct kvc_disk *disk, struct kvc_stats *stats, uint32_t number);
+void kvc_disk_stats_set(struct kvc_disk *disk);
+
 /* --- disk_dir.c --- */
 
 struct disk_detail {
@@ -216,6 +193,20 @@ void kvc_disk_segment_name(uint32_t number, char name[DISK_NAME_BYTES]);
 /* Have a clean segment in reserve. `reclaim`: also at the price of the oldest one. */
 void kvc_disk_prepare(struct kvc_disk *disk, bool reclaim);
 
+/* --- disk_keep.c --- */
+
+void kvc_disk_keep_init(struct kvc_disk *disk);
+
+/* Begin to write again what is to be kept of a segment; kvc_disk_prepare is called at the end. False: there
+ * is nothing to do, or no way to do it. */
+bool kvc_disk_keep_start(struct kvc_disk *disk, struct disk_segment *segment);
+
+/* The room is wanted now: leave the rest. */
+void kvc_disk_keep_cut(struct kvc_disk *disk);
+
+/* Whether a store is one of these copies, which must not wait for a segment. */
+bool kvc_disk_keep_owns(const struct kvc_tier_req *req);
+
 /* --- disk_write.c, disk_read.c, disk_sync.c --- */
 
 void kvc_disk_store(struct kvc_disk *disk, struct kvc_tier_req *req);
@@ -224,6 +215,9 @@ void kvc_disk_fail_stores(struct kvc_disk *disk, kvc_status status);
 void kvc_disk_load(struct kvc_disk *disk, struct kvc_tier_req *req);
 void kvc_disk_fail_loads(struct kvc_disk *disk, kvc_status status);
 void kvc_disk_sync(struct kvc_disk *disk, struct kvc_tier_req *req);
+
+/* A sync of the tier's own, which does not count as one of the owner's. */
+void kvc_disk_sync_own(struct kvc_disk *disk, struct kvc_tier_req *req);
 void kvc_disk_sync_progress(struct kvc_disk *disk);
 
 /* Take the segment off the list of dirty ones if nothing in it is left to sync. */
@@ -244,6 +238,49 @@ void kvc_disk_read_failed(struct kvc_disk *disk, int error);
 
 /* Something was submitted: see that it does not hang. */
 void kvc_disk_watch(struct kvc_disk *disk);
+
+/* --- disk_crashes.c --- */
+
+/* Read the list, or begin one. */
+void kvc_disk_crashes_open(struct kvc_disk *disk);
+
+/* From now on, or no longer, a crash is written down. */
+void kvc_disk_crashes_watch(bool on);
+
+/* This thread looks at that segment; NULL: at none. */
+void kvc_disk_crashes_at(struct disk_segment *segment);
+
+/* How many recoveries it made crash. */
+uint32_t kvc_disk_crashes_of(const struct disk_segment *segment);
+
+/* The recovery is complete. */
+void kvc_disk_crashes_clear(struct kvc_disk *disk);
+
+/* --- disk_checkpoint.c --- */
+
+void kvc_disk_checkpoint_init(struct kvc_disk *disk);
+
+/* Begin one; false: not now. kvc_disk_progress tells of its end. */
+bool kvc_disk_checkpoint_start(struct kvc_disk *disk);
+
+/* A segment was sealed: is it time for one? */
+void kvc_disk_checkpoint_sealed(struct kvc_disk *disk);
+
+/* --- disk_scrub.c --- */
+
+void kvc_disk_scrub_start(struct kvc_disk *disk);
+void kvc_disk_scrub_stop(struct kvc_disk *disk);
+
+/* --- disk_wear.c --- */
+
+void kvc_disk_wear_open(struct kvc_disk *disk);
+void kvc_disk_wear_close(struct kvc_disk *disk);
+
+/* So much was written. */
+void kvc_disk_wrote(struct kvc_disk *disk, uint64_t bytes);
+
+/* Put it down; false: there is nothing new. kvc_disk_progress tells of its end. */
+bool kvc_disk_wear_note(struct kvc_disk *disk);
 
 /* --- disk_recover.c --- */
 

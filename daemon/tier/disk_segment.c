@@ -69,6 +69,7 @@ void kvc_disk_segment_reset(struct disk_segment *segment, uint64_t epoch)
 	segment->syncing_page = 1;
 	segment->lost_page = DISK_NO_PAGE;
 	segment->entry_count = 0;
+	segment->kept = false;
 }
 
 /* --- records -------------------------------------------------------------------------------------- */
@@ -159,7 +160,9 @@ void kvc_disk_seal(struct kvc_disk *disk)
 
 	disk->open = NULL;
 	kvc_disk_segment_move(segment, DISK_SEALED);
+	kvc_disk_summary_progress(segment);
 	kvc_disk_segment_settle(segment);
+	kvc_disk_checkpoint_sealed(disk);
 }
 
 /* Declare lost what lies from a page on. The owner may forget other records meanwhile, which can empty the
@@ -195,6 +198,7 @@ void kvc_disk_retire(struct disk_segment *segment, uint32_t page)
 		         segment->number, page);
 		segment->failures++;
 		kvc_disk_segment_move(segment, DISK_RETIRED);
+		kvc_disk_summary_drop(segment);
 	}
 	lose(segment, page);
 }
@@ -204,6 +208,7 @@ static void reclaim_end(struct disk_segment *segment)
 {
 	if (segment->state != DISK_RECLAIMING || segment->loads || segment->writes || segment->sync_busy)
 		return;
+	kvc_disk_summary_drop(segment);
 	kvc_free(segment->entries);
 	segment->entries = NULL;
 	segment->entry_capacity = 0;
@@ -249,6 +254,31 @@ struct disk_segment *kvc_disk_holder(const struct kvc_disk *disk, const struct k
 	    record->place.page >= segment->end_page || record->place.page >= segment->lost_page)
 		return NULL;
 	return segment;
+}
+
+bool kvc_disk_entry_next(const struct disk_segment *segment, uint32_t from, uint32_t *page, uint32_t *pages)
+{
+	uint32_t i = entry_from(segment, from);
+
+	while (i < segment->entry_count && segment->entries[i].cookie == DISK_NO_COOKIE)
+		i++;
+	if (i == segment->entry_count)
+		return false;
+	*page = segment->entries[i].page;
+	*pages = entry_pages(segment, i);
+	return true;
+}
+
+void kvc_disk_entry_lose(struct disk_segment *segment, uint32_t page)
+{
+	uint32_t i = entry_from(segment, page);
+
+	if (i == segment->entry_count || segment->entries[i].page != page ||
+	    segment->entries[i].cookie == DISK_NO_COOKIE)
+		return;
+	live_add(segment, -(int64_t)entry_pages(segment, i) * KVC_PAGE_BYTES, -1);
+	kvc_stat_add(segment->disk->count.lost, 1);
+	entry_give_up(segment, i);
 }
 
 void kvc_disk_forget(struct kvc_disk *disk, const struct kvc_record *record)

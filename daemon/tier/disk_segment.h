@@ -9,7 +9,12 @@
 #define DISK_NO_COOKIE UINT32_MAX
 #define DISK_NO_PAGE   UINT32_MAX
 
+#define DISK_FAILURES_MAX 3u /* of writing; then a segment is not written any more */
+#define DISK_CRASHES_MAX  2u /* of recoveries; then a segment is set aside */
+
 struct kvc_disk;
+struct disk_summary;
+struct kvc_segment_header;
 
 enum disk_segment_state {
 	DISK_FREE,       /* holds nothing */
@@ -48,9 +53,12 @@ struct disk_segment {
 	struct disk_entry *entries;
 	uint32_t entry_count;
 	uint32_t entry_capacity;
-	struct kvc_list dirty; /* in disk->sync.dirty while there may be something to sync */
+	struct disk_summary *summary; /* of an open one, and until it is written; NULL: there is none */
+	struct kvc_list dirty;        /* in disk->sync.dirty while there may be something to sync */
 	struct kvc_io_req sync;
 	bool sync_busy;
+	bool aside; /* it made recoveries crash */
+	bool kept;  /* what is to be kept of it was written elsewhere */
 	bool named; /* its directory entry is on stable storage */
 };
 
@@ -62,6 +70,9 @@ void kvc_disk_segment_reset(struct disk_segment *segment, uint64_t epoch);
 /* Note a record of `pages` at the end. KVC_NO_MEMORY: nothing was noted. */
 kvc_status kvc_disk_segment_append(struct disk_segment *segment, uint32_t cookie, uint32_t pages);
 
+/* Whether a record of `pages` and the summary afterwards have room. */
+bool kvc_disk_segment_fits(const struct disk_segment *segment, uint32_t pages);
+
 /* The record that was appended last belongs to that cookie. */
 void kvc_disk_segment_adopt(struct disk_segment *segment, uint32_t cookie);
 
@@ -71,6 +82,16 @@ struct disk_segment *kvc_disk_holder(const struct kvc_disk *disk, const struct k
 /* Close the open segment for appending. */
 void kvc_disk_seal(struct kvc_disk *disk);
 
+/* What the segment is called on disk. */
+void kvc_disk_segment_header(const struct disk_segment *segment, struct kvc_segment_header *header);
+
+/* Begin a summary in a new epoch; note a record in it; write it if it is time; give it up. None can fail:
+ * without memory there is no summary. */
+void kvc_disk_summary_begin(struct disk_segment *segment);
+void kvc_disk_summary_add(struct disk_segment *segment, const struct kvc_record *record);
+void kvc_disk_summary_progress(struct disk_segment *segment);
+void kvc_disk_summary_drop(struct disk_segment *segment);
+
 /* A write or sync failed: no more is written in this epoch, and what lies from `page` on is lost. */
 void kvc_disk_retire(struct disk_segment *segment, uint32_t page);
 
@@ -79,6 +100,12 @@ void kvc_disk_reclaim(struct disk_segment *segment);
 
 /* Reclaim or free it if nothing wanted is left in it. */
 void kvc_disk_segment_settle(struct disk_segment *segment);
+
+/* The first record from a page on that somebody wants; false: there is none. */
+bool kvc_disk_entry_next(const struct disk_segment *segment, uint32_t from, uint32_t *page, uint32_t *pages);
+
+/* Give up the record at a page, if somebody wants it, and tell him. */
+void kvc_disk_entry_lose(struct disk_segment *segment, uint32_t page);
 
 void kvc_disk_forget(struct kvc_disk *disk, const struct kvc_record *record);
 

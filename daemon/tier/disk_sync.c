@@ -127,6 +127,13 @@ void kvc_disk_sync_progress(struct kvc_disk *disk)
 		files_start(disk);
 }
 
+void kvc_disk_sync_own(struct kvc_disk *disk, struct kvc_tier_req *req)
+{
+	req->segment = disk->sync.losses;
+	kvc_list_push(&disk->sync.waiting, &req->node);
+	kvc_disk_progress(disk);
+}
+
 void kvc_disk_sync(struct kvc_disk *disk, struct kvc_tier_req *req)
 {
 	req->segment = disk->sync.baseline;

@@ -16,10 +16,9 @@ static uint32_t pages_of(const struct kvc_tier_req *req)
 	return (uint32_t)(kvc_record_bytes(req->record.image_bytes) / KVC_PAGE_BYTES);
 }
 
-static bool fits(const struct kvc_disk *disk, const struct disk_segment *segment,
-                 const struct kvc_tier_req *req)
+static bool fits(const struct disk_segment *segment, const struct kvc_tier_req *req)
 {
-	return pages_of(req) <= disk->segment_pages - segment->end_page;
+	return kvc_disk_segment_fits(segment, pages_of(req));
 }
 
 /* --- gathering ------------------------------------------------------------------------------------ */
@@ -27,7 +26,7 @@ static bool fits(const struct kvc_disk *disk, const struct disk_segment *segment
 /* There is an open segment with room for the request afterwards, or false: one is being prepared. */
 static bool segment_ready(struct kvc_disk *disk, const struct kvc_tier_req *req)
 {
-	if (disk->open && fits(disk, disk->open, req))
+	if (disk->open && fits(disk->open, req))
 		return true;
 	if (disk->open)
 		kvc_disk_seal(disk);
@@ -38,6 +37,7 @@ static bool segment_ready(struct kvc_disk *disk, const struct kvc_tier_req *req)
 	disk->open = disk->ready;
 	disk->ready = NULL;
 	kvc_disk_segment_move(disk->open, DISK_OPEN);
+	kvc_disk_summary_begin(disk->open);
 	kvc_disk_prepare(disk, true); /* the next one, in reserve */
 	return true;
 }
@@ -51,6 +51,9 @@ static void record_add(struct disk_write *write, struct kvc_tier_req *req, uint3
 	req->record.epoch = write->segment->epoch;
 	memcpy(req->record.device, disk->super.instance, sizeof req->record.device);
 	kvc_record_seal(&req->record, req->slab);
+	kvc_disk_summary_add(write->segment, &req->record);
+	if (req->record.generation > disk->generation)
+		disk->generation = req->record.generation;
 	*iov = (struct iovec){.iov_base = req->slab, .iov_len = (size_t)pages_of(req) * KVC_PAGE_BYTES};
 	write->bytes += iov->iov_len;
 	kvc_list_push(&write->requests, &req->node);
@@ -61,7 +64,7 @@ static bool takes(const struct disk_write *write, const struct kvc_tier_req *req
 	const struct kvc_disk *disk = write->disk;
 	uint64_t bytes = write->bytes + (uint64_t)pages_of(req) * KVC_PAGE_BYTES;
 
-	return fits(disk, write->segment, req) && write->io.iov_count < DISK_WRITE_IOV &&
+	return fits(write->segment, req) && write->io.iov_count < DISK_WRITE_IOV &&
 	       (write->io.iov_count == 0 || bytes <= disk->write_bytes);
 }
 
@@ -114,10 +117,29 @@ static void write_start(struct kvc_disk *disk)
 	kvc_disk_watch(disk);
 }
 
+/* Copies come first, and do not wait for a segment that may be waiting for them. */
+static void copies_refuse(struct kvc_disk *disk)
+{
+	while (!kvc_list_empty(&disk->stores)) {
+		struct kvc_tier_req *req = request_of(disk->stores.next);
+
+		if (!kvc_disk_keep_owns(req) || (disk->open && fits(disk->open, req)))
+			return;
+		kvc_list_remove(&req->node);
+		kvc_disk_answer_later(disk, req, KVC_NO_SPACE);
+	}
+}
+
+static bool store_ready(struct kvc_disk *disk)
+{
+	copies_refuse(disk);
+	return !kvc_list_empty(&disk->stores) && !kvc_list_empty(&disk->writes.idle) &&
+	       segment_ready(disk, request_of(disk->stores.next));
+}
+
 void kvc_disk_gather(struct kvc_disk *disk)
 {
-	while (!kvc_list_empty(&disk->stores) && !kvc_list_empty(&disk->writes.idle) &&
-	       segment_ready(disk, request_of(disk->stores.next)))
+	while (store_ready(disk))
 		write_start(disk);
 }
 
@@ -131,6 +153,7 @@ static void write_account(struct disk_write *write)
 	if (write->io.status == KVC_OK) {
 		kvc_disk_write_worked(disk);
 		kvc_stat_add(disk->count.write_bytes, (int64_t)write->bytes);
+		kvc_disk_wrote(disk, write->bytes);
 		return;
 	}
 	kvc_disk_retire(write->segment, write->first_page);
@@ -160,6 +183,7 @@ static void write_done(struct kvc_io_req *io)
 		req->done(req);
 	}
 	segment->writes--;
+	kvc_disk_summary_progress(segment);
 	kvc_list_remove(&write->node);
 	kvc_list_push(&disk->writes.idle, &write->node);
 	kvc_disk_segment_settle(segment);
@@ -174,7 +198,7 @@ static kvc_status refusal(const struct kvc_disk *disk, const struct kvc_tier_req
 		return KVC_NO_SPACE;
 	if (!disk->base.writable)
 		return KVC_UNAVAILABLE;
-	if (kvc_record_bytes(req->record.image_bytes) > disk->super.segment_bytes - KVC_PAGE_BYTES)
+	if (kvc_record_bytes(req->record.image_bytes) > disk->super.segment_bytes - 2 * KVC_PAGE_BYTES)
 		return KVC_NO_SPACE;
 	return KVC_OK;
 }

@@ -34,6 +34,7 @@ struct kvc_record {
 	uint64_t image_bytes;
 	uint32_t tokens;
 	uint32_t depth; /* blocks before it in its sequence */
+	bool copy;      /* written again from another place: whoever has one with that key keeps that */
 };
 
 /* Bytes of a whole record with an image of that length. */

@@ -9,9 +9,13 @@
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the structs below are the bytes at rest");
 
-#define SUPER_MAGIC    0x313050555343564Bull /* "KVCSUP01" */
-#define SEGMENT_MAGIC  0x313047455343564Bull /* "KVCSEG01" */
-#define FORMAT_VERSION 1u
+#define SUPER_MAGIC   0x313050555343564Bull /* "KVCSUP01" */
+#define SEGMENT_MAGIC 0x313047455343564Bull /* "KVCSEG01" */
+
+/* Of a directory. 2: sealed segments end with a summary. A directory of an older version is taken over: what
+ * it lacks is found by a scan. */
+#define SUPER_VERSION   2u
+#define SEGMENT_VERSION 1u /* of a segment's header */
 
 /* What every page begins with, in all versions. */
 struct page_prefix {
@@ -58,9 +62,9 @@ static void page_sum(const uint8_t page[KVC_PAGE_BYTES], uint8_t sum[16])
 	memcpy(sum, canonical.digest, 16);
 }
 
-static void page_seal(uint8_t page[KVC_PAGE_BYTES], uint64_t magic)
+static void page_seal(uint8_t page[KVC_PAGE_BYTES], uint64_t magic, uint32_t version)
 {
-	struct page_prefix prefix = {.magic = magic, .version = FORMAT_VERSION};
+	struct page_prefix prefix = {.magic = magic, .version = version};
 
 	memcpy(page, &prefix, sizeof prefix);
 	page_sum(page, prefix.sum);
@@ -68,7 +72,7 @@ static void page_seal(uint8_t page[KVC_PAGE_BYTES], uint64_t magic)
 }
 
 /* KVC_VERSION: sound, but of a newer version. */
-static kvc_status page_check(const uint8_t page[KVC_PAGE_BYTES], uint64_t magic)
+static kvc_status page_check(const uint8_t page[KVC_PAGE_BYTES], uint64_t magic, uint32_t version)
 {
 	struct page_prefix prefix;
 	uint8_t sum[16];
@@ -77,7 +81,7 @@ static kvc_status page_check(const uint8_t page[KVC_PAGE_BYTES], uint64_t magic)
 	page_sum(page, sum);
 	if (prefix.magic != magic || prefix.zero || memcmp(sum, prefix.sum, sizeof sum))
 		return KVC_CORRUPT;
-	return prefix.version == FORMAT_VERSION ? KVC_OK : KVC_VERSION;
+	return prefix.version >= 1 && prefix.version <= version ? KVC_OK : KVC_VERSION;
 }
 
 /* --- superblock ----------------------------------------------------------------------------------- */
@@ -92,7 +96,7 @@ void kvc_super_encode(const struct kvc_super *super, uint8_t page[KVC_PAGE_BYTES
 
 	memcpy(image.instance, super->instance, sizeof image.instance);
 	memcpy(page, &image, sizeof image);
-	page_seal(page, SUPER_MAGIC);
+	page_seal(page, SUPER_MAGIC, SUPER_VERSION);
 }
 
 static void super_read(const uint8_t page[KVC_PAGE_BYTES], struct kvc_super *super)
@@ -120,7 +124,7 @@ kvc_status kvc_super_decode(const uint8_t slots[KVC_SUPER_SLOTS * KVC_PAGE_BYTES
 
 	for (uint32_t i = 0; i < KVC_SUPER_SLOTS; i++) {
 		const uint8_t *page = slots + i * KVC_PAGE_BYTES;
-		kvc_status sound = page_check(page, SUPER_MAGIC);
+		kvc_status sound = page_check(page, SUPER_MAGIC, SUPER_VERSION);
 
 		if (sound == KVC_VERSION)
 			return KVC_VERSION;
@@ -154,14 +158,14 @@ void kvc_segment_header_encode(const struct kvc_segment_header *header, uint8_t 
 
 	memcpy(image.instance, header->instance, sizeof image.instance);
 	memcpy(page, &image, sizeof image);
-	page_seal(page, SEGMENT_MAGIC);
+	page_seal(page, SEGMENT_MAGIC, SEGMENT_VERSION);
 }
 
 kvc_status kvc_segment_header_decode(const uint8_t page[KVC_PAGE_BYTES], struct kvc_segment_header *header)
 {
 	struct segment_page image;
 
-	if (page_check(page, SEGMENT_MAGIC) != KVC_OK)
+	if (page_check(page, SEGMENT_MAGIC, SEGMENT_VERSION) != KVC_OK)
 		return KVC_CORRUPT;
 	memcpy(&image, page, sizeof image);
 	memcpy(header->instance, image.instance, sizeof header->instance);

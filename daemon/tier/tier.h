@@ -19,6 +19,8 @@ enum kvc_tier_op {
 	KVC_TIER_SYNC,  /* everything stored before is on stable storage */
 };
 
+struct kvc_tier;
+
 struct kvc_tier_req {
 	/* set by the caller */
 	enum kvc_tier_op op;
@@ -37,6 +39,10 @@ struct kvc_tier_req {
 	struct kvc_task deferred;
 	struct kvc_list node;
 	uint32_t segment;
+	struct kvc_tier *front;                  /* a tier that passed it on, */
+	void (*outer)(struct kvc_tier_req *req); /* whom that one answers, */
+	uint32_t child;                          /* to which of its tiers, */
+	uint32_t tries;                          /* at the how manieth try */
 };
 
 /* What the tier tells its owner. All on the loop thread. */
@@ -47,6 +53,19 @@ struct kvc_tier_events {
 	/* The place of a record is about to be overwritten, or was lost by a failed write or sync: forget it
 	 * now if it is still at this place. Must not submit a request. */
 	void (*reclaimed)(void *context, uint32_t cookie, struct kvc_place place);
+
+	/* What the owner keeps under a cookie: fills in key, sizes, depth and what else it knows of the
+	 * record at record->place. False: that is not where he has it (yet). For a checkpoint, from a task of
+	 * the tier's own. NULL: there are no checkpoints. */
+	bool (*describe)(void *context, uint32_t cookie, struct kvc_record *record);
+
+	/* The segment of the record at record->place will be reclaimed. True: it was used since it was
+	 * written and is nowhere else: write it again; fills in as describe does. NULL: nothing is kept. */
+	bool (*keep)(void *context, uint32_t cookie, struct kvc_record *record);
+
+	/* It was written again and rests at record->place now. False: the owner does not have it at `from`
+	 * any more and does not want it. */
+	bool (*moved)(void *context, uint32_t cookie, struct kvc_place from, const struct kvc_record *record);
 
 	void *context;
 };
@@ -65,14 +84,18 @@ struct kvc_tier_ops {
 	void (*recover)(struct kvc_tier *tier, const struct kvc_tier_events *events,
 	                void (*done)(void *context, kvc_status status), void *context);
 
+	/* Of a tier in front of others: one of them may be writable now, or not any more. */
+	void (*child_changed)(struct kvc_tier *tier);
+
 	/* Stop taking requests, wait for those in flight, write what makes the next start quick; then
-	 * done(context). */
+	 * done(context). The owner must stay for so long: he is still asked to describe. */
 	void (*close)(struct kvc_tier *tier, void (*done)(void *context), void *context);
 };
 
 /* First member of every tier. */
 struct kvc_tier {
 	const struct kvc_tier_ops *ops;
+	struct kvc_tier *front; /* a tier in front of it that wants to know of `writable`; NULL: none */
 	bool writable; /* false: stores are refused (tier off, read-only, full); loads may still work */
 };
 

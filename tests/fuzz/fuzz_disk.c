@@ -1,16 +1,18 @@
 /* Any bytes as what rests in a disk tier's directory: superblocks, a segment's header, its records. Decoding
  * must stay in bounds, and what it accepts must be possible.
  *
- *   byte 0: bit 0: superblocks, else a segment; bit 1: checksums of records are set right first, so that what
- *           stands behind them is reached */
+ *   byte 0: bit 0: superblocks; bit 2: the list of crashes; bit 3: wear; else a segment; bit 1: checksums of
+ * records are set right first, so that what stands behind them is reached */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
+#include "daemon/tier/crashes.h"
 #include "daemon/tier/record.h"
 #include "daemon/tier/segment.h"
+#include "daemon/tier/wear.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -42,6 +44,43 @@ static void supers(const uint8_t *data, size_t size)
 
 	if (kvc_super_decode(slots, &super) == KVC_OK)
 		must(super.segment_bytes > 0 && super.epoch_limit > 0, "a plausible superblock");
+	free(slots);
+}
+
+/* Bytes 16 to 31 cover all behind them, seeded with the 16 before. */
+static void crashes(const uint8_t *data, size_t size, bool trusted)
+{
+	uint8_t *page = copy(data, size, KVC_PAGE_BYTES);
+	struct kvc_crashes list;
+	XXH128_canonical_t sum;
+	uint64_t magic;
+	uint32_t version, count;
+
+	memcpy(&magic, page, sizeof magic);
+	memcpy(&version, page + 8, sizeof version);
+	memcpy(&count, page + 12, sizeof count);
+	XXH128_canonicalFromHash(&sum, XXH3_128bits_withSeed(page + 32, KVC_PAGE_BYTES - 32,
+	                                                     magic ^ version ^ (uint64_t)count << 32));
+	if (trusted)
+		memcpy(page + 16, sum.digest, sizeof sum.digest);
+	if (kvc_crashes_decode(page, &list) == KVC_OK) {
+		must(list.count <= KVC_CRASHES_MAX, "a list that fits");
+		for (uint32_t i = 0; i < 2 * KVC_CRASHES_MAX; i++)
+			kvc_crashes_add(&list, i, i);
+		must(list.count == KVC_CRASHES_MAX, "a list that stays in its bounds");
+	}
+	free(page);
+}
+
+static void wear(const uint8_t *data, size_t size)
+{
+	uint8_t *slots = copy(data, size, KVC_WEAR_SLOTS * KVC_PAGE_BYTES);
+	struct kvc_wear wear;
+
+	if (kvc_wear_decode(slots, &wear) == KVC_OK) {
+		kvc_wear_add(&wear, 1, 1);
+		must(wear.age_ms - wear.day_ms < KVC_WEAR_DAY_MS, "a day that is not over");
+	}
 	free(slots);
 }
 
@@ -87,7 +126,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	if (size < 1)
 		return 0;
-	if (data[0] & 1)
+	if (data[0] & 8)
+		wear(data + 1, size - 1);
+	else if (data[0] & 4)
+		crashes(data + 1, size - 1, data[0] & 2);
+	else if (data[0] & 1)
 		supers(data + 1, size - 1);
 	else
 		segment(data + 1, size - 1, data[0] & 2);

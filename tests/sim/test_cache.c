@@ -269,9 +269,30 @@ static void damaged_record_is_a_miss(void **state)
 	w.disk->faults.flip = 1;
 	assert_int_equal(get(&w, 0, 0), KVC_MISS);
 	w.disk->faults.flip = 0;
-	assert_int_equal(w.disk->flips, 1);
+	assert_int_equal(w.disk->flips, 2); /* it was read a second time */
+	assert_int_equal(stat(&w, "cache.reread"), 1);
 	assert_int_equal(stat(&w, "cache.corrupt"), 1);
 	assert_int_equal(get(&w, 0, 0), KVC_MISS);
+	world_close(&w);
+}
+
+/* The copy in RAM is damaged, what rests on disk is sound: it is read again. */
+static void damaged_copy_is_read_again(void **state)
+{
+	struct world w;
+	struct job job;
+
+	(void)state;
+	world_open(&w, 12, 1000);
+	push_out(&w);
+	assert_int_equal(get(&w, 0, 0), KVC_OK);
+	get_submit(&w, &job, 0);
+	job.op.move.slab[KVC_RECORD_HEADER_BYTES + 600] ^= 1; /* before the engine reads it */
+	assert_int_equal(finish(&w, &job), KVC_OK);
+	assert_int_equal(job.op.from, KVC_REST_DISK);
+	assert_int_equal(stat(&w, "cache.reread"), 1);
+	assert_int_equal(stat(&w, "cache.corrupt"), 0);
+	assert_int_equal(get(&w, 0, 0), KVC_OK);
 	world_close(&w);
 }
 
@@ -505,6 +526,7 @@ int main(void)
 	        cmocka_unit_test(failed_write_keeps_the_block_in_ram),
 	        cmocka_unit_test(failed_sync_is_no_success),
 	        cmocka_unit_test(damaged_record_is_a_miss),
+	        cmocka_unit_test(damaged_copy_is_read_again),
 	        cmocka_unit_test(damaged_slab_is_a_miss),
 	        cmocka_unit_test(read_error_is_a_miss),
 	        cmocka_unit_test(hung_disk_ends_by_the_deadline),

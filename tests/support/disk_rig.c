@@ -121,8 +121,8 @@ kvc_status rig_open(struct rig *rig)
 		goto close_loop;
 	if (kvc_io_open(rig->loop, &rig->io_options, rig->stats, &rig->io))
 		goto close_stats;
-	status = kvc_disk_open(rig->loop, rig->io, rig->stats, &rig->options, rig->detail, sizeof rig->detail,
-	                       &rig->tier);
+	status = kvc_disks_open(rig->loop, rig->io, rig->stats, &rig->options, rig->detail,
+	                        sizeof rig->detail, &rig->secret, &rig->tier);
 	if (status == KVC_OK)
 		return KVC_OK;
 	rig->tier = NULL;
@@ -148,13 +148,13 @@ static bool block_recovered(void *context, const struct kvc_record *record, uint
 
 	memcpy(&number, record->key.bytes, sizeof number);
 	assert_true(number < RIG_BLOCKS);
-	assert_true(record->epoch >= rig->recovered_epoch);
+	assert_true(record->epoch >= rig->recovered_epoch || rig->striped);
 	rig->recovered_epoch = record->epoch;
 	rig->recovered++;
 	if (record->generation > rig->generation)
 		rig->generation = record->generation;
 	block = &rig->blocks[number];
-	if (block->stored && block->record.generation > record->generation)
+	if (block->stored && (record->copy || block->record.generation > record->generation))
 		return false;
 	if (block->stored)
 		rig->tier->ops->forget(rig->tier, &block->record);
@@ -178,6 +178,43 @@ static void block_reclaimed(void *context, uint32_t cookie, struct kvc_place pla
 		block->stored = block->synced = false;
 }
 
+static bool block_describe(void *context, uint32_t cookie, struct kvc_record *record)
+{
+	const struct rig *rig = context;
+	const struct rig_block *block = &rig->blocks[cookie];
+
+	assert_true(cookie < RIG_BLOCKS);
+	if (!block->stored || block->record.place.segment != record->place.segment ||
+	    block->record.place.page != record->place.page || block->record.epoch != record->epoch)
+		return false;
+	*record = block->record;
+	return true;
+}
+
+static bool block_keep(void *context, uint32_t cookie, struct kvc_record *record)
+{
+	const struct rig *rig = context;
+
+	return rig->blocks[cookie].used && block_describe(context, cookie, record);
+}
+
+static bool block_moved(void *context, uint32_t cookie, struct kvc_place from,
+                        const struct kvc_record *record)
+{
+	struct rig *rig = context;
+	struct rig_block *block = &rig->blocks[cookie];
+
+	rig->moved++;
+	if (!block->stored || block->record.place.segment != from.segment ||
+	    block->record.place.page != from.page)
+		return false;
+	assert_memory_equal(&record->key, &block->record.key, sizeof record->key);
+	assert_int_equal(record->generation, block->record.generation);
+	block->record = *record;
+	block->used = false;
+	return true;
+}
+
 static void recovered(void *context, kvc_status status)
 {
 	assert_int_equal(status, KVC_OK);
@@ -189,6 +226,9 @@ void rig_recover(struct rig *rig)
 	struct kvc_tier_events events = {
 	        .recovered = block_recovered,
 	        .reclaimed = block_reclaimed,
+	        .describe = rig->no_checkpoint ? NULL : block_describe,
+	        .keep = block_keep,
+	        .moved = block_moved,
 	        .context = rig,
 	};
 	bool done = false;

@@ -5,7 +5,7 @@
 #define KVC_TEST_DISK_RIG_H
 
 #include "daemon/io/io.h"
-#include "daemon/tier/disk.h"
+#include "daemon/tier/disks.h"
 #include "tests/support/temp_dir.h"
 
 #define RIG_BLOCKS 4096u
@@ -21,6 +21,7 @@ struct rig_block {
 	bool stored;   /* the tier said so, and has not taken it back */
 	bool synced;   /* a sync that began later succeeded */
 	uint32_t size; /* class, 0 to RIG_SIZES - 1 */
+	bool used;     /* to be kept when its segment is reclaimed */
 	struct kvc_record record;
 };
 
@@ -30,6 +31,9 @@ struct rig {
 	char directory[KVC_TEMP_DIR_BYTES];
 	struct kvc_disk_options options;
 	struct kvc_io_options io_options;
+	struct kvc_secret secret;
+	bool striped;       /* several directories */
+	bool no_checkpoint; /* the owner does not describe its blocks */
 	struct kvc_loop *loop;
 	struct kvc_stats *stats;
 	struct kvc_io *io;
@@ -37,6 +41,7 @@ struct rig {
 	char detail[256];
 	uint64_t generation;
 	uint32_t reclaimed;       /* events */
+	uint32_t moved;           /* events */
 	uint32_t recovered;       /* events */
 	uint64_t recovered_epoch; /* of the last one: must not fall */
 	struct rig_block blocks[RIG_BLOCKS];

@@ -245,7 +245,7 @@ static void test_newer_superblock(void **state)
 	for (uint32_t slot = 0; slot < KVC_SUPER_SLOTS; slot++) {
 		kvc_super_encode(&super, slots);
 		kvc_super_encode(&super, slots + KVC_PAGE_BYTES);
-		kvc_test_super_version(slots + slot * KVC_PAGE_BYTES, 2);
+		kvc_test_super_version(slots + slot * KVC_PAGE_BYTES, 3);
 		assert_int_equal(kvc_super_decode(slots, &back), KVC_VERSION);
 	}
 }

@@ -1,0 +1,165 @@
+/* What the disk tier has under way: writes, loads, and its own jobs. Each belongs to the file that is named
+ * after it; struct kvc_disk holds them. */
+#ifndef KVC_DISK_JOBS_H
+#define KVC_DISK_JOBS_H
+
+#include "daemon/tier/disk_segment.h"
+#include "daemon/tier/segment.h"
+#include "daemon/tier/tier.h"
+#include "daemon/tier/wear.h"
+
+enum {
+	DISK_WRITES = 8,      /* writes in flight */
+	DISK_WRITE_IOV = 256, /* records of one write */
+	DISK_LOADS = 128,     /* loads in flight */
+	DISK_COPIES = 4,      /* records written again at a time */
+	DISK_SCANNERS = 16,   /* segments that are scanned at a time */
+};
+
+struct disk_write {
+	struct kvc_io_req io;
+	struct kvc_list node; /* disk->writes.idle or .busy */
+	struct kvc_disk *disk;
+	struct disk_segment *segment;
+	uint64_t sequence;
+	uint32_t first_page;
+	uint64_t bytes;
+	struct kvc_list requests;
+	uint64_t since_ms; /* when it was submitted */
+	struct iovec iov[DISK_WRITE_IOV];
+};
+
+struct disk_load {
+	struct kvc_io_req io;
+	struct kvc_list node;
+	struct kvc_disk *disk;
+	struct disk_segment *segment;
+	struct kvc_tier_req *request;
+	uint64_t since_ms; /* when it was submitted */
+	bool again;        /* read a second time after a mismatch */
+	struct iovec iov;
+};
+
+/* A record on its way from a segment that is to be reclaimed. */
+struct disk_copy {
+	struct kvc_disk *disk;
+	struct disk_segment *segment; /* where it lies */
+	bool busy;
+	struct kvc_record from;
+	struct kvc_io_req io;
+	struct iovec iov;
+	struct kvc_tier_req req; /* of its store */
+	uint64_t slab_bytes;
+};
+
+struct disk_keep {
+	struct disk_segment *segment; /* NULL: idle */
+	uint64_t epoch;
+	uint32_t entry;  /* next to ask for */
+	uint64_t bytes;  /* copied so far */
+	uint32_t busy;   /* copies */
+	uint32_t copied; /* records, that are not yet synced */
+	bool cut;        /* no more of it: the room is wanted now */
+	struct kvc_tier_req sync;
+	struct kvc_task tick;
+	struct disk_copy copies[DISK_COPIES];
+};
+
+enum disk_prepare_step {
+	DISK_PREPARE_IDLE,
+	DISK_PREPARE_ALLOCATE,
+	DISK_PREPARE_DIRECTORY,
+	DISK_PREPARE_SUPER,
+	DISK_PREPARE_SUPER_SYNC,
+	DISK_PREPARE_HEADER,
+	DISK_PREPARE_HEADER_SYNC,
+};
+
+struct disk_prepare {
+	enum disk_prepare_step step;
+	struct disk_segment *segment;
+	struct kvc_super super; /* what is being written */
+	struct kvc_io_req io;
+	struct iovec iov;
+	uint8_t *page;
+};
+
+/* One way of failing, and the pause that follows. */
+struct disk_breaker {
+	const char *what; /* "reading", "writing" */
+	bool off;
+	kvc_status cause;
+	uint32_t failures; /* writes: in a row. reads: since since_ms */
+	uint64_t since_ms;
+	uint32_t pause_ms; /* of the next time */
+	struct kvc_timer timer;
+};
+
+enum disk_checkpoint_step {
+	DISK_CHECKPOINT_IDLE,
+	DISK_CHECKPOINT_ROWS,
+	DISK_CHECKPOINT_SECTION,
+	DISK_CHECKPOINT_BODY_SYNC,
+	DISK_CHECKPOINT_HEAD,
+	DISK_CHECKPOINT_HEAD_SYNC,
+};
+
+/* A checkpoint that is being written. */
+struct disk_checkpoint {
+	enum disk_checkpoint_step step;
+	struct kvc_task tick;
+	struct kvc_io_req io;
+	struct iovec iov;
+	uint64_t sequence;
+	uint8_t *head;
+	uint8_t *rows; /* of one segment */
+	uint32_t rows_pages;
+	uint32_t capacity; /* rows */
+	uint32_t count;
+	uint32_t entry;               /* the segment's next */
+	struct disk_segment *segment; /* NULL: the next one is to be found */
+	uint64_t epoch;
+	uint32_t next;     /* segment */
+	uint32_t sections; /* so far */
+	uint32_t page;     /* where the next one goes */
+	uint32_t sealed;   /* segments since the last one began */
+	bool armed;        /* the recovery is over */
+};
+
+struct disk_wear {
+	struct kvc_wear wear;
+	uint64_t since_ms; /* loop's time at the last account */
+	uint64_t noted;    /* total at rest */
+	bool busy;
+	struct kvc_file file;
+	struct kvc_timer timer;
+	struct kvc_io_req io;
+	struct iovec iov;
+	uint8_t *page;
+};
+
+struct disk_scrub {
+	uint64_t rate; /* bytes a second; 0: off */
+	struct kvc_timer timer;
+	uint32_t yields; /* in a row */
+	uint32_t next;   /* segment */
+	uint32_t next_page;
+	bool busy;
+	bool again; /* read a second time after a mismatch */
+	struct disk_segment *segment;
+	uint64_t epoch;
+	uint32_t page;
+	struct kvc_io_req io;
+	struct iovec iov;
+	uint64_t iov_bytes;
+	uint8_t *buffer;
+	uint64_t buffer_bytes;
+};
+
+enum disk_sync_step {
+	DISK_SYNC_IDLE,
+	DISK_SYNC_WRITES, /* waits for the writes that were in flight when it began */
+	DISK_SYNC_FILES,  /* waits for the files */
+};
+
+#endif

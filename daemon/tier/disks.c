@@ -1,0 +1,162 @@
+/* Opening a list of directories. See disks.h. */
+#include "daemon/tier/disks.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "daemon/base/check.h"
+#include "daemon/base/log.h"
+#include "daemon/tier/stripe.h"
+
+enum { LIST_BYTES = 4096 };
+
+/* What the steps of opening share. */
+struct opening {
+	struct kvc_loop *loop;
+	struct kvc_io *io;
+	struct kvc_stats *stats;
+	struct kvc_disk_options options; /* of each */
+	char *detail;
+	size_t detail_bytes;
+	char text[LIST_BYTES];
+	const char *directories[KVC_DISKS_MAX];
+	uint32_t count;
+	struct kvc_tier *tiers[KVC_DISKS_MAX];
+	uint32_t opened;
+	struct kvc_secret secret;
+};
+
+static kvc_status list_refused(const struct opening *opening, const char *why)
+{
+	snprintf(opening->detail, opening->detail_bytes, "the list of directories %s", why);
+	return KVC_INVALID;
+}
+
+/* Blanks around a comma do not count. */
+static kvc_status list_split(struct opening *opening, const char *list)
+{
+	char *rest = opening->text;
+	char *item;
+
+	if ((size_t)snprintf(opening->text, LIST_BYTES, "%s", list) >= LIST_BYTES)
+		return list_refused(opening, "is too long");
+	while ((item = strsep(&rest, ","))) {
+		size_t length;
+
+		item += strspn(item, " \t");
+		length = strlen(item);
+		while (length && (item[length - 1] == ' ' || item[length - 1] == '\t'))
+			item[--length] = '\0';
+		if (!length)
+			return list_refused(opening, "has an empty name in it");
+		if (opening->count == KVC_DISKS_MAX)
+			return list_refused(opening, "is too long");
+		opening->directories[opening->count++] = item;
+	}
+	return KVC_OK;
+}
+
+/* All that is wrong with it is found when the directory is opened. */
+static bool secret_found(const char *directory, struct kvc_secret *secret)
+{
+	char path[LIST_BYTES];
+	int fd;
+	bool found;
+
+	snprintf(path, sizeof path, "%s/secret", directory);
+	fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0)
+		return false;
+	found = read(fd, secret->bytes, sizeof secret->bytes) == sizeof secret->bytes;
+	close(fd);
+	return found;
+}
+
+static void secret_choose(struct opening *opening)
+{
+	for (uint32_t i = 0; i < opening->count; i++)
+		if (secret_found(opening->directories[i], &opening->secret))
+			return;
+	kvc_secret_random(&opening->secret);
+}
+
+/* The others can serve without it. */
+static bool left_out(kvc_status status)
+{
+	return status == KVC_IO || status == KVC_CORRUPT || status == KVC_NO_SPACE;
+}
+
+static kvc_status all_open(struct opening *opening)
+{
+	kvc_status status = KVC_OK;
+
+	for (uint32_t i = 0; i < opening->count; i++) {
+		opening->options.directory = opening->directories[i];
+		opening->options.number = i + 1;
+		opening->options.secret = &opening->secret;
+		status = kvc_disk_open(opening->loop, opening->io, opening->stats, &opening->options,
+		                       opening->detail, opening->detail_bytes,
+		                       &opening->tiers[opening->opened]);
+		if (status == KVC_OK)
+			opening->opened++;
+		else if (left_out(status))
+			kvc_error("disk: %s: %s: left out", opening->directories[i],
+			          *opening->detail ? opening->detail : kvc_status_text(status));
+		else
+			return status;
+	}
+	return opening->opened ? KVC_OK : status;
+}
+
+static void all_close(struct opening *opening)
+{
+	for (uint32_t i = 0; i < opening->opened; i++)
+		kvc_disk_abandon(opening->tiers[i]);
+}
+
+static kvc_status several_open(struct opening *opening, struct kvc_tier **tier)
+{
+	kvc_status status;
+
+	secret_choose(opening);
+	opening->options.bytes /= opening->count;
+	status = all_open(opening);
+	if (status == KVC_OK)
+		status =
+		        kvc_stripe_open(opening->loop, opening->stats, opening->tiers, opening->opened, tier);
+	if (status != KVC_OK)
+		all_close(opening);
+	return status;
+}
+
+kvc_status kvc_disks_open(struct kvc_loop *loop, struct kvc_io *io, struct kvc_stats *stats,
+                          const struct kvc_disk_options *options, char *detail, size_t detail_bytes,
+                          struct kvc_secret *secret, struct kvc_tier **tier)
+{
+	static struct opening opening; /* large, and once at a time: at start */
+	kvc_status status;
+
+	KVC_PRE(detail_bytes > 0);
+	detail[0] = '\0';
+	opening = (struct opening){.loop = loop,
+	                           .io = io,
+	                           .stats = stats,
+	                           .options = *options,
+	                           .detail = detail,
+	                           .detail_bytes = detail_bytes};
+	status = list_split(&opening, options->directory);
+	if (status != KVC_OK)
+		return status;
+	if (opening.count > 1) {
+		status = several_open(&opening, tier);
+		*secret = opening.secret;
+		return status;
+	}
+	opening.options.directory = opening.directories[0];
+	status = kvc_disk_open(loop, io, stats, &opening.options, detail, detail_bytes, tier);
+	if (status == KVC_OK)
+		kvc_disk_secret(*tier, secret);
+	return status;
+}
