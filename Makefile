@@ -109,12 +109,13 @@ BENCH_BIN := $(patsubst tests/bench/%.c,$(BIN)/tests/bench/%,$(wildcard tests/be
 FUZZ_BIN := $(patsubst tests/fuzz/%.c,$(BIN)/tests/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 KILL_BIN := $(BIN)/tests/fault/kill_loop
 KILL_OBJ := $(call objs,$(wildcard tests/fault/kill_*.c))
+SHEET_BIN := $(patsubst tests/faults/%.c,$(BIN)/tests/faults/%,$(wildcard tests/faults/test_*.c))
 AGENT_BIN := $(BIN)/tests/fault/kvcellard_agent
-TEST_BIN := $(UNIT_BIN) $(SIM_BIN) $(INTEGRATION_BIN) $(FAULT_BIN)
+TEST_BIN := $(UNIT_BIN) $(SIM_BIN) $(INTEGRATION_BIN) $(FAULT_BIN) $(SHEET_BIN)
 
 # --- goals ------------------------------------------------------------------------------------
 
-.PHONY: all tests benches fuzzers help deps demo test check bench fuzz killloop lint format install uninstall clean
+.PHONY: all tests benches fuzzers help deps demo test check bench fuzz killloop faults lint format install uninstall clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -130,6 +131,7 @@ help:
 	@echo 'make check        the tests of one variant (CC=gcc|clang SAN=address|thread)'
 	@echo 'make bench        speed, as ratios against references of the same run'
 	@echo 'make fuzz         fuzz every target for FUZZ_SECONDS (default 60) each'
+	@echo 'make faults       the fault sheet in full, into docs/faults.md'
 	@echo 'make killloop     kill the daemon KILLS times (default 300) under load, and look what is left'
 	@echo 'make lint         the checks of the sources alone'
 	@echo 'make install      into $$DESTDIR$$PREFIX; make uninstall takes it back'
@@ -157,6 +159,10 @@ lint: all
 
 format:
 	$(Q)git ls-files '*.c' '*.h' | xargs clang-format -i
+
+# Every test that injects a fault of the sheet, in its long form.
+faults: tests
+	$(Q)KVC_TEST_FULL=1 python3 tests/faults/sheet.py --run $(OUT) --kills $(or $(KILLS),200) --doc docs/faults.md
 
 killloop: all $(KILL_BIN)
 	$(Q)$(KILL_BIN) --kills $(or $(KILLS),300) $(if $(SEED),--seed $(SEED))

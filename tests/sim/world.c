@@ -10,6 +10,7 @@
 
 #include "daemon/base/alloc.h"
 #include "tests/sim/world.h"
+#include "tests/support/row.h"
 
 struct kvc_ns_options ns_options(const char *tenant)
 {
@@ -304,6 +305,7 @@ bool restored_is(struct world *w, const struct job *job, uint32_t content)
 	assert_int_equal(kvc_image_open(image, length, 0, &opened), KVC_OK);
 	assert_int_equal(kvc_image_decode_tiles(&opened, codec, &view, 0, plan->tiles, 0, scratch), KVC_OK);
 	same = !memcmp(key, job->key, BYTES) && !memcmp(value, job->value, BYTES);
+	kvc_row.verified += same;
 	free(image);
 	free(scratch);
 	return same;

@@ -13,6 +13,7 @@
 #include "kernels/image.h"
 #include "tests/support/loop_run.h"
 #include "tests/support/prng.h"
+#include "tests/support/row.h"
 
 enum { TOKENS = 16, DIM = 64 };
 
@@ -361,6 +362,8 @@ enum rig_answer rig_load_end(struct rig_request *request)
 
 	assert_true(kvc_test_run_until_set(request->rig->loop, &request->done));
 	answer = judge(request);
+	kvc_row.verified += answer == RIG_RIGHT;
+	kvc_row.wrong += answer == RIG_WRONG;
 	request_free(request);
 	return answer;
 }

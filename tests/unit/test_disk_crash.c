@@ -16,6 +16,7 @@
 #include "tests/support/disk_rig.h"
 #include "tests/support/loop_run.h"
 #include "tests/support/prng.h"
+#include "tests/support/row.h"
 
 enum { SECTOR = 512, JOURNAL = 4096, SCRIPT_STORES = 60 };
 
@@ -116,6 +117,7 @@ static void journal_restore(enum loss loss)
 
 static void crash_now(void)
 {
+	kvc_row.injected++;
 	world.crashed = true;
 	memcpy(world.promised, rig.blocks, sizeof world.promised);
 }
@@ -215,19 +217,25 @@ static void sweep(enum loss loss)
 	while (crash_run(crash_at, loss))
 		crash_at++;
 	print_message("%u points\n", crash_at - 1);
+	kvc_row.points += crash_at - 1;
+	kvc_row.points_total += crash_at - 1;
 	assert_true(crash_at > 30);
 }
 
 static void test_process_dies(void **state)
 {
 	(void)state;
+	KVC_ROW("A1");
 	sweep(LOSS_NONE);
+	kvc_row_end();
 }
 
 static void test_power_fails(void **state)
 {
 	(void)state;
+	KVC_ROW("A8");
 	sweep(LOSS_ALL);
+	kvc_row_end();
 }
 
 static void test_power_fails_with_reordering(void **state)
@@ -236,8 +244,11 @@ static void test_power_fails_with_reordering(void **state)
 	int left = rounds ? atoi(rounds) : 3;
 
 	(void)state;
+	KVC_ROW("A9 B2");
+	kvc_row.seed = prng.state;
 	while (left-- > 0)
 		sweep(LOSS_RANDOM);
+	kvc_row_end();
 }
 
 /* --- a crash in the recovery ---------------------------------------------------------------------- */
@@ -308,6 +319,7 @@ static void test_recovery_is_broken_off(void **state)
 	uint32_t stored;
 
 	(void)state;
+	KVC_ROW("A3");
 	rig_init(&rig);
 	rig_start(&rig);
 	for (uint32_t i = 0; i < 100; i++)
@@ -318,10 +330,12 @@ static void test_recovery_is_broken_off(void **state)
 	rig_stop(&rig);
 	for (uint32_t reads = 0; reads < 60; reads++)
 		recover_in_part(reads);
+	kvc_row.injected = kvc_row.points = kvc_row.points_total = 60;
 	rig_start(&rig);
 	assert_int_equal(rig.recovered, stored);
 	assert_int_equal(rig_check_all(&rig, false), stored);
 	rig_destroy(&rig);
+	kvc_row_end();
 }
 
 int main(void)
