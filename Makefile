@@ -78,7 +78,7 @@ $(OBJ)/proto/kvcellar.pb-c.o $(OBJ)/proto/kvcellar.pb-c.pic.o: CFLAGS_ALL += -w
 
 KERNEL_SRC := $(wildcard kernels/*.c)
 PROTO_SRC := $(wildcard proto/*.c) $(GEN)/proto/kvcellar.pb-c.c
-DAEMON_SRC := $(filter-out daemon/main/%,$(wildcard daemon/*/*.c))
+DAEMON_SRC := $(filter-out daemon/main/% daemon/gpu/%,$(wildcard daemon/*/*.c))
 MAIN_SRC := $(wildcard daemon/main/*.c)
 CLIENT_SRC := $(wildcard client/*.c)
 CLI_SRC := $(wildcard client/cli/*.c)
@@ -111,6 +111,7 @@ KILL_BIN := $(BIN)/tests/fault/kill_loop
 KILL_OBJ := $(call objs,$(wildcard tests/fault/kill_*.c))
 SHEET_BIN := $(patsubst tests/faults/%.c,$(BIN)/tests/faults/%,$(wildcard tests/faults/test_*.c))
 AGENT_BIN := $(BIN)/tests/fault/kvcellard_agent
+SCRIPT_BIN := $(BIN)/tests/fake/engine_script
 TEST_BIN := $(UNIT_BIN) $(SIM_BIN) $(INTEGRATION_BIN) $(FAULT_BIN) $(SHEET_BIN)
 
 # --- goals ------------------------------------------------------------------------------------
@@ -120,7 +121,7 @@ TEST_BIN := $(UNIT_BIN) $(SIM_BIN) $(INTEGRATION_BIN) $(FAULT_BIN) $(SHEET_BIN)
 .SECONDARY:
 
 all: $(BIN)/kvcellard $(BIN)/kvcellar $(CLIENT_A) $(CLIENT_SO) $(CLIENT_PC)
-tests: all $(TEST_BIN) $(KILL_BIN) $(AGENT_BIN)
+tests: all $(TEST_BIN) $(KILL_BIN) $(AGENT_BIN) $(SCRIPT_BIN)
 benches: all $(BENCH_BIN)
 fuzzers: $(FUZZ_BIN)
 
@@ -263,6 +264,12 @@ $(AGENT_BIN): $(MAIN_OBJ) $(OBJ)/tests/fault/agent.o $(DAEMON_A) $(KERNEL_A)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS_ALL) $^ $(DAEMON_LIBS) -lm -o $@
 
+# An engine process that does as a test says.
+$(SCRIPT_BIN): $(OBJ)/tests/fake/engine_script.o $(KERNEL_A)
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(LDFLAGS_ALL) $^ $(shell pkg-config --libs libxxhash) -lm -o $@
+
 # Simulation: the objects of tests/sim stand in for the loop's, so they come before the archives.
 $(SIM_BIN): $(SIM_OBJ)
 $(SIM_BIN): TEST_OBJ := $(SIM_OBJ)
@@ -279,5 +286,5 @@ $(FUZZ_BIN): $(BIN)/tests/%: $(OBJ)/tests/%.o $(if $(FUZZ),,$(OBJ)/tests/fuzz/re
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS_ALL) $(if $(FUZZ),-fsanitize=fuzzer) $< $(if $(FUZZ),,$(OBJ)/tests/fuzz/replay.o) $(TEST_OBJ) $(ALL_A) $(DAEMON_LIBS) $(CLIENT_LIBS) $(CLI_LIBS) -lm -o $@
 
-include $(wildcard deploy/install.mk kernels/cuda.mk)
+include $(wildcard kernels/cuda.mk daemon/gpu/engine.mk deploy/install.mk)
 -include $(shell find $(OBJ) -name '*.d' 2>/dev/null)

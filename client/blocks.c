@@ -1,6 +1,9 @@
 /* Put and get. A sync call sends one request after the other, each as large as the daemon's limits and a
  * frame allow; usually that is one. */
+#include <string.h>
+
 #include "client/internal.h"
+#include "client/pool.h"
 
 void kvc_transfer_init(struct kvc_transfer *transfer, struct kvc_memory *memory)
 {
@@ -43,11 +46,76 @@ static kvc_status check_transfer(const struct kvc_namespace *ns, uint16_t verb,
 	return KVC_OK;
 }
 
-static kvc_status check_memory(const struct kvc_namespace *ns, const struct kvc_transfer *transfer)
+static kvc_status check_pool(const struct kvc_namespace *ns, const struct kvc_transfer *transfer)
 {
-	if (!transfer->memory || transfer->memory->client != ns->client)
-		return kvcc_fail(KVC_INVALID, "the transfer has no memory, or one of another client");
+	const struct kvc_pool *pool = transfer->pool;
+
+	if (pool->client != ns->client || transfer->memory || transfer->form != KVC_FORM_BLOCK)
+		return kvcc_fail(
+		        KVC_INVALID,
+		        "a transfer with a pool: expected one of this client, no memory, and form BLOCK");
+	if (memcmp(&pool->shape, &ns->shape, sizeof(pool->shape)) != 0)
+		return kvcc_fail(
+		        KVC_SHAPE,
+		        "the pool was registered for another shape (layers, heads, dimensions, type) "
+		        "than the namespace's");
 	return KVC_OK;
+}
+
+static kvc_status check_pages(const struct kvc_pool *pool, const struct kvc_block *block, size_t i)
+{
+	uint64_t tokens = (uint64_t)block->first_token + block->tokens;
+	uint64_t pages = (tokens + pool->page_tokens - 1) / pool->page_tokens;
+
+	if (block->first_token >= pool->page_tokens)
+		return kvcc_fail(KVC_SHAPE, "block %zu: first_token %u, pages have %u tokens", i,
+		                 block->first_token, pool->page_tokens);
+	if (block->page_count != pages || !block->pages)
+		return kvcc_fail(KVC_SHAPE, "block %zu: %zu pages, expected %llu for %u tokens from token %u",
+		                 i, block->pages ? block->page_count : 0, (unsigned long long)pages,
+		                 block->tokens, block->first_token);
+	for (size_t p = 0; p < block->page_count; p++) {
+		if (block->pages[p] >= pool->pages)
+			return kvcc_fail(KVC_INVALID, "block %zu: page id %u, expected less than %llu", i,
+			                 block->pages[p], (unsigned long long)pool->pages);
+	}
+	return KVC_OK;
+}
+
+static kvc_status check_image(const struct kvc_memory *memory, const struct kvc_block *block, size_t i)
+{
+	enum { ALIGN = 64 };
+
+	if (block->key_offset % ALIGN)
+		return kvcc_fail(KVC_INVALID, "block %zu: an image at %llu, expected a multiple of %d", i,
+		                 (unsigned long long)block->key_offset, ALIGN);
+	if (block->image_bytes == 0 || block->image_bytes > memory->bytes ||
+	    block->key_offset > memory->bytes - block->image_bytes)
+		return kvcc_fail(KVC_SHAPE, "block %zu: %llu bytes at %llu do not lie in the memory's %llu",
+		                 i, (unsigned long long)block->image_bytes,
+		                 (unsigned long long)block->key_offset, (unsigned long long)memory->bytes);
+	return KVC_OK;
+}
+
+/* Where the blocks are: in a pool, or in memory, as elements or as images. */
+static kvc_status check_place(const struct kvc_namespace *ns, const struct kvc_transfer *transfer,
+                              const struct kvc_block *blocks, size_t count)
+{
+	kvc_status status = KVC_OK;
+
+	if (transfer->pool)
+		status = check_pool(ns, transfer);
+	else if (!transfer->memory || transfer->memory->client != ns->client)
+		status = kvcc_fail(KVC_INVALID, "the transfer has no memory, or one of another client");
+	else if (transfer->form > KVC_FORM_IMAGE)
+		status = kvcc_fail(KVC_INVALID, "form %u: expected 0 (blocks) or 1 (images)", transfer->form);
+	for (size_t i = 0; status == KVC_OK && i < count; i++) {
+		if (transfer->pool)
+			status = check_pages(transfer->pool, &blocks[i], i);
+		else if (transfer->form == KVC_FORM_IMAGE)
+			status = check_image(transfer->memory, &blocks[i], i);
+	}
+	return status;
 }
 
 /* ---- requests ------------------------------------------------------------------------------ */
@@ -76,8 +144,19 @@ static struct kvcc_wire_blocks wire_blocks(const struct kvcc_work *work, uint32_
 static kvc_status encode_blocks(const struct kvcc_work *work, struct kvcc_request *request)
 {
 	struct kvcc_wire_blocks wire = wire_blocks(work, request->region ? request->region->id : 0);
+	const struct kvc_transfer *transfer = wire.transfer;
+	kvc_status status = kvcc_wire_blocks(&wire, &request->frame);
 
-	return kvcc_wire_blocks(&wire, &request->frame);
+	request->images = request->region && transfer->form == KVC_FORM_IMAGE;
+	if (status == KVC_OK && request->region && transfer->pool)
+		status = kvcc_pool_record(transfer->pool, transfer->stream);
+	return status;
+}
+
+static void work_place(struct kvcc_work *work, const struct kvc_transfer *transfer)
+{
+	work->memory = transfer->memory;
+	work->region = transfer->pool ? transfer->pool->region : NULL;
 }
 
 static struct kvcc_work blocks_work(struct kvc_namespace *ns, uint16_t verb, const struct blocks_what *what)
@@ -146,9 +225,11 @@ static kvc_status run_part(struct run *run, size_t first, size_t *count)
 
 	*count = next_part(run, first, &bytes);
 	if (*count == 0)
-		return kvcc_fail(KVC_LIMIT,
-		                 "block %zu is larger than the daemon takes on the inline plane: %llu bytes",
-		                 first, (unsigned long long)run->limits.inline_bytes);
+		return kvcc_fail(
+		        KVC_LIMIT,
+		        "block %zu is larger than the daemon takes at a time: %llu bytes on the inline "
+		        "plane, 64 KiB of page ids",
+		        first, (unsigned long long)run->limits.inline_bytes);
 	run->what.blocks = run->blocks + first;
 	run->work.what = &run->what;
 	run->work.count = *count;
@@ -189,13 +270,13 @@ static kvc_status transfer_blocks(struct kvc_namespace *ns, uint16_t verb,
 	kvc_status status = check_transfer(ns, verb, transfer, blocks, count);
 
 	if (status == KVC_OK)
-		status = check_memory(ns, transfer);
+		status = check_place(ns, transfer, blocks, count);
 	if (status == KVC_OK)
 		status = kvcc_limits_get(ns->client, false, 0, &run.limits);
 	if (status != KVC_OK)
 		goto failed;
 	run.work = blocks_work(ns, verb, &run.what);
-	run.work.memory = transfer->memory;
+	work_place(&run.work, transfer);
 	return run_blocks(&run, outcome);
 
 failed:
@@ -285,13 +366,13 @@ static kvc_status submit_blocks(struct kvc_namespace *ns, uint16_t verb, const s
 	kvc_status status = check_transfer(ns, verb, transfer, blocks, count);
 
 	if (status == KVC_OK)
-		status = check_memory(ns, transfer);
+		status = check_place(ns, transfer, blocks, count);
 	if (status == KVC_OK && count == 0)
 		status = kvcc_fail(KVC_INVALID, "a request needs at least one block");
 	if (status != KVC_OK)
 		return status;
 	work = blocks_work(ns, verb, &what);
-	work.memory = transfer->memory;
+	work_place(&work, transfer);
 	work.count = count;
 	return kvcc_submit(ns->client, &work, &to, tag);
 }

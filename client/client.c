@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "client/internal.h"
+#include "client/pool.h"
 
 const char *kvc_version(void)
 {
@@ -62,6 +63,7 @@ static void init_state(struct kvc_client *client, const struct kvc_client_option
 	kvcc_list_init(&client->spare);
 	kvcc_list_init(&client->namespaces);
 	kvcc_list_init(&client->memories);
+	kvcc_list_init(&client->pools);
 	kvcc_list_init(&client->regions);
 	kvcc_list_init(&client->waiters);
 	kvcc_list_init(&client->takers);
@@ -160,6 +162,8 @@ static void free_objects(struct kvc_client *client)
 		kvcc_namespace_free(KVCC_ENTRY(node, struct kvc_namespace, node));
 	while ((node = kvcc_list_take(&client->memories)))
 		kvcc_memory_free(KVCC_ENTRY(node, struct kvc_memory, node));
+	while ((node = kvcc_list_take(&client->pools)))
+		kvcc_pool_free(KVCC_ENTRY(node, struct kvc_pool, node), client->pid != getpid());
 	while ((node = kvcc_list_take(&client->regions)))
 		kvcc_region_free(KVCC_ENTRY(node, struct kvcc_region, node));
 }

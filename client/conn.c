@@ -174,7 +174,7 @@ void kvcc_conn_queue(struct kvc_client *client, struct kvcc_request *request)
 	struct kvcc_conn *conn = client->conn;
 	struct kvc_frame frame = {
 	        .verb = request->verb,
-	        .flags = request->verb == KVC_VERB_ATTACH ? KVC_FRAME_FD : 0,
+	        .flags = kvcc_request_passes(request) ? KVC_FRAME_FD : 0,
 	        .body_bytes =
 	                (uint32_t)(request->frame.length - KVC_FRAME_HEADER_BYTES - request->payload_bytes),
 	        .request_id = request->id,
@@ -188,14 +188,18 @@ void kvcc_conn_queue(struct kvc_client *client, struct kvcc_request *request)
 	conn->output_bytes += request->frame.length;
 }
 
-static kvc_status queue_attach(struct kvc_client *client, struct kvcc_region *region)
+/* Attach memory, or open a pool whose parts are attached. */
+static kvc_status queue_region(struct kvc_client *client, struct kvcc_region *region)
 {
+	bool pool = region->kind == KVCC_REGION_POOL;
 	struct kvcc_request *request;
-	kvc_status status = kvcc_request_new(client, KVC_VERB_ATTACH, true, &request);
+	kvc_status status = kvcc_request_new(client, pool ? KVC_VERB_POOL : KVC_VERB_ATTACH, true, &request);
 
 	if (status != KVC_OK)
 		return status;
-	status = kvcc_wire_attach(region->id, region->bytes, &request->frame);
+	status = region->kind == KVCC_REGION_MEMORY
+	                 ? kvcc_wire_attach(region->id, region->bytes, &request->frame)
+	                 : kvcc_buffer_copy(&request->frame, &region->frame);
 	if (status != KVC_OK) {
 		kvcc_request_free(client, request);
 		return kvcc_fail(status, "no memory to attach memory");
@@ -214,30 +218,53 @@ static kvc_status queue_open(struct kvc_client *client, struct kvc_namespace *ns
 
 	if (status != KVC_OK)
 		return status;
-	status = kvcc_buffer_reserve(&request->frame, ns->open_frame.length);
+	status = kvcc_buffer_copy(&request->frame, &ns->open_frame);
 	if (status != KVC_OK) {
 		kvcc_request_free(client, request);
 		return kvcc_fail(status, "no memory to open a namespace");
 	}
-	memcpy(request->frame.bytes, ns->open_frame.bytes, ns->open_frame.length);
-	request->frame.length = ns->open_frame.length;
 	kvcc_request_bind(request, ns, NULL);
 	kvcc_conn_queue(client, request);
 	ns->serial = client->conn->serial;
 	return KVC_OK;
 }
 
+static kvc_status prepare_namespace(struct kvc_client *client, struct kvc_namespace *ns)
+{
+	return ns->serial == client->conn->serial ? KVC_OK : queue_open(client, ns);
+}
+
+/* What a region depends on: of a pool, its parts and its namespace. */
+static kvc_status prepare_parts(struct kvc_client *client, struct kvcc_region *region)
+{
+	kvc_status status = region->ns ? prepare_namespace(client, region->ns) : KVC_OK;
+
+	for (size_t i = 0; status == KVC_OK && i < region->part_count; i++) {
+		if (region->parts[i]->serial != client->conn->serial)
+			status = queue_region(client, region->parts[i]);
+	}
+	return status;
+}
+
+static kvc_status prepare_region(struct kvc_client *client, struct kvcc_region *region, bool itself)
+{
+	kvc_status status;
+
+	if (region->serial == client->conn->serial)
+		return KVC_OK;
+	status = prepare_parts(client, region);
+	return status == KVC_OK && itself ? queue_region(client, region) : status;
+}
+
 /* Bring the daemon to where it can carry out the request: connected, memory attached, namespace open. */
 static kvc_status prepare(struct kvc_client *client, struct kvcc_request *request)
 {
-	struct kvcc_region *region = request->region;
-	struct kvc_namespace *ns = request->ns;
 	kvc_status status = conn_ensure(client);
 
-	if (status == KVC_OK && region && region->serial != client->conn->serial)
-		status = queue_attach(client, region);
-	if (status == KVC_OK && ns && ns->serial != client->conn->serial && request->verb != KVC_VERB_OPEN)
-		status = queue_open(client, ns);
+	if (status == KVC_OK && request->region)
+		status = prepare_region(client, request->region, request->verb != KVC_VERB_POOL);
+	if (status == KVC_OK && request->ns && request->verb != KVC_VERB_OPEN)
+		status = prepare_namespace(client, request->ns);
 	return status;
 }
 
@@ -263,7 +290,10 @@ kvc_status kvcc_conn_post(struct kvc_client *client, struct kvcc_request *reques
 	if (request->region && fenced(request->region))
 		return kvcc_fail(KVC_FENCED,
 		                 "an earlier request on this memory was never answered and the daemon may "
-		                 "still use it: kvc_memory_renew gives it new pages");
+		                 "still use it%s",
+		                 request->region->kind == KVCC_REGION_POOL
+		                         ? ""
+		                         : ": kvc_memory_renew gives it new pages");
 	if (conn && conn->output_bytes > 0 &&
 	    conn->output_bytes + request->frame.length > KVCC_OUTPUT_BYTES_MAX)
 		return kvcc_fail(KVC_BUSY, "%zu bytes wait for the daemon to read its socket",
@@ -274,6 +304,8 @@ kvc_status kvcc_conn_post(struct kvc_client *client, struct kvcc_request *reques
 	kvcc_conn_queue(client, request);
 	if (request->verb == KVC_VERB_OPEN)
 		request->ns->serial = client->conn->serial;
+	if (request->verb == KVC_VERB_POOL)
+		request->region->serial = client->conn->serial;
 	return KVC_OK;
 }
 
@@ -388,10 +420,74 @@ static bool chore_done(struct kvc_client *client, uint64_t serial, uint16_t verb
 	return !known || queue_close(client, verb, id);
 }
 
-void kvcc_chores(struct kvc_client *client)
+/* The daemon's answer to the detach keeps the region: it is retired again, and freed, when it has come. */
+static bool queue_detach(struct kvc_client *client, struct kvcc_region *region)
+{
+	struct kvcc_request *request;
+
+	if (kvcc_request_new(client, KVC_VERB_DETACH, true, &request) != KVC_OK)
+		return false;
+	if (kvcc_wire_close(region->id, &request->frame) != KVC_OK) {
+		kvcc_request_free(client, request);
+		return false;
+	}
+	region->retired = false;
+	region->detached = true;
+	kvcc_request_bind(request, NULL, region);
+	kvcc_request_hold(client, request, KVCC_HOLD_NONE);
+	kvcc_conn_queue(client, request);
+	return true;
+}
+
+/* What a pool depends on may go after it. */
+static void dismiss_parts(struct kvc_client *client, struct kvcc_region *region)
+{
+	while (region->part_count > 0)
+		kvcc_region_unref(client, region->parts[--region->part_count]);
+	if (region->ns)
+		kvcc_namespace_unref(client, region->ns);
+	region->ns = NULL;
+}
+
+/* False: not now. */
+static bool retire_region(struct kvc_client *client, struct kvcc_region *region)
+{
+	bool device = region->kind != KVCC_REGION_MEMORY;
+	bool known = client->conn && client->conn->state != KVCC_CONN_CLOSED &&
+	             client->conn->serial == region->serial;
+
+	if (device && known && !region->detached) {
+		if (!queue_detach(client, region))
+			return false;
+		dismiss_parts(client, region);
+		return true;
+	}
+	if (!device && !chore_done(client, region->serial, KVC_VERB_DETACH, region->id))
+		return false;
+	dismiss_parts(client, region);
+	kvcc_region_free(region);
+	return true;
+}
+
+static bool retire_regions(struct kvc_client *client, bool pools)
+{
+	struct kvcc_node *node = client->regions.next;
+	bool all = true;
+
+	while (node != &client->regions) {
+		struct kvcc_region *region = KVCC_ENTRY(node, struct kvcc_region, node);
+
+		node = node->next;
+		if (region->retired && (region->kind == KVCC_REGION_POOL) == pools)
+			all = retire_region(client, region) && all;
+	}
+	return all;
+}
+
+static bool retire_namespaces(struct kvc_client *client)
 {
 	struct kvcc_node *node = client->namespaces.next;
-	bool left = false;
+	bool all = true;
 
 	while (node != &client->namespaces) {
 		struct kvc_namespace *ns = KVCC_ENTRY(node, struct kvc_namespace, node);
@@ -402,19 +498,17 @@ void kvcc_chores(struct kvc_client *client)
 		if (chore_done(client, ns->serial, KVC_VERB_CLOSE, ns->id))
 			kvcc_namespace_free(ns);
 		else
-			left = true;
+			all = false;
 	}
-	node = client->regions.next;
-	while (node != &client->regions) {
-		struct kvcc_region *region = KVCC_ENTRY(node, struct kvcc_region, node);
+	return all;
+}
 
-		node = node->next;
-		if (!region->retired)
-			continue;
-		if (chore_done(client, region->serial, KVC_VERB_DETACH, region->id))
-			kvcc_region_free(region);
-		else
-			left = true;
-	}
-	client->chores = left;
+/* Pools before their parts and their namespaces. */
+void kvcc_chores(struct kvc_client *client)
+{
+	bool pools = retire_regions(client, true);
+	bool regions = retire_regions(client, false);
+	bool namespaces = retire_namespaces(client);
+
+	client->chores = !pools || !regions || !namespaces;
 }

@@ -60,6 +60,12 @@ void kvcc_call_give_async(struct kvc_client *client, struct kvcc_call *call);
 void kvcc_conn_refresh(struct kvc_client *client, const struct kvcc_request *request);
 /* Queue an encoded draft behind what it depends on, connecting if need be. On failure it stays a draft. */
 kvc_status kvcc_conn_post(struct kvc_client *client, struct kvcc_request *request);
+/* Whether descriptors travel with it. */
+static inline bool kvcc_request_passes(const struct kvcc_request *request)
+{
+	return request->verb == KVC_VERB_ATTACH &&
+	       (request->region->kind == KVCC_REGION_MEMORY || request->region->fd_count > 0);
+}
 /* Put an encoded request into the output queue of the connection there is. */
 void kvcc_conn_queue(struct kvc_client *client, struct kvcc_request *request);
 void kvcc_conn_ready(struct kvc_client *client, const struct kvcc_hello_reply *hello);
@@ -112,11 +118,13 @@ struct kvcc_work {
 	uint16_t verb;
 	struct kvc_namespace *ns;
 	struct kvc_memory *memory;
-	size_t count;         /* blocks or keys */
-	uint32_t deadline_ms; /* of the whole call, as given */
-	uint64_t deadline_ns; /* when that is: kvcc_deadline */
-	uint64_t grace_ns;    /* that the daemon's answer may take longer */
-	/* Fills request->frame, without the lock. */
+	struct kvcc_region *region; /* of a pool; NULL: the memory's */
+	size_t count;               /* blocks or keys */
+	uint32_t deadline_ms;       /* of the whole call, as given */
+	uint64_t deadline_ns;       /* when that is: kvcc_deadline */
+	uint64_t grace_ns;          /* that the daemon's answer may take longer */
+	/* Fills request->frame, without the lock. KVC_LIMIT, KVC_NO_MEMORY; any other failure has its text.
+	 */
 	kvc_status (*encode)(const struct kvcc_work *work, struct kvcc_request *request);
 	const void *what; /* encode's */
 	const void *payload;
@@ -138,6 +146,8 @@ kvc_status kvcc_run_empty(struct kvc_client *client, uint16_t verb, uint32_t dea
 
 void kvcc_region_ref(struct kvcc_region *region);
 void kvcc_region_unref(struct kvc_client *client, struct kvcc_region *region);
+/* (U) Until no call uses it. */
+void kvcc_region_wait_unused(struct kvc_client *client, struct kvcc_region *region);
 void kvcc_region_free(struct kvcc_region *region);
 void kvcc_memory_free(struct kvc_memory *memory);
 void kvcc_namespace_unref(struct kvc_client *client, struct kvc_namespace *ns);

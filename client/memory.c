@@ -24,6 +24,8 @@ void kvcc_region_unref(struct kvc_client *client, struct kvcc_region *region)
 		return;
 	region->retired = true;
 	client->chores = true;
+	if (region->gone && region->gone->waiter) /* who waits for it does the chores */
+		kvcc_wake(client, region->gone->waiter);
 }
 
 void kvcc_region_free(struct kvcc_region *region)
@@ -31,6 +33,13 @@ void kvcc_region_free(struct kvcc_region *region)
 	kvcc_list_remove(&region->node);
 	if (region->fd >= 0)
 		(void)close(region->fd);
+	for (unsigned i = 0; i < region->fd_count; i++)
+		(void)close(region->fds[i]);
+	kvcc_free(region->fds);
+	kvcc_free(region->parts);
+	kvcc_free(region->frame.bytes);
+	if (region->gone)
+		region->gone->left--;
 	kvcc_free(region);
 }
 
@@ -284,8 +293,7 @@ void kvcc_memory_free(struct kvc_memory *memory)
 	kvcc_free(memory);
 }
 
-/* (L) (U) */
-static void wait_unused(struct kvc_client *client, struct kvcc_region *region)
+void kvcc_region_wait_unused(struct kvc_client *client, struct kvcc_region *region)
 {
 	struct kvcc_waiter waiter;
 
@@ -308,7 +316,7 @@ void kvc_memory_destroy(struct kvc_memory *memory)
 	client = memory->client;
 	if (kvcc_enter(client) != KVC_OK)
 		return; /* a forked child: kvc_client_destroy frees it */
-	wait_unused(client, memory->region);
+	kvcc_region_wait_unused(client, memory->region);
 	kvcc_region_unref(client, memory->region);
 	kvcc_memory_free(memory);
 	kvcc_leave(client);

@@ -70,6 +70,13 @@ static struct kvc_namespace *namespace_new(struct kvc_client *client,
 	ns->refs = 1;
 	ns->block_tokens = options->block_tokens;
 	ns->token_bytes = token_bytes(options);
+	ns->shape = (struct kvcc_shape){
+	        .layers = options->layers,
+	        .heads = options->heads,
+	        .dims = {options->key_dim, options->value_dim},
+	        .element = options->element,
+	        .element_bytes = element_bytes(options->element),
+	};
 	return ns;
 }
 
@@ -91,14 +98,7 @@ void kvcc_namespace_unref(struct kvc_client *client, struct kvc_namespace *ns)
 
 static kvc_status encode_open(const struct kvcc_work *work, struct kvcc_request *request)
 {
-	const struct kvcc_buffer *open = &work->ns->open_frame;
-	kvc_status status = kvcc_buffer_reserve(&request->frame, open->length);
-
-	if (status != KVC_OK)
-		return status;
-	memcpy(request->frame.bytes, open->bytes, open->length);
-	request->frame.length = open->length;
-	return KVC_OK;
+	return kvcc_buffer_copy(&request->frame, &work->ns->open_frame);
 }
 
 /* Number it and make the frame that opens it. */

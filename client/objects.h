@@ -6,8 +6,9 @@
  *   kvcc_request     what is on the wire: a frame and, if someone waits for its answer, a call. Slots in a
  *                    table; the slot is part of the request id.
  *   kvcc_call        what a caller waits for: a sync one lives on the caller's stack, an async one in a pool.
- *   kvcc_region      one memfd the daemon knows under an id. A memory has one at a time; kvc_memory_renew
- *                    replaces it, and requests keep the one they were sent with.
+ *   kvcc_region      what the daemon knows under an id: a memfd, an allocation in device memory, or a pool.
+ *                    A memory has one at a time; kvc_memory_renew replaces it, and requests keep the one they
+ *                    were sent with. A pool has one, which has the regions of its allocations as parts.
  *
  * A request whose call is gone (deadline passed) is a zombie: its id and its region stay until the daemon has
  * answered or the connection is over, because only then is it certain that the daemon no longer touches
@@ -114,6 +115,7 @@ struct kvcc_request {
 	struct kvcc_region *region;
 	enum kvcc_hold hold; /* as counted in region */
 	unsigned tries;      /* of a late put's drop */
+	bool images;         /* put, get: the blocks are images */
 	size_t count;        /* blocks or keys */
 	struct kvcc_buffer frame;
 	uint64_t payload_bytes; /* behind the body, in the frame */
@@ -149,18 +151,35 @@ struct kvcc_refusal {
 	char detail[KVCC_DETAIL_BYTES];
 };
 
+enum kvcc_region_kind { KVCC_REGION_MEMORY, KVCC_REGION_DEVICE, KVCC_REGION_POOL };
+
+/* Regions that a kvc_pool_destroy waits for. */
+struct kvcc_gone {
+	size_t left;
+	struct kvcc_waiter *waiter;
+};
+
 struct kvcc_region {
 	uint32_t id;
+	enum kvcc_region_kind kind;
 	unsigned refs;
-	int fd;
+	int fd; /* memory */
 	uint64_t bytes;
+	int *fds; /* device: chunks */
+	unsigned fd_count;
+	struct kvcc_buffer frame;   /* device, pool: what sets it up, for every connection */
+	struct kvcc_region **parts; /* pool: a reference to each */
+	size_t part_count;
+	struct kvc_namespace *ns;        /* pool: a reference */
 	uint64_t serial;                 /* connection it is attached on; 0: none */
 	unsigned holds[KVCC_HOLD_COUNT]; /* its requests */
 	bool lost;             /* the connection broke in a way that leaves it open whether it is touched */
 	bool retired;          /* no memory uses it: detach it when that can be sent */
 	struct kvcc_node node; /* in client->regions */
 	struct kvcc_refusal refusal;
-	struct kvcc_waiter *waiter; /* of kvc_memory_destroy */
+	struct kvcc_waiter *waiter; /* of kvc_memory_destroy, kvc_pool_destroy */
+	bool detached;              /* device, pool: a detach was sent; gone when it is answered */
+	struct kvcc_gone *gone;
 };
 
 struct kvc_memory {
@@ -172,6 +191,15 @@ struct kvc_memory {
 	bool imported;
 };
 
+/* As in kvc_namespace_options. */
+struct kvcc_shape {
+	uint32_t layers;
+	uint32_t heads;
+	uint32_t dims[2]; /* key, value */
+	uint32_t element;
+	uint32_t element_bytes;
+};
+
 struct kvc_namespace {
 	struct kvc_client *client;
 	struct kvcc_node node; /* in client->namespaces */
@@ -180,7 +208,8 @@ struct kvc_namespace {
 	uint64_t serial;               /* connection it is open on; 0: none */
 	bool retired;                  /* no owner: close it when that can be sent */
 	struct kvcc_buffer open_frame; /* as sent, for the next connection */
-	uint64_t token_bytes;          /* of one token as it comes, K and V of all layers */
+	struct kvcc_shape shape;
+	uint64_t token_bytes; /* of one token as it comes, K and V of all layers */
 	uint32_t block_tokens;
 	_Atomic uint64_t raw_bytes; /* read without the lock, relaxed: nothing follows from them */
 	_Atomic uint64_t image_bytes;
@@ -213,6 +242,7 @@ struct kvc_client {
 	uint32_t next_id; /* of namespaces and regions */
 	struct kvcc_node namespaces;
 	struct kvcc_node memories;
+	struct kvcc_node pools;
 	struct kvcc_node regions;
 	bool chores; /* something is retired and the daemon may not know */
 

@@ -21,13 +21,23 @@ static struct kvcc_call *answered(struct kvc_client *client, struct kvcc_request
 	return call;
 }
 
+/* Why the daemon does not know the region: it refused it, or a part of it. */
+static const struct kvcc_refusal *region_cause(const struct kvcc_region *region)
+{
+	for (size_t i = 0; i < region->part_count; i++) {
+		if (region->parts[i]->refusal.status != KVC_OK)
+			return &region->parts[i]->refusal;
+	}
+	return region->refusal.status != KVC_OK ? &region->refusal : NULL;
+}
+
 /* A request that failed because something it depends on was refused fails with the refusal's cause. */
 static const struct kvcc_refusal *cause_of(const struct kvcc_request *request, kvc_status status)
 {
 	if (status != KVC_UNKNOWN_ID)
 		return NULL;
-	if (request->region && request->region->refusal.status != KVC_OK)
-		return &request->region->refusal;
+	if (request->region && region_cause(request->region))
+		return region_cause(request->region);
 	if (request->ns && request->ns->refusal.status != KVC_OK)
 		return &request->ns->refusal;
 	return NULL;
@@ -105,6 +115,27 @@ static void on_attach(struct kvc_client *client, struct kvcc_request *request, c
 	end_ok(client, request);
 }
 
+/* The answer to kvc_pool_register, or to the library's own setting up after a reconnect. */
+static void on_pool(struct kvc_client *client, struct kvcc_request *request, const struct kvcc_reply *reply,
+                    const char *text)
+{
+	struct kvcc_region *region = request->region;
+	const struct kvcc_refusal *cause;
+
+	region->refusal.status = KVC_OK;
+	cause = cause_of(request, reply->status);
+	if (cause)
+		region->refusal = *cause;
+	else
+		refuse(&region->refusal, reply->status, text);
+	if (reply->status == KVC_OK) {
+		end_ok(client, request);
+		return;
+	}
+	region->serial = 0;
+	end_failed(client, request, reply->status, text);
+}
+
 /* ---- put and get --------------------------------------------------------------------------- */
 
 static uint64_t block_bytes(const struct kvcc_request *request, const struct kvc_block *block)
@@ -112,10 +143,25 @@ static uint64_t block_bytes(const struct kvcc_request *request, const struct kvc
 	return request->ns->token_bytes * block->tokens;
 }
 
+/* False: an image longer than the room for it. */
+static bool lengths_fit(const struct kvcc_call *call, const struct kvcc_reply *reply)
+{
+	const uint64_t *lengths = reply->blocks.image_bytes;
+
+	for (size_t i = 0; lengths && i < call->to.count; i++) {
+		if (lengths[i] > call->to.blocks[i].image_bytes)
+			return false;
+	}
+	return true;
+}
+
 static void on_blocks_ok(struct kvcc_call *call, const struct kvcc_reply *reply)
 {
-	for (size_t i = 0; i < call->to.count; i++)
+	for (size_t i = 0; i < call->to.count; i++) {
 		call->to.blocks[i].status = (kvc_status)reply->blocks.statuses[i];
+		if (reply->blocks.image_bytes && reply->blocks.statuses[i] == KVC_OK)
+			call->to.blocks[i].image_bytes = reply->blocks.image_bytes[i];
+	}
 	call->outcome = reply->blocks.outcome;
 }
 
@@ -169,6 +215,10 @@ static void on_get(struct kvc_client *client, struct kvcc_request *request, cons
 		return;
 	}
 	if (request->call) {
+		if (!lengths_fit(request->call, reply)) {
+			kvcc_conn_broken(client, "an image longer than the room for it");
+			return;
+		}
 		on_blocks_ok(request->call, reply);
 		if (!request->region && payload != payload_expected(request)) {
 			kvcc_conn_broken(client, "a payload of another length than its blocks");
@@ -286,7 +336,7 @@ static const reply_function handlers[KVC_VERB_COUNT] = {
         [KVC_VERB_CLOSE] = on_empty,   [KVC_VERB_PUT] = on_put,     [KVC_VERB_ATTACH] = on_attach,
         [KVC_VERB_DETACH] = on_empty,  [KVC_VERB_GET] = on_get,     [KVC_VERB_LOOKUP] = on_keys,
         [KVC_VERB_PREFETCH] = on_keys, [KVC_VERB_PIN] = on_keys,    [KVC_VERB_UNPIN] = on_keys,
-        [KVC_VERB_DROP] = on_drop,     [KVC_VERB_STATS] = on_stats,
+        [KVC_VERB_DROP] = on_drop,     [KVC_VERB_STATS] = on_stats, [KVC_VERB_POOL] = on_pool,
 };
 
 /* ---- frames -------------------------------------------------------------------------------- */
@@ -348,7 +398,8 @@ void kvcc_reply_frame(struct kvc_client *client, struct kvcc_conn *conn, const u
 		return;
 	}
 	text[0] = '\0';
-	expected = (struct kvcc_expected){request->verb, request->count};
+	expected = (struct kvcc_expected){request->verb, request->count,
+	                                  request->verb == KVC_VERB_GET && request->images};
 	status = kvcc_reply_decode(&expected, frame->status, body, bytes, &client->arena, &reply, &why);
 	if (status == KVC_OK) {
 		if (reply.status != KVC_OK)

@@ -74,6 +74,7 @@ kvc_status kvcc_request_new(struct kvc_client *client, uint16_t verb, bool own, 
 	kvcc_request_renumber(client, r);
 	r->verb = verb;
 	r->tries = 0;
+	r->images = false;
 	r->count = 0;
 	r->payload_bytes = 0;
 	r->sent = 0;

@@ -1,7 +1,7 @@
 /* The system calls on the socket, made without the lock under the two roles of objects.h.
  *
- * Sending gathers up to BATCH frames into one sendmsg. A descriptor travels with the first byte of its
- * frame and at most one goes with a call, so that the daemon can tell to which frame it belongs. */
+ * Sending gathers up to BATCH frames into one sendmsg. Descriptors travel with the first byte of their
+ * frame and those of at most one go with a call, so that the daemon can tell to which frame they belong. */
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -9,6 +9,7 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
+#include "client/cuda_export.h"
 #include "client/internal.h"
 
 #define BATCH 32
@@ -18,7 +19,8 @@
 struct gather {
 	struct iovec parts[BATCH];
 	size_t count;
-	int fd; /* to pass, -1: none */
+	const int *fds; /* to pass */
+	unsigned fd_count;
 };
 
 static struct kvcc_request *request_of(struct kvcc_node *node)
@@ -26,18 +28,27 @@ static struct kvcc_request *request_of(struct kvcc_node *node)
 	return KVCC_ENTRY(node, struct kvcc_request, node);
 }
 
+/* The region stays for as long as its request. */
+static void gather_descriptors(const struct kvcc_region *region, struct gather *gather)
+{
+	bool memory = region->kind == KVCC_REGION_MEMORY;
+
+	gather->fds = memory ? &region->fd : region->fds;
+	gather->fd_count = memory ? 1 : region->fd_count;
+}
+
 static void gather_output(struct kvcc_conn *conn, struct gather *gather)
 {
 	gather->count = 0;
-	gather->fd = -1;
+	gather->fd_count = 0;
 	for (struct kvcc_node *node = conn->output.next; node != &conn->output; node = node->next) {
 		struct kvcc_request *request = request_of(node);
-		bool passes = request->verb == KVC_VERB_ATTACH && request->sent == 0;
+		bool passes = kvcc_request_passes(request) && request->sent == 0;
 
 		if (gather->count == BATCH || (passes && gather->count > 0))
 			break;
 		if (passes)
-			gather->fd = request->region->fd;
+			gather_descriptors(request->region, gather);
 		if (request->state == KVCC_REQUEST_QUEUED)
 			kvcc_request_move(request, KVCC_REQUEST_SENDING);
 		gather->parts[gather->count++] = (struct iovec){
@@ -50,21 +61,22 @@ static void gather_output(struct kvcc_conn *conn, struct gather *gather)
 static ssize_t send_gathered(int socket_fd, struct gather *gather)
 {
 	union {
-		char bytes[CMSG_SPACE(sizeof(int))];
+		char bytes[CMSG_SPACE(sizeof(int) * KVCC_CHUNKS_MAX)];
 		struct cmsghdr align;
 	} control;
 	struct msghdr message = {.msg_iov = gather->parts, .msg_iovlen = gather->count};
+	size_t bytes = gather->fd_count * sizeof(int);
 	struct cmsghdr *header;
 
-	if (gather->fd >= 0) {
+	if (gather->fd_count > 0) {
 		memset(&control, 0, sizeof(control));
 		message.msg_control = control.bytes;
-		message.msg_controllen = sizeof(control.bytes);
+		message.msg_controllen = CMSG_SPACE(bytes);
 		header = CMSG_FIRSTHDR(&message);
 		header->cmsg_level = SOL_SOCKET;
 		header->cmsg_type = SCM_RIGHTS;
-		header->cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(header), &gather->fd, sizeof(int));
+		header->cmsg_len = CMSG_LEN(bytes);
+		memcpy(CMSG_DATA(header), gather->fds, bytes);
 	}
 	return sendmsg(socket_fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }

@@ -4,7 +4,8 @@
 #define KVCC_WIRE_H
 
 #include "client/arena.h"
-#include "kvcellar.h"
+#include "client/cuda_driver.h"
+#include "kvcellar_cuda.h"
 #include "proto/frame.h"
 
 /* A growing buffer that holds one frame: header, body, payload. */
@@ -16,6 +17,7 @@ struct kvcc_buffer {
 
 /* Room for `bytes` in all; KVC_NO_MEMORY leaves the buffer as it was. */
 kvc_status kvcc_buffer_reserve(struct kvcc_buffer *buffer, size_t bytes);
+kvc_status kvcc_buffer_copy(struct kvcc_buffer *to, const struct kvcc_buffer *from);
 
 /* The encoders leave KVC_FRAME_HEADER_BYTES free at the start and set length to header + body.
  * KVC_LIMIT: the body would be over KVC_FRAME_BODY_MAX. KVC_NO_MEMORY. */
@@ -26,13 +28,43 @@ kvc_status kvcc_wire_attach(uint32_t region, uint64_t bytes, struct kvcc_buffer 
 kvc_status kvcc_wire_close(uint32_t id, struct kvcc_buffer *out); /* also of Detach: the same message */
 kvc_status kvcc_wire_empty(struct kvcc_buffer *out);              /* Ping, StatsRequest */
 
+/* An attach of device memory, by handle or by chunks. */
+struct kvcc_wire_device {
+	const uint8_t *uuid;
+	uint64_t bytes;
+	const uint8_t *handle; /* NULL: chunks */
+	uint32_t chunks;
+	const uint64_t *chunk_bytes;
+};
+kvc_status kvcc_wire_attach_device(uint32_t region, const struct kvcc_wire_device *device,
+                                   struct kvcc_buffer *out);
+
+struct kvcc_wire_base {
+	uint32_t region;
+	uint64_t offset;
+};
+
+struct kvcc_wire_pool {
+	uint8_t uuid[KVCC_CUDA_UUID_BYTES]; /* of its regions' GPU */
+	uint8_t event[KVCC_CUDA_HANDLE_BYTES];
+	uint32_t ns;
+	uint64_t pages;
+	uint32_t page_tokens;
+	uint32_t layers;
+	bool values;
+	struct kvc_pool_strides key_strides;
+	struct kvc_pool_strides value_strides;
+	struct kvcc_wire_base *bases; /* of keys, one a layer, then of values */
+};
+kvc_status kvcc_wire_pool(uint32_t id, const struct kvcc_wire_pool *pool, struct kvcc_buffer *out);
+
 /* A put or get. */
 struct kvcc_wire_blocks {
 	uint16_t verb;
 	uint32_t ns;
 	uint32_t deadline_ms;
 	uint64_t expires_ns;
-	uint32_t region; /* 0: the inline plane */
+	uint32_t region; /* 0: the inline plane. A pool if the transfer has one */
 	const struct kvc_transfer *transfer;
 	const struct kvc_block *blocks;
 	size_t count;
@@ -69,7 +101,8 @@ struct kvcc_hello_reply {
 };
 
 struct kvcc_blocks_reply {
-	const uint32_t *statuses; /* as many as the request had blocks, each a known status */
+	const uint32_t *statuses;    /* as many as the request had blocks, each a known status */
+	const uint64_t *image_bytes; /* get of images: of each, at most its room; else NULL */
 	struct kvc_outcome outcome;
 };
 
@@ -92,6 +125,7 @@ struct kvcc_stats_reply {
 struct kvcc_expected {
 	uint16_t verb;
 	size_t count; /* blocks or keys */
+	bool images;  /* a get of images */
 };
 
 struct kvcc_reply {

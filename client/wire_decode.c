@@ -97,6 +97,9 @@ static kvc_status decode_blocks(const struct decoder *decoder)
 	        .from_ram = body->tier_hits_ram,
 	        .from_disk = body->tier_hits_disk,
 	};
+	if (decoder->expected->images && body->n_image_bytes != body->n_statuses)
+		return bad(decoder, "another number of image lengths than images");
+	blocks->image_bytes = decoder->expected->images ? body->image_bytes : NULL;
 	for (size_t i = 0; i < body->n_statuses; i++) {
 		if (body->statuses[i] >= KVC_STATUS_COUNT)
 			return bad(decoder, "an unknown block status");
@@ -182,7 +185,7 @@ static const decode_function decoders[KVC_VERB_COUNT] = {
         [KVC_VERB_CLOSE] = decode_empty,   [KVC_VERB_ATTACH] = decode_empty, [KVC_VERB_DETACH] = decode_empty,
         [KVC_VERB_PUT] = decode_blocks,    [KVC_VERB_GET] = decode_blocks,   [KVC_VERB_LOOKUP] = decode_keys,
         [KVC_VERB_PREFETCH] = decode_keys, [KVC_VERB_PIN] = decode_keys,     [KVC_VERB_UNPIN] = decode_keys,
-        [KVC_VERB_DROP] = decode_keys,     [KVC_VERB_STATS] = decode_stats,
+        [KVC_VERB_DROP] = decode_keys,     [KVC_VERB_STATS] = decode_stats,  [KVC_VERB_POOL] = decode_empty,
 };
 
 kvc_status kvcc_reply_decode(const struct kvcc_expected *expected, uint32_t status, const uint8_t *body,

@@ -3,8 +3,7 @@
 #include <string.h>
 
 #include "client/alloc.h"
-#include "client/wire.h"
-#include "proto/kvcellar.pb-c.h"
+#include "client/wire_private.h"
 
 #define SMALL_BATCH 16u
 
@@ -25,7 +24,18 @@ kvc_status kvcc_buffer_reserve(struct kvcc_buffer *buffer, size_t bytes)
 	return KVC_OK;
 }
 
-static kvc_status pack(const ProtobufCMessage *message, struct kvcc_buffer *out)
+kvc_status kvcc_buffer_copy(struct kvcc_buffer *to, const struct kvcc_buffer *from)
+{
+	kvc_status status = kvcc_buffer_reserve(to, from->length);
+
+	if (status != KVC_OK)
+		return status;
+	memcpy(to->bytes, from->bytes, from->length);
+	to->length = from->length;
+	return KVC_OK;
+}
+
+kvc_status kvcc_wire_pack(const ProtobufCMessage *message, struct kvcc_buffer *out)
 {
 	size_t bytes = protobuf_c_message_get_packed_size(message);
 	kvc_status status;
@@ -59,7 +69,7 @@ kvc_status kvcc_wire_hello(const char *name, struct kvcc_buffer *out)
 	hello.protocol_min = KVC_PROTOCOL_VERSION;
 	hello.protocol_max = KVC_PROTOCOL_VERSION;
 	hello.client = text_field(name);
-	return pack(&hello.base, out);
+	return kvcc_wire_pack(&hello.base, out);
 }
 
 kvc_status kvcc_wire_attach(uint32_t region, uint64_t bytes, struct kvcc_buffer *out)
@@ -69,7 +79,7 @@ kvc_status kvcc_wire_attach(uint32_t region, uint64_t bytes, struct kvcc_buffer 
 	attach.id = region;
 	attach.plane = KVCELLAR__PLANE__PLANE_SHM;
 	attach.bytes = bytes;
-	return pack(&attach.base, out);
+	return kvcc_wire_pack(&attach.base, out);
 }
 
 kvc_status kvcc_wire_close(uint32_t id, struct kvcc_buffer *out)
@@ -77,14 +87,14 @@ kvc_status kvcc_wire_close(uint32_t id, struct kvcc_buffer *out)
 	Kvcellar__Close message = KVCELLAR__CLOSE__INIT;
 
 	message.id = id;
-	return pack(&message.base, out);
+	return kvcc_wire_pack(&message.base, out);
 }
 
 kvc_status kvcc_wire_empty(struct kvcc_buffer *out)
 {
 	Kvcellar__Ping ping = KVCELLAR__PING__INIT;
 
-	return pack(&ping.base, out);
+	return kvcc_wire_pack(&ping.base, out);
 }
 
 /* ---- open ---------------------------------------------------------------------------------- */
@@ -157,7 +167,7 @@ kvc_status kvcc_wire_open(uint32_t id, const struct kvc_namespace_options *optio
 	}
 	open_fields(id, options, &open);
 	open.codec = &codec;
-	return pack(&open.base, out);
+	return kvcc_wire_pack(&open.base, out);
 }
 
 /* ---- put and get --------------------------------------------------------------------------- */
@@ -182,21 +192,43 @@ static size_t string_bytes(size_t length)
 	return length ? 1 + varint_bytes(length) + length : 0;
 }
 
+static size_t pages_bytes(const struct kvc_block *block)
+{
+	size_t bytes = 0;
+
+	for (size_t i = 0; i < block->page_count; i++)
+		bytes += varint_bytes(block->pages[i]);
+	return string_bytes(bytes) + number_bytes(block->first_token);
+}
+
+/* Where the block is: fields that follow from the plane and the form. */
+static size_t place_bytes(const struct kvcc_wire_blocks *request, const struct kvc_block *block)
+{
+	const struct kvc_transfer *transfer = request->transfer;
+
+	if (!request->region)
+		return 0;
+	if (transfer->pool)
+		return pages_bytes(block);
+	if (transfer->form == KVC_FORM_IMAGE)
+		return number_bytes(block->key_offset) + number_bytes(block->image_bytes);
+	return number_bytes(block->key_offset) + number_bytes(block->value_offset);
+}
+
 static size_t block_bytes(const struct kvcc_wire_blocks *request, const struct kvc_block *block)
 {
 	size_t bytes = string_bytes(block->key_bytes) + number_bytes(block->tokens);
 
 	if (request->verb == KVC_VERB_PUT && block->parent)
 		bytes += string_bytes(block->parent_bytes);
-	if (request->region)
-		bytes += number_bytes(block->key_offset) + number_bytes(block->value_offset);
+	bytes += place_bytes(request, block);
 	return 1 + varint_bytes(bytes) + bytes;
 }
 
 size_t kvcc_wire_blocks_fit(const struct kvcc_wire_blocks *request)
 {
-	/* Fixed fields at their longest: 5 numbers of up to 5 bytes, the time, 2 layouts of 3 numbers. */
-	size_t bytes = 5 * 6 + 11 + 2 * (2 + 3 * 11);
+	/* Fixed fields at their longest: 6 numbers of up to 5 bytes, the time, 2 layouts of 3 numbers. */
+	size_t bytes = 6 * 6 + 11 + 2 * (2 + 3 * 11);
 	size_t fit = 0;
 
 	while (fit < request->count) {
@@ -208,6 +240,24 @@ size_t kvcc_wire_blocks_fit(const struct kvcc_wire_blocks *request)
 	return fit;
 }
 
+static void place_fields(const struct kvcc_wire_blocks *request, const struct kvc_block *block,
+                         Kvcellar__Block *fields)
+{
+	const struct kvc_transfer *transfer = request->transfer;
+
+	if (transfer->pool) {
+		fields->first_token = block->first_token;
+		fields->n_pages = block->page_count;
+		fields->pages = (uint32_t *)(uintptr_t)block->pages;
+		return;
+	}
+	fields->key_offset = block->key_offset;
+	if (transfer->form == KVC_FORM_IMAGE)
+		fields->image_bytes = block->image_bytes;
+	else
+		fields->value_offset = block->value_offset;
+}
+
 static Kvcellar__Block block_fields(const struct kvcc_wire_blocks *request, const struct kvc_block *block)
 {
 	Kvcellar__Block fields = KVCELLAR__BLOCK__INIT;
@@ -216,10 +266,8 @@ static Kvcellar__Block block_fields(const struct kvcc_wire_blocks *request, cons
 	if (request->verb == KVC_VERB_PUT && block->parent)
 		fields.parent = bytes_field(block->parent, block->parent_bytes);
 	fields.tokens = block->tokens;
-	if (request->region) {
-		fields.key_offset = block->key_offset;
-		fields.value_offset = block->value_offset;
-	}
+	if (request->region)
+		place_fields(request, block, &fields);
 	return fields;
 }
 
@@ -241,6 +289,19 @@ struct blocks_fields {
 	Kvcellar__Layout value_layout;
 };
 
+static Kvcellar__Plane plane_of(const struct kvcc_wire_blocks *request)
+{
+	if (!request->region)
+		return KVCELLAR__PLANE__PLANE_INLINE;
+	return request->transfer->pool ? KVCELLAR__PLANE__PLANE_CUDA : KVCELLAR__PLANE__PLANE_SHM;
+}
+
+/* Only elements in shared memory have layouts. */
+static bool has_layouts(const struct kvcc_wire_blocks *request)
+{
+	return request->region && !request->transfer->pool && request->transfer->form == KVC_FORM_BLOCK;
+}
+
 static kvc_status put_pack(const struct kvcc_wire_blocks *request, struct blocks_fields *fields,
                            struct kvcc_buffer *out)
 {
@@ -249,16 +310,17 @@ static kvc_status put_pack(const struct kvcc_wire_blocks *request, struct blocks
 	put.namespace_ = request->ns;
 	put.deadline_ms = request->deadline_ms;
 	put.expires_ns = request->expires_ns;
-	put.plane = request->region ? KVCELLAR__PLANE__PLANE_SHM : KVCELLAR__PLANE__PLANE_INLINE;
+	put.plane = plane_of(request);
+	put.form = (Kvcellar__Form)(request->region ? request->transfer->form : KVC_FORM_BLOCK);
 	put.region = request->region;
 	put.ack = (Kvcellar__Ack)request->transfer->ack;
-	if (request->region) {
+	if (has_layouts(request)) {
 		put.key_layout = layout_fields(&request->transfer->key_layout, &fields->key_layout);
 		put.value_layout = layout_fields(&request->transfer->value_layout, &fields->value_layout);
 	}
 	put.n_blocks = request->count;
 	put.blocks = fields->pointers;
-	return pack(&put.base, out);
+	return kvcc_wire_pack(&put.base, out);
 }
 
 static kvc_status get_pack(const struct kvcc_wire_blocks *request, struct blocks_fields *fields,
@@ -269,15 +331,16 @@ static kvc_status get_pack(const struct kvcc_wire_blocks *request, struct blocks
 	get.namespace_ = request->ns;
 	get.deadline_ms = request->deadline_ms;
 	get.expires_ns = request->expires_ns;
-	get.plane = request->region ? KVCELLAR__PLANE__PLANE_SHM : KVCELLAR__PLANE__PLANE_INLINE;
+	get.plane = plane_of(request);
+	get.form = (Kvcellar__Form)(request->region ? request->transfer->form : KVC_FORM_BLOCK);
 	get.region = request->region;
-	if (request->region) {
+	if (has_layouts(request)) {
 		get.key_layout = layout_fields(&request->transfer->key_layout, &fields->key_layout);
 		get.value_layout = layout_fields(&request->transfer->value_layout, &fields->value_layout);
 	}
 	get.n_blocks = request->count;
 	get.blocks = fields->pointers;
-	return pack(&get.base, out);
+	return kvcc_wire_pack(&get.base, out);
 }
 
 kvc_status kvcc_wire_blocks(const struct kvcc_wire_blocks *request, struct kvcc_buffer *out)
@@ -340,7 +403,7 @@ kvc_status kvcc_wire_keys(uint32_t ns, uint32_t deadline_ms, const struct kvc_ke
 	message.keys = many ? many : few;
 	for (size_t i = 0; i < count; i++)
 		message.keys[i] = bytes_field(keys[i].data, keys[i].bytes);
-	status = pack(&message.base, out);
+	status = kvcc_wire_pack(&message.base, out);
 	kvcc_free(many);
 	return status;
 }
@@ -349,7 +412,7 @@ kvc_status kvcc_wire_keys(uint32_t ns, uint32_t deadline_ms, const struct kvc_ke
 
 enum { WIRE_VARINT = 0, WIRE_LENGTH = 2 };
 
-/* Reads own, well-formed protobuf: every length was written by pack(). */
+/* Reads own, well-formed protobuf: every length was written by kvcc_wire_pack(). */
 struct walker {
 	const uint8_t *at;
 	const uint8_t *end;

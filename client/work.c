@@ -32,7 +32,7 @@ static kvc_status draft(struct kvc_client *client, struct kvcc_work *work, struc
 	status = kvcc_request_new(client, work->verb, false, request);
 	if (status != KVC_OK)
 		return status;
-	kvcc_request_bind(*request, work->ns, work->memory ? work->memory->region : NULL);
+	kvcc_request_bind(*request, work->ns, work->memory ? work->memory->region : work->region);
 	(*request)->count = work->count;
 	left_ms = (work->deadline_ns - now + KVCC_NS_PER_MS - 1) / KVCC_NS_PER_MS;
 	if (limits->deadline_ms_max && left_ms > limits->deadline_ms_max)
@@ -49,6 +49,8 @@ static kvc_status encode(const struct kvcc_work *work, struct kvcc_request *requ
 	if (status == KVC_LIMIT)
 		return kvcc_fail(status, "%s of %zu blocks or keys does not fit a frame of 64 KiB: use fewer",
 		                 kvc_verb_name(work->verb), work->count);
+	if (status != KVC_OK && status != KVC_NO_MEMORY)
+		return status;
 	if (status == KVC_OK && work->payload_bytes > 0)
 		status = kvcc_buffer_reserve(frame, frame->length + work->payload_bytes);
 	if (status != KVC_OK)

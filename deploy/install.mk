@@ -11,7 +11,7 @@ CONFDIR := $(SYSCONF_DIR)/kvcellar
 SAMPLE := deploy/kvcellard.conf
 
 INSTALL_BINS := kvcellard kvcellar
-INSTALL_HEADERS := client/kvcellar.h proto/kvc_status.h
+INSTALL_HEADERS := client/kvcellar.h client/kvcellar_cuda.h proto/kvc_status.h
 INSTALL_DOCS := $(wildcard README.md LICENSE docs/*.md) $(SAMPLE)
 INSTALL_SO := libkvcellar.so.$(VERSION)
 

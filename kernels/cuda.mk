@@ -26,7 +26,7 @@ KERN_CU := $(wildcard kernels/*.cu)
 KERN_CUDA_OBJ := $(patsubst %.cu,$(OBJ)/%.cu.o,$(KERN_CU))
 KERN_EMU_OBJ := $(patsubst %.cu,$(OBJ)/%.emu.o,$(KERN_CU)) $(OBJ)/tests/gpu/emu.emu.o $(OBJ)/tests/gpu/gpu_emu.o
 KERN_CUDA_A := $(B)/libkvckerncuda.a
-GPU_TEST_OBJ := $(call objs,$(filter-out tests/gpu/gpu_emu.c,$(wildcard tests/gpu/*.c)))
+GPU_TEST_OBJ := $(call objs,tests/gpu/test_kern.c $(wildcard tests/gpu/kern_*.c))
 GPU_BIN := $(BIN)/tests/gpu
 
 $(OBJ)/%.cu.o: %.cu $(FLAGS_STAMP)
@@ -89,3 +89,5 @@ else
 cuda test-gpu bench-gpu:
 	@echo 'skip: $@: $(if $(filter no,$(CUDA)),CUDA=no,no nvcc)'
 endif
+
+include tests/gpu/gpu.mk

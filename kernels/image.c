@@ -340,14 +340,83 @@ kvc_status kvc_image_decode_tiles(const struct kvc_image *image, const struct kv
 	return KVC_OK;
 }
 
-kvc_status kvc_image_verify(const struct kvc_image *image)
+kvc_status kvc_image_verify_tiles(const struct kvc_image *image, uint32_t first, uint32_t count)
 {
 	struct cursor cursor;
 
-	cursor_init(&cursor, image, 0);
-	for (uint32_t i = 0; i < image->plan.tiles; i++) {
+	assert(first <= image->plan.tiles && count <= image->plan.tiles - first);
+	cursor_init(&cursor, image, first);
+	for (uint32_t i = first; i < first + count; i++) {
 		if (!cursor_next(&cursor, i, 0))
 			return KVC_CORRUPT;
 	}
 	return KVC_OK;
+}
+
+kvc_status kvc_image_verify(const struct kvc_image *image)
+{
+	return kvc_image_verify_tiles(image, 0, image->plan.tiles);
+}
+
+/* --- parts of an image --- */
+
+/* An opened image's fixed metadata is what its plan makes of it, so the header tells all of the codec. */
+static bool header_is_of(const struct kvc_image *image, const struct kvc_image_plan *plan)
+{
+	uint8_t expected[KVC_IMAGE_META_FIXED_MAX];
+	size_t fixed = kvc_image_header_build(plan, image->raw_tiles, image->length, expected);
+	size_t field = offsetof(struct kvc_image_header, checksum);
+
+	return image->plan.codec.override_count == plan->codec.override_count &&
+	       memcmp(image->bytes, expected, field) == 0 &&
+	       memcmp(image->bytes + KVC_IMAGE_HEADER_BYTES, expected + KVC_IMAGE_HEADER_BYTES,
+	              fixed - KVC_IMAGE_HEADER_BYTES) == 0;
+}
+
+bool kvc_image_is_of(const struct kvc_image *image, const struct kvc_image_plan *plan)
+{
+	struct kvc_image_plan raw;
+
+	if (header_is_of(image, plan))
+		return true;
+	kvc_image_plan_raw(&raw, plan);
+	return header_is_of(image, &raw);
+}
+
+uint32_t kvc_image_meta_bytes(const void *header)
+{
+	uint32_t bytes;
+
+	memcpy(&bytes, (const uint8_t *)header + offsetof(struct kvc_image_header, meta_bytes), sizeof bytes);
+	return bytes;
+}
+
+/* Offset of a tile's slot, or the end of all slots. */
+static uint64_t slot_offset(const struct kvc_image_plan *plan, uint32_t number)
+{
+	struct kvc_image_tile tile;
+
+	if (number == plan->tiles)
+		return plan->image_bytes;
+	kvc_image_tile_init(&tile, plan, number);
+	return tile.slot.offset;
+}
+
+struct kvc_image_extent kvc_image_extent(const struct kvc_image *image, uint32_t first, uint32_t count)
+{
+	const struct kvc_image_plan *plan = &image->plan;
+	struct kvc_image_extent extent = {.slots.offset = slot_offset(plan, first),
+	                                  .raw.offset = plan->image_bytes};
+	struct kvc_image_meta meta;
+
+	assert(first <= plan->tiles && count <= plan->tiles - first);
+	extent.slots.bytes = slot_offset(plan, first + count) - extent.slots.offset;
+	if (image->raw_tiles == 0)
+		return extent;
+	kvc_image_meta_init(&meta, plan->codec.override_count, plan->tiles);
+	extent.raw.offset += raw_count(plan, image->bytes + meta.raw_map, first).bytes;
+	extent.raw.bytes = plan->image_bytes +
+	                   raw_count(plan, image->bytes + meta.raw_map, first + count).bytes -
+	                   extent.raw.offset;
+	return extent;
 }

@@ -125,7 +125,27 @@ kvc_status kvc_image_decode_tiles(const struct kvc_image *image, const struct kv
                                   const struct kvc_block_view *dest, uint32_t first, uint32_t count,
                                   int flags, void *scratch);
 
-/* Verify the checksums of all tiles without decoding. */
+/* Verify the checksums of all tiles, or of [first, first + count), without decoding. */
 kvc_status kvc_image_verify(const struct kvc_image *image);
+kvc_status kvc_image_verify_tiles(const struct kvc_image *image, uint32_t first, uint32_t count);
+
+/* True if encoding under `plan` can make such an image: shape and codec are the plan's, or the shape is and
+ * the whole block is raw. */
+bool kvc_image_is_of(const struct kvc_image *image, const struct kvc_image_plan *plan);
+
+/* To copy an image from where it may change meanwhile, each byte once: first the header, then the rest of the
+ * metadata, then open the copy (this reads nothing else), then copy tiles, wherever, and verify them.
+ *
+ * Bytes of metadata that a header tells of; of KVC_IMAGE_HEADER_BYTES bytes that were not checked. An image
+ * that opens has that many. */
+uint32_t kvc_image_meta_bytes(const void *header);
+
+/* Where tiles [first, first + count) of an image lie: their slots, and those of them that are raw, behind all
+ * slots. All tiles' together are all that follows the metadata. */
+struct kvc_image_extent {
+	struct kvc_tile_slot slots;
+	struct kvc_tile_slot raw;
+};
+struct kvc_image_extent kvc_image_extent(const struct kvc_image *image, uint32_t first, uint32_t count);
 
 #endif

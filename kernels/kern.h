@@ -10,7 +10,8 @@
  *
  * Bounds. The pool's geometry is checked here against the bytes of its regions before anything is launched.
  * Page ids lie in device memory and are checked there, each one when it is read and before it is used:
- * nothing is read or written through an id out of range, and the block's result says KVC_KERN_BAD_PAGE. */
+ * nothing is read or written through an id out of range, and the block's result says KVC_KERN_BAD_PAGE.
+ * Tables of layers lie in device memory too; what they say is the caller's word. */
 #ifndef KVC_KERN_H
 #define KVC_KERN_H
 
@@ -23,12 +24,20 @@ extern "C" {
 /* Where the keys, or the values, of a pool lie. An element is at
  *   base + page * page_stride + layer * layer_stride + (token in page) * token_stride + head * head_stride
  * plus its channel; the channels of a head are contiguous. Byte strides, in any order, never negative. Fused
- * layouts are two places with the same strides and different bases. */
+ * layouts are two places with the same strides and different bases.
+ *
+ * With a table of layers, layers[layer] stands for base + layer * layer_stride: engines allocate a tensor a
+ * layer. Keys and values may share such tensors or not; then `bytes` bounds each layer by itself. That every
+ * entry is the address of that many bytes, and a multiple of layers_align, is the caller's word: the kernels
+ * read the entries, one a tile, and check nothing of them. */
 struct kvc_kern_place {
-	void *base;     /* device address */
-	uint64_t bytes; /* from base: the region that all pages must lie in */
+	void *base;             /* device address; ignored with a table */
+	const uint64_t *layers; /* device address of the table, one entry a layer; NULL: none */
+	uint32_t layers_align;  /* with a table: a power of two, at least an element's bytes. Below 16 the
+	                         * general kernels do the work */
+	uint64_t bytes;         /* from base, or from each layer's: the region that all pages must lie in */
 	uint64_t page_stride;
-	uint64_t layer_stride;
+	uint64_t layer_stride; /* ignored with a table */
 	uint64_t token_stride;
 	uint64_t head_stride;
 };
@@ -80,7 +89,8 @@ struct kvc_kern_job {
 kvc_status kvc_kern_load(void);
 
 /* Gather, encode, checksum: image without header in each block's image, result in results.
- * KVC_SHAPE: the pool's geometry does not fit its regions or the plan. KVC_INVALID: any other argument. */
+ * KVC_SHAPE: the pool's geometry does not fit its regions or the plan, or its alignment not the elements.
+ * KVC_INVALID: any other argument. */
 kvc_status kvc_kern_encode(const struct kvc_kern_job *job);
 
 /* Verify, decode, scatter. Where a result says KVC_KERN_CORRUPT or KVC_KERN_BAD_PAGE, part of the block may

@@ -445,8 +445,7 @@ DEV void raw_tiles_place(const struct kern_block_task *task, const struct kvc_ke
 		if (!tile_is_raw(image, task->raw_map, i))
 			continue;
 		raw_gather(place, &task->pages, block, result,
-		           place->base + i / task->per_layer * place->layer_stride +
-		                   i % task->heads * place->head_stride,
+		           place_origin(place, i / task->per_layer, i % task->heads),
 		           task->tokens, task->row_bytes[kind], next);
 		sum = hash_team(shared->secret, next, task->raw_bytes[kind], shared->parts);
 		if (dev_member() == 0)

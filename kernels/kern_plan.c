@@ -16,22 +16,34 @@ static bool product_add(uint64_t *total, uint64_t count, uint64_t stride)
 	       !__builtin_add_overflow(*total, product, total);
 }
 
+/* Rows begin at multiples of `element` bytes. */
+static bool place_aligned(const struct kvc_kern_place *place, size_t element)
+{
+	uint64_t strides = place->page_stride | place->token_stride | place->head_stride;
+
+	if (strides % element)
+		return false;
+	if (place->layers == NULL)
+		return ((uintptr_t)place->base | place->layer_stride) % element == 0;
+	return place->layers_align >= element && (place->layers_align & (place->layers_align - 1)) == 0 &&
+	       (uintptr_t)place->layers % sizeof *place->layers == 0;
+}
+
 /* The last element of the last page, layer, token and head lies in the region; so do all others, because no
- * stride is negative. */
+ * stride is negative. With a table each layer has a region of its own. */
 static bool place_fits(const struct kvc_kern_place *place, const struct kvc_kern_pool *pool,
                        const struct kvc_block_shape *shape, uint32_t dim)
 {
 	size_t element = kvc_dtype_bytes(shape->dtype);
+	uint32_t layers = place->layers ? 1 : shape->layers;
 	uint64_t end = dim * element;
 
-	if ((uintptr_t)place->base % element || place->page_stride % element ||
-	    place->layer_stride % element || place->token_stride % element || place->head_stride % element)
+	if (!place_aligned(place, element) || (place->layers == NULL && place->base == NULL))
 		return false;
 	return product_add(&end, pool->pages - 1, place->page_stride) &&
-	       product_add(&end, shape->layers - 1, place->layer_stride) &&
+	       product_add(&end, layers - 1, place->layer_stride) &&
 	       product_add(&end, pool->page_tokens - 1, place->token_stride) &&
-	       product_add(&end, shape->heads - 1, place->head_stride) && end <= place->bytes &&
-	       place->base != NULL;
+	       product_add(&end, shape->heads - 1, place->head_stride) && end <= place->bytes;
 }
 
 static kvc_status pool_check(const struct kvc_kern_pool *pool, const struct kvc_block_shape *shape)
@@ -61,13 +73,22 @@ kvc_status kern_job_check(const struct kvc_kern_job *job)
 
 static struct kern_place place_of(const struct kvc_kern_place *place, uint32_t layer)
 {
-	return (struct kern_place){
-	        .base = (uint64_t)(uintptr_t)place->base + layer * place->layer_stride,
+	struct kern_place made = {
 	        .page_stride = place->page_stride,
-	        .layer_stride = place->layer_stride,
 	        .token_stride = place->token_stride,
 	        .head_stride = place->head_stride,
+	        .alignment = place->page_stride | place->token_stride | place->head_stride,
 	};
+
+	if (place->layers) {
+		made.layers = place->layers + layer;
+		made.alignment |= place->layers_align;
+	} else {
+		made.base = (uint64_t)(uintptr_t)place->base + layer * place->layer_stride;
+		made.layer_stride = place->layer_stride;
+		made.alignment |= made.base | made.layer_stride;
+	}
+	return made;
 }
 
 /* With shift = ceil(log2 d) and factor = floor(2^32 (2^shift - d) / d) + 1, the quotient is exact for all n
@@ -211,22 +232,14 @@ void kern_block_task_init(struct kern_block_task *task, const struct kvc_kern_jo
 	task_raw_bytes(task->raw_bytes, shape);
 }
 
-/* 16-byte loads and stores of whole rows. */
-static bool place_aligned(const struct kern_place *place)
-{
-	return (place->base | place->page_stride | place->layer_stride | place->token_stride |
-	        place->head_stride) %
-	               16 ==
-	       0;
-}
-
 bool kern_task_is_fast(const struct kern_task *task)
 {
+	bool aligned = task->place.alignment % 16 == 0; /* loads and stores of 16 bytes */
 	bool dim = task->dim == 64 || task->dim == 128 || task->dim == 256;
 	bool bits = task->bits == 2 || task->bits == 4 || task->bits == 8;
 
 	return dim && bits && task->group_log2 >= 5 && task->element_bytes == 2 &&
-	       task->tokens <= KVC_KERN_FAST_TOKENS && place_aligned(&task->place);
+	       task->tokens <= KVC_KERN_FAST_TOKENS && aligned;
 }
 
 /* --- the header --- */

@@ -18,11 +18,13 @@ struct kern_divisor {
 
 /* A place without its name: what addresses of elements are made of. */
 struct kern_place {
-	uint64_t base; /* of the run's first layer */
-	uint64_t page_stride;
+	const uint64_t *layers; /* address of each layer from the run's first one on, or NULL */
+	uint64_t base;          /* of the run's first layer */
 	uint64_t layer_stride;
+	uint64_t page_stride;
 	uint64_t token_stride;
 	uint64_t head_stride;
+	uint64_t alignment; /* all addresses of rows are multiples of its lowest bit */
 };
 
 struct kern_pages {

@@ -23,6 +23,14 @@ DEV uint32_t quotient(uint32_t n, const struct kern_divisor *divisor)
 	return (dev_high_product32(n, divisor->factor) + n) >> divisor->shift;
 }
 
+/* Where the elements of a layer and head begin; layers count from the place's first one. */
+DEV uint64_t place_origin(const struct kern_place *place, uint32_t layer, uint32_t head)
+{
+	uint64_t base = place->layers ? place->layers[layer] : place->base + layer * place->layer_stride;
+
+	return base + head * place->head_stride;
+}
+
 /* Heads vary fastest, so that teams that run together read rows that lie together. */
 DEV struct tile tile_find(const struct kern_task *task, uint32_t index)
 {
@@ -35,7 +43,7 @@ DEV struct tile tile_find(const struct kern_task *task, uint32_t index)
 	tile.block = task->blocks[block];
 	tile.result = task->results + block;
 	tile.number = task->first + layer * task->per_layer + head;
-	tile.origin = task->place.base + layer * task->place.layer_stride + head * task->place.head_stride;
+	tile.origin = place_origin(&task->place, layer, head);
 	tile.image = (uint8_t *)(uintptr_t)tile.block.image;
 	tile.slot = tile.image + task->slot + layer * task->layer_slots + (uint64_t)head * task->slot_bytes;
 	return tile;

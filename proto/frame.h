@@ -5,7 +5,8 @@
  *   offset  bytes
  *        0      4  magic "KVCF"
  *        4      2  verb (enum kvc_verb); replies carry the verb of their request
- *        6      2  flags: bit 0 reply, bit 1 one descriptor comes with this frame
+ *        6      2  flags: bit 0 reply, bit 1 descriptors come with this frame (one,
+ *                  or one for each chunk of an attach on the cuda plane)
  *        8      4  body length, at most KVC_FRAME_BODY_MAX
  *       12      4  status of a reply (kvc_status); 0 in requests
  *       16      8  request id, chosen by the client, not 0
@@ -42,6 +43,7 @@ enum kvc_verb {
 	KVC_VERB_UNPIN = 12,
 	KVC_VERB_DROP = 13,
 	KVC_VERB_STATS = 14,
+	KVC_VERB_POOL = 15,
 	KVC_VERB_COUNT
 };
 

@@ -16,11 +16,19 @@
 #define KVC_CONF_TEXT_BYTES  512u /* of a text value, with its end */
 #define KVC_CONF_ERROR_BYTES 1024u
 #define KVC_CONF_IDS_MAX     32u
+#define KVC_CONF_GPUS_MAX    16u
 
 /* A list of uids or gids. */
 struct kvc_conf_ids {
 	uint32_t count;
 	uint32_t ids[KVC_CONF_IDS_MAX];
+};
+
+/* Which GPUs, by CUDA's numbers, which are below KVC_CONF_GPUS_MAX. */
+struct kvc_conf_gpus {
+	bool automatic; /* `auto`: the list is made by kvc_conf_resolve */
+	uint32_t count;
+	uint32_t ordinals[KVC_CONF_GPUS_MAX];
 };
 
 /* Every number is a uint64_t; 0 stands for `auto` where the option has it, until kvc_conf_resolve. Choices
@@ -48,6 +56,15 @@ struct kvc_conf {
 	/* [codec] */
 	uint64_t threads;
 	uint64_t simd; /* as enum kvc_simd */
+
+	/* [gpu] */
+	struct kvc_conf_gpus gpus;
+	char gpu_engine[KVC_CONF_TEXT_BYTES]; /* "auto": to be looked for */
+	uint64_t gpu_sms;
+	uint64_t gpu_low_priority;
+	uint64_t vram; /* of each */
+	uint64_t gpu_staging;
+	uint64_t gpu_hang_ms;
 
 	/* [limits] */
 	uint64_t connections;

@@ -146,6 +146,64 @@ const struct kvc_option kvc_options[] = {
          .help = "Instruction set of the codec; all give the same bytes. auto: the best that the processor "
                  "has."},
 
+        {.section = "gpu",
+         .name = "gpus",
+         .type = KVC_OPTION_GPUS,
+         AT(gpus),
+         .initial = "none",
+         .help = "GPUs whose workers are served from their own memory, by CUDA's numbers; each gets an "
+                 "engine "
+                 "process. auto: all that there are, which may be none. A GPU that cannot be used is an "
+                 "error "
+                 "at start."},
+        {.section = "gpu",
+         .name = "gpu-engine",
+         .type = KVC_OPTION_TEXT,
+         .automatic = true,
+         AT(gpu_engine),
+         .initial = "auto",
+         .help = "Program of the engine process. auto: kvcellar-engine beside kvcellard, in ../libexec from "
+                 "there, or in $PATH."},
+        {.section = "gpu",
+         .name = "gpu-sms",
+         .type = KVC_OPTION_COUNT,
+         AT(gpu_sms),
+         .min = 1,
+         .max = 1024,
+         .initial = "32",
+         .help = "Multiprocessors that a launch of the codec takes at most. The rest is left to the "
+                 "workers."},
+        {.section = "gpu",
+         .name = "gpu-low-priority",
+         .type = KVC_OPTION_BOOL,
+         AT(gpu_low_priority),
+         .initial = "yes",
+         .help = "Let kernels of higher priority in the same context go first; between processes it counts "
+                 "under MPS only."},
+        {.section = "gpu",
+         .name = "vram",
+         .type = KVC_OPTION_SIZE,
+         AT(vram),
+         .max = 4 * TIB,
+         .initial = "0",
+         .help = "Device memory of each GPU for stored blocks. 0: blocks go to RAM at once."},
+        {.section = "gpu",
+         .name = "gpu-staging",
+         .type = KVC_OPTION_SIZE,
+         AT(gpu_staging),
+         .min = 64 * MIB,
+         .max = 64 * GIB,
+         .initial = "512M",
+         .help = "Device memory of each GPU for blocks on their way to or from RAM."},
+        {.section = "gpu",
+         .name = "gpu-hang-ms",
+         .type = KVC_OPTION_MS,
+         AT(gpu_hang_ms),
+         .min = 100,
+         .max = 600000,
+         .initial = "5000",
+         .help = "An engine that answers nothing for so long is killed and started again."},
+
         {.section = "limits",
          .name = "connections",
          .type = KVC_OPTION_COUNT,
@@ -296,6 +354,8 @@ size_t kvc_option_value_bytes(const struct kvc_option *option)
 	case KVC_OPTION_USERS:
 	case KVC_OPTION_GROUPS:
 		return sizeof(struct kvc_conf_ids);
+	case KVC_OPTION_GPUS:
+		return sizeof(struct kvc_conf_gpus);
 	default:
 		return sizeof(uint64_t);
 	}

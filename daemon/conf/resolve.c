@@ -57,6 +57,19 @@ static kvc_status socket_auto(struct kvc_conf *conf, char *error)
 	return KVC_OK;
 }
 
+static kvc_status gpu_contradictions(const struct kvc_conf *conf, char *error)
+{
+	bool none = !conf->gpus.count && !conf->gpus.automatic;
+
+	if (none && conf->vram)
+		return refuse(error, "vram needs a GPU: name them with --gpus 0,1 or --gpus auto");
+	if (none && strcmp(conf->gpu_engine, "auto") != 0)
+		return refuse(error, "gpu-engine needs a GPU: name them with --gpus 0,1 or --gpus auto");
+	if (conf->gpu_engine[0] == 0)
+		return refuse(error, "gpu-engine: the path is empty");
+	return KVC_OK;
+}
+
 static kvc_status contradictions(const struct kvc_conf *conf, char *error)
 {
 	if (conf->deadline_default_ms > conf->deadline_max_ms)
@@ -65,7 +78,7 @@ static kvc_status contradictions(const struct kvc_conf *conf, char *error)
 		return refuse(error, "inline-max is larger than inline-budget");
 	if (conf->segment_size && conf->segment_size > conf->disk_size / 4)
 		return refuse(error, "segment-size is larger than a quarter of disk-size");
-	return KVC_OK;
+	return gpu_contradictions(conf, error);
 }
 
 kvc_status kvc_conf_resolve(struct kvc_conf *conf, uint64_t memory_bytes, char *error)
@@ -74,6 +87,8 @@ kvc_status kvc_conf_resolve(struct kvc_conf *conf, uint64_t memory_bytes, char *
 		conf->ram = ram_auto(memory_bytes);
 	if (conf->threads == 0)
 		conf->threads = threads_auto();
+	if (conf->gpus.automatic)
+		kvc_conf_gpus_detect("/dev", getenv("CUDA_VISIBLE_DEVICES"), &conf->gpus);
 	if (conf->socket[0] == 0)
 		return refuse(error, "socket: the path is empty");
 	if (strcmp(conf->socket, "auto") == 0 && socket_auto(conf, error) != KVC_OK)

@@ -14,6 +14,7 @@ enum kvc_option_type {
 	KVC_OPTION_BOOL,   /* yes or no */
 	KVC_OPTION_USERS,  /* numbers or names of users, separated by commas or blanks */
 	KVC_OPTION_GROUPS, /* the same of groups */
+	KVC_OPTION_GPUS,   /* none, auto, or numbers */
 };
 
 struct kvc_option {
@@ -64,6 +65,14 @@ void kvc_option_format(const struct kvc_option *option, const struct kvc_conf *c
 
 /* What a value must be: "a size from 1M to 4T, or auto". */
 void kvc_option_expect(const struct kvc_option *option, char *text, size_t bytes);
+
+/* The list of GPUs, from text and to text. */
+bool kvc_conf_gpus_parse(const char *text, struct kvc_conf_gpus *gpus);
+void kvc_conf_gpus_format(const struct kvc_conf_gpus *gpus, char *text, size_t bytes);
+
+/* Fill the list by the devices in a folder (/dev), as many as $CUDA_VISIBLE_DEVICES (NULL: not set) allows.
+ */
+void kvc_conf_gpus_detect(const char *folder, const char *visible, struct kvc_conf_gpus *gpus);
 
 /* Where values were set: one bit an option, to find duplicates. */
 struct kvc_option_seen {

@@ -79,6 +79,10 @@ void kvc_option_expect(const struct kvc_option *option, char *text, size_t room)
 		snprintf(text, room, "at most %u numbers or names of %s, separated by commas",
 		         KVC_CONF_IDS_MAX, option->type == KVC_OPTION_USERS ? "users" : "groups");
 		return;
+	case KVC_OPTION_GPUS:
+		snprintf(text, room, "none, auto, or numbers from 0 to %u, separated by commas",
+		         KVC_CONF_GPUS_MAX - 1);
+		return;
 	default:
 		expect_number(option, text, room);
 	}
@@ -219,6 +223,8 @@ static bool value_parse(const struct kvc_option *option, const char *text, void 
 	case KVC_OPTION_USERS:
 	case KVC_OPTION_GROUPS:
 		return ids_parse(option, text, value);
+	case KVC_OPTION_GPUS:
+		return kvc_conf_gpus_parse(text, value);
 	default:
 		return number_parse(option, text, value);
 	}
@@ -255,6 +261,10 @@ void kvc_option_format(const struct kvc_option *option, const struct kvc_conf *c
 	}
 	if (option->type == KVC_OPTION_USERS || option->type == KVC_OPTION_GROUPS) {
 		ids_format(value, text, room);
+		return;
+	}
+	if (option->type == KVC_OPTION_GPUS) {
+		kvc_conf_gpus_format(value, text, room);
 		return;
 	}
 	memcpy(&number, value, sizeof number);

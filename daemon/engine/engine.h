@@ -87,6 +87,7 @@ struct kvc_engine_job {
 	uint32_t next_tile;
 	uint32_t range; /* tiles that one worker takes at a time */
 	uint32_t parts_running;
+	uint32_t slot; /* GPU engine: of what it has been sent */
 	bool cancelled;
 	kvc_status part_status;
 };

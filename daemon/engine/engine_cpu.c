@@ -10,6 +10,9 @@
  * source, so that one block is as fast as the pool. Who finishes a job's last range seals it and posts it to
  * the loop. A cancelled or failed job hands out no further ranges.
  *
+ * A client's image may change at any time, so each byte of it is read once: metadata are copied and then
+ * opened, a range is copied and then verified.
+ *
  * The mutex guards the queue, `stop` and the private fields of all queued jobs; it is never held over codec
  * work. Each worker owns its scratch memory, which grows to the largest tile it has met. */
 #include <pthread.h>
@@ -111,18 +114,55 @@ static kvc_status part_encode(const struct worker *worker, const struct part *pa
 	return KVC_OK;
 }
 
-static kvc_status part_run(struct worker *worker, const struct part *part)
+/* Between a client's image and the engine's, one way or the other. */
+static void part_copy(const struct part *part, uint8_t *to, const uint8_t *from)
+{
+	struct kvc_image_extent extent = kvc_image_extent(&part->job->opened, part->first, part->count);
+
+	memcpy(to + extent.slots.offset, from + extent.slots.offset, extent.slots.bytes);
+	memcpy(to + extent.raw.offset, from + extent.raw.offset, extent.raw.bytes);
+}
+
+static kvc_status part_take_image(const struct part *part)
 {
 	const struct kvc_engine_job *job = part->job;
-	bool encode = job->op == KVC_ENGINE_ENCODE;
-	kvc_status status;
 
-	if (job->op == KVC_ENGINE_VERIFY)
-		return kvc_image_verify(&job->opened);
-	status = scratch_ready(worker, encode ? job->plan : &job->opened.plan);
+	part_copy(part, job->image, job->external.data);
+	return kvc_image_verify_tiles(&job->opened, part->first, part->count);
+}
+
+static kvc_status part_give_image(const struct part *part)
+{
+	const struct kvc_engine_job *job = part->job;
+	kvc_status status = kvc_image_verify_tiles(&job->opened, part->first, part->count);
+
+	if (status == KVC_OK)
+		part_copy(part, job->external.data, job->image);
+	return status;
+}
+
+static kvc_status part_code(struct worker *worker, const struct part *part)
+{
+	bool encode = part->job->op == KVC_ENGINE_ENCODE;
+	kvc_status status = scratch_ready(worker, encode ? part->job->plan : &part->job->opened.plan);
+
 	if (status)
 		return status;
 	return encode ? part_encode(worker, part) : part_decode(worker, part);
+}
+
+static kvc_status part_run(struct worker *worker, const struct part *part)
+{
+	switch (part->job->op) {
+	case KVC_ENGINE_VERIFY:
+		return kvc_image_verify_tiles(&part->job->opened, part->first, part->count);
+	case KVC_ENGINE_TAKE:
+		return part_take_image(part);
+	case KVC_ENGINE_GIVE:
+		return part_give_image(part);
+	default:
+		return part_code(worker, part);
+	}
 }
 
 static bool same_shape(const struct kvc_block_shape *a, const struct kvc_block_shape *b)
@@ -131,11 +171,58 @@ static bool same_shape(const struct kvc_block_shape *a, const struct kvc_block_s
 	       a->value_dim == b->value_dim && a->tokens == b->tokens && a->dtype == b->dtype;
 }
 
-/* The image says itself how it is coded; what it must agree on is what it decodes to. */
+/* The metadata of a client's image, from where it may change to where it does not. */
+static kvc_status take_meta(struct kvc_engine_job *job)
+{
+	const struct kvc_image_view *from = &job->external;
+	uint64_t meta;
+
+	job->length = from->bytes;
+	if (from->bytes > job->image_bytes)
+		return KVC_NO_SPACE;
+	if (from->bytes < KVC_IMAGE_HEADER_BYTES)
+		return KVC_CORRUPT;
+	memcpy(job->image, from->data, KVC_IMAGE_HEADER_BYTES);
+	meta = kvc_image_meta_bytes(job->image);
+	if (meta < KVC_IMAGE_HEADER_BYTES || meta > from->bytes)
+		return KVC_CORRUPT;
+	memcpy(job->image + KVC_IMAGE_HEADER_BYTES, from->data + KVC_IMAGE_HEADER_BYTES,
+	       meta - KVC_IMAGE_HEADER_BYTES);
+	return KVC_OK;
+}
+
+static kvc_status take_open(struct kvc_engine_job *job)
+{
+	kvc_status status = take_meta(job);
+
+	if (status == KVC_OK)
+		status = kvc_image_open(job->image, job->length, 0, &job->opened);
+	if (status == KVC_OK && !kvc_image_is_of(&job->opened, job->plan))
+		status = KVC_SHAPE;
+	return status;
+}
+
+static kvc_status give_open(struct kvc_engine_job *job)
+{
+	if (!kvc_image_is_of(&job->opened, job->plan))
+		return KVC_CORRUPT;
+	job->length = job->image_bytes;
+	if (job->image_bytes > job->external.bytes)
+		return KVC_LIMIT;
+	memcpy(job->external.data, job->image, job->opened.plan.meta_bytes);
+	return KVC_OK;
+}
+
+/* The image says itself how it is coded; to decode it, it must agree on what it decodes to. */
 static kvc_status job_open(struct kvc_engine_job *job)
 {
-	kvc_status status = kvc_image_open(job->image, job->image_bytes, 0, &job->opened);
+	kvc_status status;
 
+	if (job->op == KVC_ENGINE_TAKE)
+		return take_open(job);
+	status = kvc_image_open(job->image, job->image_bytes, 0, &job->opened);
+	if (status == KVC_OK && job->op == KVC_ENGINE_GIVE)
+		status = give_open(job);
 	if (status == KVC_OK && job->op == KVC_ENGINE_DECODE &&
 	    !same_shape(&job->opened.plan.shape, &job->plan->shape))
 		status = KVC_CORRUPT;
@@ -165,12 +252,12 @@ static const struct kvc_image_plan *plan_of(const struct kvc_engine_job *job)
 	return job->op == KVC_ENGINE_ENCODE ? job->plan : &job->opened.plan;
 }
 
-/* From here on ranges can be taken. A verification is one range. */
+/* From here on ranges can be taken. */
 static void job_begin(struct engine_cpu *cpu, struct kvc_engine_job *job)
 {
 	const struct kvc_image_plan *plan = plan_of(job);
 
-	job->range = job->op == KVC_ENGINE_VERIFY ? plan->tiles : range_of(plan);
+	job->range = range_of(plan);
 	job_move(job, KVC_JOB_RUNNING);
 	kvc_list_remove(&job->node);
 	kvc_list_push(cpu->queue.next, &job->node); /* at the head: it was there when it was taken */
@@ -304,6 +391,7 @@ static void cpu_submit(struct kvc_engine *engine, struct kvc_engine_job *job)
 
 	KVC_PRE(job->done && job->image && (uintptr_t)job->image % KVC_IMAGE_ALIGN == 0);
 	KVC_PRE(job->plan || job->op == KVC_ENGINE_VERIFY);
+	KVC_PRE(job->op != KVC_ENGINE_LOWER);
 	KVC_PRE(job->op != KVC_ENGINE_ENCODE || job->image_bytes >= job->plan->image_bytes);
 	KVC_PRE(job->state == KVC_JOB_IDLE);
 	job->engine = engine;

@@ -22,6 +22,8 @@
 #include "daemon/mem/arena.h"
 #include "daemon/stats/stats.h"
 
+#define KVC_GPUS_MAX 16u /* ordinals are below this */
+
 struct kvc_gpu;
 struct kvc_device_region;
 
@@ -46,11 +48,13 @@ struct kvc_gpu_options {
 	bool low_priority;      /* of its streams */
 	uint64_t vram_bytes;    /* of the VRAM tier; 0: none */
 	uint64_t staging_bytes; /* device memory for images on their way, all together */
-	uint32_t hang_ms;       /* a job that takes longer: the engine is killed */
+	uint32_t hang_ms;       /* no progress for so long: the engine is killed */
+	uint32_t ready_ms;      /* it has so long to become ready; 0: 30 s */
 };
 
-/* Start the process; `verdict` comes once, when it is ready or has failed for the first time (status as of
- * the engine, detail for people: what was wrong, what to do). Only after KVC_OK is it ever started again. */
+/* Start the process; `verdict` comes once, unless it is closed before, when it is ready or has failed for the
+ * first time (status as of the engine, detail for people: what was wrong, what to do). Only after KVC_OK is
+ * it ever started again. */
 kvc_status kvc_gpu_open(const struct kvc_gpu_options *options,
                         void (*verdict)(void *context, struct kvc_gpu *gpu, kvc_status status,
                                         const char *detail),
@@ -60,7 +64,8 @@ kvc_status kvc_gpu_open(const struct kvc_gpu_options *options,
  * the verdict. */
 void kvc_gpu_events_set(struct kvc_gpu *gpu, const struct kvc_gpu_events *events);
 
-/* End the process and forget it, then done(context). All jobs, pools and regions must be gone. */
+/* End the process and forget it, then done(context). Also before the verdict, which then does not come. No
+ * job may be under way, and every pool and region must be closed (their close need not have ended). */
 void kvc_gpu_close(struct kvc_gpu *gpu, void (*done)(void *context), void *context);
 
 /* The table for its jobs: encode and decode with a device view, lower. A job submitted while it is not up
@@ -72,13 +77,17 @@ bool kvc_gpu_is_up(const struct kvc_gpu *gpu);
 /* 16 bytes; the same after a restart (another device in its place is a failed start). After the verdict. */
 const uint8_t *kvc_gpu_uuid(const struct kvc_gpu *gpu);
 
+/* What the driver calls the device. After the verdict. */
+const char *kvc_gpu_name(const struct kvc_gpu *gpu);
+
 uint64_t kvc_gpu_vram_bytes(const struct kvc_gpu *gpu);
 
 /* ---- regions and pools --------------------------------------------------------------------- */
 
 /* Import a worker's allocation. `done` comes once, not from inside the call: KVC_OK; KVC_INVALID with a
  * detail (forged handle, larger than the allocation, ...); KVC_ENGINE_LOST. The descriptors are duplicated.
- * On failure the region is gone after `done`. KVC_NO_MEMORY: `done` does not come. */
+ * On failure the region is gone after `done`. Returns KVC_NO_MEMORY, or KVC_BUSY without descriptors to
+ * duplicate to: then `done` does not come. */
 kvc_status kvc_device_region_open(struct kvc_gpu *gpu, const struct kvc_gpu_import *import, const int *fds,
                                   void (*done)(void *context, struct kvc_device_region *region,
                                                kvc_status status, const char *detail),
@@ -103,7 +112,7 @@ struct kvc_pool_options {
 	const uint8_t *event;              /* KVC_GPU_HANDLE_BYTES, or NULL: no ordering */
 };
 
-/* As region open. KVC_SHAPE: some page would lie outside its region. */
+/* As region open. The regions' opens have ended well. KVC_SHAPE: some page would lie outside its region. */
 kvc_status kvc_pool_open(struct kvc_gpu *gpu, const struct kvc_pool_options *options,
                          void (*done)(void *context, struct kvc_pool *pool, kvc_status status,
                                       const char *detail),

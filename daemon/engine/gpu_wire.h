@@ -9,6 +9,7 @@
 #ifndef KVC_GPU_WIRE_H
 #define KVC_GPU_WIRE_H
 
+#include <assert.h>
 #include <stdint.h>
 
 #include "kernels/image.h"
@@ -129,6 +130,7 @@ struct kvc_gpu_jobs {
 	uint32_t count;
 	struct kvc_block_shape shape;
 	struct kvc_block_codec codec;
+	uint32_t reserved; /* what follows is aligned to 8 bytes */
 };
 
 #define KVC_GPU_NOWHERE UINT64_MAX
@@ -156,5 +158,9 @@ struct kvc_gpu_gauges {
 	uint64_t launches;
 	uint64_t launched_blocks;
 };
+
+static_assert(sizeof(struct kvc_gpu_jobs) % 8 == 0 && sizeof(struct kvc_gpu_job) == 40, "aligned, packed");
+static_assert(sizeof(struct kvc_gpu_header) == 8 && sizeof(struct kvc_gpu_result) == 24, "aligned, packed");
+static_assert(sizeof(struct kvc_gpu_pool) % 8 == 0 && sizeof(struct kvc_gpu_base) == 16, "aligned, packed");
 
 #endif

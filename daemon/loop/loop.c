@@ -258,7 +258,7 @@ void kvc_loop_close(struct kvc_loop *loop)
 {
 	loop->owner = pthread_self();
 	KVC_PRE(kvc_list_empty(&loop->deferred) && kvc_list_empty(&loop->inbox));
-	KVC_PRE(!loop->timer_count && !loop->watches);
+	KVC_PRE(!loop->timer_count && !loop->watches && !loop->children);
 	handles_close(loop);
 	uv_run(&loop->uv, UV_RUN_DEFAULT); /* runs the close callbacks; ends as no handle is left */
 	KVC_INVARIANT(uv_loop_close(&loop->uv) == 0);

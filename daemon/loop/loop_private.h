@@ -25,7 +25,8 @@ struct kvc_loop {
 	uint32_t timer_count;
 	uint32_t timer_capacity;
 
-	uint32_t watches; /* open */
+	uint32_t watches;  /* open */
+	uint32_t children; /* not reaped */
 	struct kvc_list signals;
 };
 

@@ -9,6 +9,7 @@
 
 #include "daemon/conf/conf.h"
 #include "daemon/engine/engine.h"
+#include "daemon/engine/gpu.h"
 #include "daemon/io/io.h"
 #include "daemon/loop/loop.h"
 #include "daemon/mem/arena.h"
@@ -27,6 +28,10 @@ struct kvc_daemon {
 	struct kvc_stats *stats;
 	struct kvc_arena *arena;
 	struct kvc_engine *engine;
+	struct kvc_gpu *gpus[KVC_GPUS_MAX];
+	uint32_t gpu_count;     /* open */
+	uint32_t gpus_pending;  /* without a verdict */
+	kvc_status gpus_status; /* KVC_OK as long as none failed */
 	struct kvc_io *io;
 	struct kvc_tier *disk; /* NULL: none */
 	struct kvc_secret secret;
@@ -58,6 +63,16 @@ void kvc_daemon_reload(struct kvc_daemon *daemon);
 
 /* The limits of the service as the configuration says. */
 void kvc_daemon_limits(const struct kvc_conf *conf, struct kvc_rpc_limits *limits);
+
+/* gpus.c: the engines of the GPUs. */
+kvc_status kvc_daemon_gpus_start(struct kvc_daemon *daemon);
+void kvc_daemon_gpus_stop(struct kvc_daemon *daemon);
+
+/* A stop is wanted: wait no longer for engines that are starting. */
+void kvc_daemon_gpus_give_up(struct kvc_daemon *daemon);
+
+/* ", GPU 0 (name), ..." for the line that says what is ready; empty without any. */
+void kvc_daemon_gpus_describe(const struct kvc_daemon *daemon, char *text, size_t bytes);
 
 /* notify.c: the service manager, if there is one. */
 void kvc_notify(const char *state);

@@ -190,6 +190,8 @@ static kvc_status cache_start(struct kvc_daemon *daemon)
 	        .arena = daemon->arena,
 	        .engine = daemon->engine,
 	        .disk = daemon->disk,
+	        .gpus = daemon->gpus,
+	        .gpu_count = daemon->gpu_count,
 	        .secret = daemon->secret,
 	        .ops_max = (uint32_t)daemon->conf.operations,
 	        .moves_max = (uint32_t)daemon->conf.moves,
@@ -243,6 +245,8 @@ static kvc_status rpc_start(struct kvc_daemon *daemon)
 	struct kvc_rpc_options options = {.loop = daemon->loop,
 	                                  .stats = daemon->stats,
 	                                  .cache = daemon->cache,
+	                                  .gpus = daemon->gpus,
+	                                  .gpu_count = daemon->gpu_count,
 	                                  .version = KVCELLAR_VERSION};
 	struct kvc_secret random;
 	kvc_status status;
@@ -294,16 +298,18 @@ static void watchdog_feed(struct kvc_timer *timer)
 static void ready_line(const struct kvc_daemon *daemon)
 {
 	char disk[KVC_CONF_TEXT_BYTES + 64] = "no disk";
+	char gpus[KVC_CONF_TEXT_BYTES];
 
 	if (daemon->disk)
 		snprintf(disk, sizeof disk, "disk %s %" PRIu64 " MiB by %s, %s", daemon->conf.disk,
 		         daemon->conf.disk_size >> 20, kvc_io_backend_name(daemon->io),
 		         kvc_stat_get(kvc_stats_cell(daemon->stats, "disk.direct")) ? "direct" : "buffered");
+	kvc_daemon_gpus_describe(daemon, gpus, sizeof gpus);
 	kvc_info("kvcellard " KVCELLAR_VERSION " ready on %s: ram %" PRIu64 " MiB, %s, %" PRIu64
-	         " threads, codec %s",
+	         " threads, codec %s%s",
 	         daemon->listen.lock_fd < 0 ? "a passed socket" : daemon->listen.path,
 	         kvc_arena_bytes(daemon->arena) >> 20, disk, daemon->conf.threads,
-	         kvc_codec_get((enum kvc_simd)daemon->conf.simd)->name);
+	         kvc_codec_get((enum kvc_simd)daemon->conf.simd)->name, gpus);
 }
 
 static kvc_status ready_start(struct kvc_daemon *daemon)
@@ -328,11 +334,17 @@ static void ready_stop(struct kvc_daemon *daemon)
 /* ---- the table ----------------------------------------------------------------------------- */
 
 static const struct step steps[] = {
-        {"socket", listen_start, listen_stop}, {"statistics", stats_start, stats_stop},
-        {"memory", arena_start, arena_stop},   {"engine", engine_start, engine_stop},
-        {"input/output", io_start, io_stop},   {"disk", disk_start, disk_stop},
-        {"cache", cache_start, cache_stop},    {"recovery", recover_start, recover_stop},
-        {"service", rpc_start, rpc_stop},      {"ready", ready_start, ready_stop},
+        {"socket", listen_start, listen_stop},
+        {"statistics", stats_start, stats_stop},
+        {"memory", arena_start, arena_stop},
+        {"engine", engine_start, engine_stop},
+        {"gpu", kvc_daemon_gpus_start, kvc_daemon_gpus_stop},
+        {"input/output", io_start, io_stop},
+        {"disk", disk_start, disk_stop},
+        {"cache", cache_start, cache_stop},
+        {"recovery", recover_start, recover_stop},
+        {"service", rpc_start, rpc_stop},
+        {"ready", ready_start, ready_stop},
 };
 
 enum { STEPS = sizeof steps / sizeof steps[0] };
@@ -429,6 +441,7 @@ static void stop_signal(void *context, int number)
 	if (kvc_timer_start(daemon->loop, &daemon->stop_guard,
 	                    daemon->conf.stop_timeout_ms + STOP_GRACE_MS) != KVC_OK)
 		kvc_warn("no memory for the timer that bounds the stop");
+	kvc_daemon_gpus_give_up(daemon);
 	kvc_loop_defer(daemon->loop, &daemon->go);
 }
 

@@ -209,6 +209,11 @@ uint64_t kvc_arena_used_bytes(const struct kvc_arena *arena)
 	return arena->bytes - (uint64_t)kvc_extents_free_pages(arena->extents) * KVC_ARENA_PAGE;
 }
 
+const uint8_t *kvc_arena_base(const struct kvc_arena *arena)
+{
+	return arena->base;
+}
+
 int kvc_arena_fd(const struct kvc_arena *arena)
 {
 	return arena->fd;

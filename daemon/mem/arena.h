@@ -23,6 +23,8 @@ void kvc_arena_close(struct kvc_arena *arena);
 
 uint64_t kvc_arena_bytes(const struct kvc_arena *arena);
 uint64_t kvc_arena_used_bytes(const struct kvc_arena *arena);
+/* Where it is mapped: slabs lie behind this. */
+const uint8_t *kvc_arena_base(const struct kvc_arena *arena);
 int kvc_arena_fd(const struct kvc_arena *arena);
 
 /* As the functions of daemon/mem/extent.h, in bytes. */

@@ -9,9 +9,9 @@
 #include "daemon/rpc/convert_private.h"
 #include "proto/frame.h"
 
-/* A message may take 64 times the frame that it came in. Unpacking a batch of the largest size needs a
+/* A message may take 128 times the frame that it came in. Unpacking a batch of the largest size needs a
  * fraction of it; a frame full of two-byte blocks is what runs into it. */
-#define MEMORY_BYTES (64u * 65536u)
+#define MEMORY_BYTES (128u * 65536u)
 
 enum { CLIENT_NAME_MAX = 64, UNIT = 16 };
 
@@ -208,30 +208,6 @@ kvc_status kvc_parse_detach(struct kvc_convert *convert, struct kvc_body body, u
 		return KVC_BAD_MESSAGE;
 	*id = message->id;
 	return id_check(message->id, problem);
-}
-
-kvc_status kvc_parse_attach(struct kvc_convert *convert, struct kvc_body body,
-                            struct kvc_attach_request *request, struct kvc_problem *problem)
-{
-	const Kvcellar__Attach *attach =
-	        kvc_convert_unpack(convert, &kvcellar__attach__descriptor, body, problem);
-
-	if (!attach)
-		return KVC_BAD_MESSAGE;
-	if (id_check(attach->id, problem) != KVC_OK)
-		return KVC_INVALID;
-	if (attach->plane == KVCELLAR__PLANE__PLANE_CUDA)
-		return kvc_problem_set(problem, KVC_UNSUPPORTED,
-		                       "plane: this daemon has no CUDA plane, expected PLANE_SHM");
-	if (attach->plane != KVCELLAR__PLANE__PLANE_SHM)
-		return kvc_problem_set(problem, KVC_INVALID, "plane: %d, expected PLANE_SHM (%d)",
-		                       (int)attach->plane, (int)KVCELLAR__PLANE__PLANE_SHM);
-	if (attach->bytes == 0)
-		return kvc_problem_set(problem, KVC_INVALID,
-		                       "bytes: not set, expected the size of the memory");
-	request->id = attach->id;
-	request->bytes = attach->bytes;
-	return KVC_OK;
 }
 
 kvc_status kvc_parse_empty(struct kvc_convert *convert, struct kvc_body body, struct kvc_problem *problem)

@@ -46,9 +46,38 @@ struct kvc_open_request {
 	struct kvc_ns_options options;
 };
 
+#define KVC_UUID_BYTES      16u
+#define KVC_PAGE_TOKENS_MAX 65536u
+
 struct kvc_attach_request {
 	uint32_t id;
+	enum kvc_plane plane; /* shm or cuda */
 	uint64_t bytes;
+	uint8_t device[KVC_UUID_BYTES]; /* cuda */
+	struct kvc_gpu_import import;   /* cuda: all but its header */
+};
+
+/* Keys or values of a pool. */
+struct kvc_pool_kind {
+	const char *field; /* "key" or "value", for the text of a problem */
+	struct kvc_gpu_strides strides;
+	size_t count;      /* of bases: one a layer */
+	const void *bases; /* read with kvc_pool_base_at */
+};
+
+struct kvc_pool_request {
+	uint32_t id;
+	uint32_t ns;
+	uint64_t pages;
+	uint32_t page_tokens;
+	struct kvc_pool_kind key;
+	struct kvc_pool_kind value; /* no bases: key-only */
+	const uint8_t *event;       /* KVC_GPU_HANDLE_BYTES, or NULL */
+};
+
+struct kvc_wire_base {
+	uint32_t region;
+	uint64_t offset;
 };
 
 struct kvc_bytes {
@@ -72,12 +101,14 @@ struct kvc_blocks_request {
 	uint32_t ns;
 	struct kvc_deadline deadline;
 	enum kvc_plane plane;
-	uint32_t region; /* shm */
-	bool durable;    /* put */
+	enum kvc_op_form form; /* follows from plane and form */
+	uint32_t region;       /* shm: memory. cuda: a pool */
+	bool durable;          /* put */
 	struct kvc_wire_layout key_layout;
 	struct kvc_wire_layout value_layout;
 	uint32_t count;
-	const void *blocks; /* read with kvc_blocks_at */
+	uint32_t page_count; /* cuda: of all blocks */
+	const void *blocks;  /* read with kvc_blocks_at */
 };
 
 struct kvc_wire_block {
@@ -86,6 +117,10 @@ struct kvc_wire_block {
 	uint32_t tokens;
 	uint64_t key_offset;
 	uint64_t value_offset;
+	uint64_t image_bytes; /* image */
+	uint32_t first_token; /* cuda, with the pages */
+	uint32_t page_count;
+	const uint32_t *pages;
 };
 
 kvc_status kvc_parse_hello(struct kvc_convert *convert, struct kvc_body body,
@@ -96,6 +131,8 @@ kvc_status kvc_parse_close(struct kvc_convert *convert, struct kvc_body body, ui
                            struct kvc_problem *problem);
 kvc_status kvc_parse_attach(struct kvc_convert *convert, struct kvc_body body,
                             struct kvc_attach_request *request, struct kvc_problem *problem);
+kvc_status kvc_parse_pool(struct kvc_convert *convert, struct kvc_body body, struct kvc_pool_request *request,
+                          struct kvc_problem *problem);
 kvc_status kvc_parse_detach(struct kvc_convert *convert, struct kvc_body body, uint32_t *id,
                             struct kvc_problem *problem);
 kvc_status kvc_parse_keys(struct kvc_convert *convert, struct kvc_body body,
@@ -113,6 +150,7 @@ kvc_status kvc_parse_empty(struct kvc_convert *convert, struct kvc_body body, st
 
 struct kvc_bytes kvc_keys_at(const struct kvc_keys_request *request, uint32_t i);
 struct kvc_wire_block kvc_blocks_at(const struct kvc_blocks_request *request, uint32_t i);
+struct kvc_wire_base kvc_pool_base_at(const struct kvc_pool_kind *kind, size_t layer);
 
 /* ---- replies ------------------------------------------------------------------------------- */
 
@@ -120,6 +158,7 @@ struct kvc_hello_reply {
 	const uint8_t *boot_id;
 	const char *version;
 	const struct kvc_rpc_limits *limits;
+	bool cuda; /* the daemon has a GPU */
 };
 
 struct kvc_blocks_reply {
@@ -129,6 +168,7 @@ struct kvc_blocks_reply {
 	uint32_t ram;
 	uint32_t disk;
 	uint32_t vram;
+	const uint64_t *image_bytes; /* get of images: of each block; else NULL */
 };
 
 struct kvc_keys_reply {
@@ -148,7 +188,7 @@ enum { KVC_PACK_HELLO_MAX = 512, KVC_PACK_FAILURE_MAX = KVC_PROBLEM_BYTES + 8, K
 
 static inline size_t kvc_pack_blocks_max(uint32_t count)
 {
-	return 64 + (size_t)count * 2;
+	return 80 + (size_t)count * (2 + 11);
 }
 
 static inline size_t kvc_pack_keys_max(uint32_t count)

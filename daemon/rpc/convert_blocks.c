@@ -1,5 +1,5 @@
 /* Requests on blocks and keys. */
-#include <string.h>
+#include <inttypes.h>
 
 #include "daemon/rpc/convert_private.h"
 #include "proto/frame.h"
@@ -82,6 +82,7 @@ struct blocks_fields {
 	uint32_t deadline_ms;
 	uint64_t expires_ns;
 	Kvcellar__Plane plane;
+	Kvcellar__Form form;
 	uint32_t region;
 	const Kvcellar__Layout *key_layout;
 	const Kvcellar__Layout *value_layout;
@@ -96,29 +97,105 @@ static struct kvc_wire_layout layout_of(const Kvcellar__Layout *layout)
 	return (struct kvc_wire_layout){layout->layer_stride, layout->token_stride, layout->head_stride};
 }
 
+/* What the plane does without. */
+static kvc_status nothing_else_check(const char *what, const struct blocks_fields *fields,
+                                     struct kvc_problem *problem)
+{
+	if (fields->key_layout || fields->value_layout)
+		return kvc_problem_set(problem, KVC_INVALID,
+		                       "key_layout, value_layout: expected none with %s", what);
+	if (fields->form != KVCELLAR__FORM__FORM_BLOCK && fields->plane != KVCELLAR__PLANE__PLANE_SHM)
+		return kvc_problem_set(problem, KVC_INVALID, "form: %d, expected 0 (blocks) with %s",
+		                       (int)fields->form, what);
+	return KVC_OK;
+}
+
+static kvc_status region_check(const struct blocks_fields *fields, struct kvc_problem *problem)
+{
+	return fields->region
+	               ? KVC_OK
+	               : kvc_problem_set(problem, KVC_INVALID, "region: not set, expected an attached id");
+}
+
+static kvc_status form_check(const struct blocks_fields *fields, struct kvc_problem *problem)
+{
+	if (fields->form == KVCELLAR__FORM__FORM_BLOCK)
+		return KVC_OK;
+	if (fields->form == KVCELLAR__FORM__FORM_IMAGE)
+		return nothing_else_check("images", fields, problem);
+	return kvc_problem_set(problem, KVC_INVALID, "form: %d, expected 0 (blocks) or 1 (images)",
+	                       (int)fields->form);
+}
+
 static kvc_status plane_check(const struct blocks_fields *fields, struct kvc_problem *problem)
 {
+	kvc_status status;
+
 	switch (fields->plane) {
 	case KVCELLAR__PLANE__PLANE_INLINE:
-		if (fields->key_layout || fields->value_layout || fields->region)
-			return kvc_problem_set(
-			        problem, KVC_INVALID,
-			        "plane: inline blocks are contiguous, expected no region and no "
-			        "layouts");
-		return KVC_OK;
+		if (fields->region)
+			return kvc_problem_set(problem, KVC_INVALID,
+			                       "region: %u, expected none with inline blocks",
+			                       fields->region);
+		return nothing_else_check("inline blocks", fields, problem);
 	case KVCELLAR__PLANE__PLANE_SHM:
-		return fields->region ? KVC_OK
-		                      : kvc_problem_set(problem, KVC_INVALID,
-		                                        "region: not set, expected an attached id");
+		status = region_check(fields, problem);
+		return status == KVC_OK ? form_check(fields, problem) : status;
 	case KVCELLAR__PLANE__PLANE_CUDA:
-		return kvc_problem_set(problem, KVC_UNSUPPORTED, "plane: this daemon has no CUDA plane");
+		status = region_check(fields, problem);
+		return status == KVC_OK ? nothing_else_check("blocks of a pool", fields, problem) : status;
 	default:
-		return kvc_problem_set(problem, KVC_INVALID, "plane: %d, expected 1 (inline) or 2 (shm)",
+		return kvc_problem_set(problem, KVC_INVALID,
+		                       "plane: %d, expected 1 (inline), 2 (shm) or 3 (cuda)",
 		                       (int)fields->plane);
 	}
 }
 
-static kvc_status block_check(const Kvcellar__Block *block, size_t i, struct kvc_problem *problem)
+static enum kvc_op_form form_of(const struct blocks_fields *fields)
+{
+	if (fields->plane == KVCELLAR__PLANE__PLANE_CUDA)
+		return KVC_OP_DEVICE;
+	return fields->form == KVCELLAR__FORM__FORM_IMAGE ? KVC_OP_IMAGE : KVC_OP_HOST;
+}
+
+static kvc_status pages_check(const Kvcellar__Block *block, size_t i, enum kvc_op_form form,
+                              struct kvc_problem *problem)
+{
+	if (form != KVC_OP_DEVICE && (block->n_pages || block->first_token))
+		return kvc_problem_set(problem, KVC_INVALID,
+		                       "blocks.pages[%zu], first_token: of the cuda plane, expected none", i);
+	if (form == KVC_OP_DEVICE && (block->key_offset || block->value_offset))
+		return kvc_problem_set(problem, KVC_INVALID,
+		                       "blocks.key_offset[%zu], value_offset: expected none with pages", i);
+	if (block->n_pages > KVC_GPU_PAGES_MAX)
+		return kvc_problem_set(problem, KVC_LIMIT, "blocks.pages[%zu]: %zu ids, expected at most %u",
+		                       i, block->n_pages, KVC_GPU_PAGES_MAX);
+	return KVC_OK;
+}
+
+static kvc_status image_check(const Kvcellar__Block *block, size_t i, enum kvc_op_form form,
+                              struct kvc_problem *problem)
+{
+	if (form != KVC_OP_IMAGE)
+		return block->image_bytes ? kvc_problem_set(problem, KVC_INVALID,
+		                                            "blocks.image_bytes[%zu]: %" PRIu64
+		                                            ", expected none without form IMAGE",
+		                                            i, block->image_bytes)
+		                          : KVC_OK;
+	if (block->image_bytes == 0 || block->image_bytes > KVC_IMAGE_BYTES_MAX)
+		return kvc_problem_set(problem, KVC_INVALID,
+		                       "blocks.image_bytes[%zu]: %" PRIu64 ", expected 1 to %u", i,
+		                       block->image_bytes, KVC_IMAGE_BYTES_MAX);
+	if (block->key_offset % KVC_IMAGE_ALIGN || block->value_offset)
+		return kvc_problem_set(problem, KVC_INVALID,
+		                       "blocks.key_offset[%zu]: %" PRIu64
+		                       ", expected a multiple of %u for an image, and no value_offset",
+		                       i, block->key_offset, KVC_IMAGE_ALIGN);
+	return KVC_OK;
+}
+
+static kvc_status block_check(const Kvcellar__Block *block, size_t i, enum kvc_op_form form,
+                              struct kvc_problem *problem)
 {
 	kvc_status status = key_check("blocks.key", i, block->key.len, problem);
 
@@ -126,6 +203,10 @@ static kvc_status block_check(const Kvcellar__Block *block, size_t i, struct kvc
 		status = key_check("blocks.parent", i, block->parent.len, problem);
 	if (status == KVC_OK && block->tokens == 0)
 		status = kvc_problem_set(problem, KVC_SHAPE, "blocks.tokens[%zu]: not set", i);
+	if (status == KVC_OK)
+		status = pages_check(block, i, form, problem);
+	if (status == KVC_OK)
+		status = image_check(block, i, form, problem);
 	return status;
 }
 
@@ -133,6 +214,7 @@ static kvc_status blocks_parse(const struct blocks_fields *fields, const struct 
                                struct kvc_blocks_request *request, struct kvc_problem *problem)
 {
 	struct kvc_deadline deadline = {.expires_ns = fields->expires_ns};
+	uint32_t page_count = 0; /* a frame of 64 KiB has no more */
 	kvc_status status = ns_check(fields->ns, problem);
 
 	if (status == KVC_OK)
@@ -141,18 +223,22 @@ static kvc_status blocks_parse(const struct blocks_fields *fields, const struct 
 		status = plane_check(fields, problem);
 	if (status == KVC_OK)
 		status = count_check("blocks", fields->count, limits, problem);
-	for (size_t i = 0; status == KVC_OK && i < fields->count; i++)
-		status = block_check(fields->blocks[i], i, problem);
+	for (size_t i = 0; status == KVC_OK && i < fields->count; i++) {
+		status = block_check(fields->blocks[i], i, form_of(fields), problem);
+		page_count += (uint32_t)fields->blocks[i]->n_pages;
+	}
 	if (status != KVC_OK)
 		return status;
 	*request = (struct kvc_blocks_request){
 	        .ns = fields->ns,
 	        .deadline = deadline,
 	        .plane = (enum kvc_plane)fields->plane,
+	        .form = form_of(fields),
 	        .region = fields->region,
 	        .key_layout = layout_of(fields->key_layout),
 	        .value_layout = layout_of(fields->value_layout),
 	        .count = (uint32_t)fields->count,
+	        .page_count = page_count,
 	        .blocks = fields->blocks,
 	};
 	return KVC_OK;
@@ -171,9 +257,18 @@ kvc_status kvc_parse_put(struct kvc_convert *convert, struct kvc_body body,
 	if (put->ack != KVCELLAR__ACK__ACK_RAM && put->ack != KVCELLAR__ACK__ACK_DISK)
 		return kvc_problem_set(problem, KVC_INVALID, "ack: %d, expected 1 (RAM) or 2 (disk)",
 		                       (int)put->ack);
-	fields = (struct blocks_fields){put->namespace_,   put->deadline_ms, put->expires_ns,
-	                                put->plane,        put->region,      put->key_layout,
-	                                put->value_layout, put->n_blocks,    put->blocks};
+	fields = (struct blocks_fields){
+	        .ns = put->namespace_,
+	        .deadline_ms = put->deadline_ms,
+	        .expires_ns = put->expires_ns,
+	        .plane = put->plane,
+	        .form = put->form,
+	        .region = put->region,
+	        .key_layout = put->key_layout,
+	        .value_layout = put->value_layout,
+	        .count = put->n_blocks,
+	        .blocks = put->blocks,
+	};
 	status = blocks_parse(&fields, limits, request, problem);
 	if (status == KVC_OK)
 		request->durable = put->ack == KVCELLAR__ACK__ACK_DISK;
@@ -189,9 +284,18 @@ kvc_status kvc_parse_get(struct kvc_convert *convert, struct kvc_body body,
 
 	if (!get)
 		return KVC_BAD_MESSAGE;
-	fields = (struct blocks_fields){get->namespace_,   get->deadline_ms, get->expires_ns,
-	                                get->plane,        get->region,      get->key_layout,
-	                                get->value_layout, get->n_blocks,    get->blocks};
+	fields = (struct blocks_fields){
+	        .ns = get->namespace_,
+	        .deadline_ms = get->deadline_ms,
+	        .expires_ns = get->expires_ns,
+	        .plane = get->plane,
+	        .form = get->form,
+	        .region = get->region,
+	        .key_layout = get->key_layout,
+	        .value_layout = get->value_layout,
+	        .count = get->n_blocks,
+	        .blocks = get->blocks,
+	};
 	return blocks_parse(&fields, limits, request, problem);
 }
 
@@ -206,5 +310,9 @@ struct kvc_wire_block kvc_blocks_at(const struct kvc_blocks_request *request, ui
 	        .tokens = block->tokens,
 	        .key_offset = block->key_offset,
 	        .value_offset = block->value_offset,
+	        .image_bytes = block->image_bytes,
+	        .first_token = block->first_token,
+	        .page_count = (uint32_t)block->n_pages,
+	        .pages = block->pages,
 	};
 }

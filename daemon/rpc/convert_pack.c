@@ -42,6 +42,7 @@ size_t kvc_pack_hello(const struct kvc_hello_reply *reply, uint8_t *out)
 	hello.boot_id = bytes_of(reply->boot_id, KVC_BOOT_ID_BYTES);
 	hello.version = text_of(reply->version);
 	hello.planes = 1u << KVC_PLANE_INLINE | 1u << KVC_PLANE_SHM;
+	hello.planes |= reply->cuda ? 1u << KVC_PLANE_CUDA : 0;
 	hello.limits = &limits;
 	limits.frame_bytes = KVC_FRAME_BODY_MAX;
 	limits.inline_bytes = reply->limits->inline_bytes;
@@ -77,6 +78,8 @@ size_t kvc_pack_blocks(const struct kvc_blocks_reply *reply, uint8_t *out)
 	blocks.tier_hits_ram = reply->ram;
 	blocks.tier_hits_disk = reply->disk;
 	blocks.tier_hits_vram = reply->vram;
+	blocks.n_image_bytes = reply->image_bytes ? reply->count : 0;
+	blocks.image_bytes = (uint64_t *)(uintptr_t)reply->image_bytes;
 	return pack(&blocks.base, out, kvc_pack_blocks_max(reply->count));
 }
 

@@ -1,11 +1,12 @@
 /* Which handler a verb has and what it demands; and the verbs that need nothing but the session. */
 #include "daemon/base/check.h"
+#include "daemon/rpc/device.h"
 #include "daemon/rpc/request.h"
 #include "daemon/rpc/session.h"
 
 struct verb {
 	void (*run)(struct kvc_session *session, const struct kvc_frame *frame, struct kvc_body body);
-	bool descriptor; /* one comes with it */
+	bool descriptor; /* some may come with it */
 	bool payload;    /* one may come with it */
 };
 
@@ -14,7 +15,7 @@ struct verb {
 static void verb_hello(struct kvc_session *session, const struct kvc_frame *frame, struct kvc_body body)
 {
 	struct kvc_rpc *rpc = session->rpc;
-	struct kvc_hello_reply hello = {rpc->boot_id, rpc->version, &rpc->limits};
+	struct kvc_hello_reply hello = {rpc->boot_id, rpc->version, &rpc->limits, rpc->gpu_count > 0};
 	struct kvc_reply reply = {.verb = frame->verb, .request_id = frame->request_id};
 	struct kvc_hello_request request;
 	struct kvc_problem problem;
@@ -92,6 +93,7 @@ static const struct verb verbs[KVC_VERB_COUNT] = {
         [KVC_VERB_UNPIN] = {kvc_verb_unpin, false, false},
         [KVC_VERB_DROP] = {kvc_verb_drop, false, false},
         [KVC_VERB_STATS] = {verb_stats, false, false},
+        [KVC_VERB_POOL] = {kvc_verb_pool, false, false},
 };
 
 /* ---- what holds for all -------------------------------------------------------------------- */
@@ -125,9 +127,9 @@ static kvc_status extras_check(const struct kvc_session *session, const struct k
 	if (frame->payload_bytes && !verb->payload)
 		return kvc_problem_set(problem, KVC_BAD_MESSAGE, "%s has no payload",
 		                       kvc_verb_name(frame->verb));
-	if (!!(frame->flags & KVC_FRAME_FD) != verb->descriptor)
-		return kvc_problem_set(problem, KVC_BAD_MESSAGE, "%s comes %s a descriptor",
-		                       kvc_verb_name(frame->verb), verb->descriptor ? "with" : "without");
+	if (frame->flags & KVC_FRAME_FD && !verb->descriptor)
+		return kvc_problem_set(problem, KVC_BAD_MESSAGE, "%s comes without a descriptor",
+		                       kvc_verb_name(frame->verb));
 	return KVC_OK;
 }
 

@@ -4,9 +4,10 @@
  * whole frame, or more than the session may take now, is kept in a buffer of the session's own. So an idle
  * connection holds no buffer.
  *
- * A descriptor belongs to the frame whose flag says so, the oldest to the first. The kernel hands over the
- * descriptors of one send with its first bytes and stops reading after it: so one read brings one descriptor
- * at most, and once all whole frames are handled, only the frame that is not complete can still claim one. */
+ * Descriptors belong to the frame whose flag says so, the oldest to the first. The kernel hands over the
+ * descriptors of one send with its first bytes and stops reading after it: so one read brings those of one
+ * frame at most, and once all whole frames are handled, only the frame that is not complete can still claim
+ * some. More than one comes only where there is a GPU: chunks of device memory. */
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -21,12 +22,12 @@
 enum {
 	OUTPUT_SOFT_BYTES = 64 * 1024, /* replies that wait: above, no requests are taken */
 	INPUT_MIN_BYTES = 4096,
-	DESCRIPTORS = 4, /* that are taken in at a time; the kernel discards more, and says so */
+	DESCRIPTORS = KVC_GPU_CHUNKS_MAX, /* taken in at a time; the kernel discards more, and says so */
 };
 
 bool kvc_session_may_take(const struct kvc_session *session)
 {
-	return session->inflight < session->rpc->limits.inflight &&
+	return session->inflight < session->rpc->limits.inflight && session->opening == 0 &&
 	       kvc_output_pending(&session->out) < OUTPUT_SOFT_BYTES;
 }
 
@@ -35,10 +36,19 @@ bool kvc_session_wants_input(const struct kvc_session *session)
 	return session->filling || session->skip_bytes || kvc_session_may_take(session);
 }
 
+static void fds_close(const int *fds, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		close(fds[i]);
+}
+
 void kvc_session_fd_done(struct kvc_session *session)
 {
+	struct kvc_fds *oldest = session->fds[0];
+
 	KVC_PRE(session->fd_count > 0);
-	close(session->fds[0]);
+	fds_close(oldest->fds, oldest->count);
+	kvc_free(oldest);
 	session->fds[0] = session->fds[1];
 	session->fd_count--;
 }
@@ -223,16 +233,23 @@ void kvc_session_resume(struct kvc_session *session)
 
 /* ---- receiving ----------------------------------------------------------------------------- */
 
-/* One descriptor is taken in; any other number, or one while two wait, is a violation: all are closed. */
+/* Descriptors of one send. More than a frame may have, or some while those of two frames wait, is a
+ * violation: all are closed. */
 static const char *descriptors_take(struct kvc_session *session, const int *fds, size_t count)
 {
-	if (count == 1 && session->fd_count < KVC_SESSION_FDS) {
-		session->fds[session->fd_count++] = fds[0];
-		return NULL;
+	size_t most = session->rpc->gpu_count ? KVC_GPU_CHUNKS_MAX : 1;
+	struct kvc_fds *taken = NULL;
+
+	if (count >= 1 && count <= most && session->fd_count < KVC_SESSION_FDS)
+		taken = kvc_calloc(1, sizeof *taken + count * sizeof *fds);
+	if (!taken) {
+		fds_close(fds, count);
+		return "more descriptors with a frame than can be taken in";
 	}
-	for (size_t i = 0; i < count; i++)
-		close(fds[i]);
-	return "more than one descriptor with a frame";
+	taken->count = (uint32_t)count;
+	memcpy(taken->fds, fds, count * sizeof *fds);
+	session->fds[session->fd_count++] = taken;
+	return NULL;
 }
 
 static const char *control_take(struct kvc_session *session, struct msghdr *message)

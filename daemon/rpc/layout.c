@@ -6,14 +6,6 @@
 
 #include "daemon/base/checked.h"
 
-enum { AXES = 3 };
-
-/* One direction of the array: `count` steps of `stride` bytes. */
-struct axis {
-	uint64_t count;
-	uint64_t stride;
-};
-
 static bool layout_absent(const struct kvc_wire_layout *layout)
 {
 	return !layout->layer_stride && !layout->token_stride && !layout->head_stride;
@@ -28,11 +20,11 @@ static void layout_default(const struct kvc_extent_shape *shape, struct kvc_wire
 	layout->layer_stride = (int64_t)(token_bytes * shape->tokens);
 }
 
-static void axes_sort(struct axis axes[AXES])
+static void axes_sort(struct kvc_axis axes[KVC_AXES])
 {
-	for (int i = 1; i < AXES; i++) {
+	for (int i = 1; i < KVC_AXES; i++) {
 		for (int j = i; j > 0 && axes[j].stride < axes[j - 1].stride; j--) {
-			struct axis swapped = axes[j];
+			struct kvc_axis swapped = axes[j];
 
 			axes[j] = axes[j - 1];
 			axes[j - 1] = swapped;
@@ -40,13 +32,13 @@ static void axes_sort(struct axis axes[AXES])
 	}
 }
 
-/* Innermost first: the bytes that the axes seen so far span. False: they overlap, or do not fit 64 bits. */
-static bool axes_span(struct axis axes[AXES], uint64_t row_bytes, uint64_t *span)
+/* Innermost first: the bytes that the axes seen so far span. */
+bool kvc_axes_span(struct kvc_axis axes[KVC_AXES], uint64_t row_bytes, uint64_t *span)
 {
 	uint64_t bytes = row_bytes;
 
 	axes_sort(axes);
-	for (int i = 0; i < AXES; i++) {
+	for (int i = 0; i < KVC_AXES; i++) {
 		uint64_t reach;
 
 		if (axes[i].count == 1)
@@ -73,17 +65,17 @@ kvc_status kvc_layout_check(const struct kvc_extent_shape *shape, const struct k
                             struct kvc_problem *problem)
 {
 	struct kvc_wire_layout used = *layout;
-	struct axis axes[AXES];
+	struct kvc_axis axes[KVC_AXES];
 	uint64_t span;
 
 	if (layout_absent(layout))
 		layout_default(shape, &used);
 	if (used.layer_stride < 0 || used.token_stride < 0 || used.head_stride < 0)
 		return refuse_layout(shape, layout, "must not be negative", problem);
-	axes[0] = (struct axis){shape->layers, (uint64_t)used.layer_stride};
-	axes[1] = (struct axis){shape->tokens, (uint64_t)used.token_stride};
-	axes[2] = (struct axis){shape->heads, (uint64_t)used.head_stride};
-	if (!axes_span(axes, shape->row_bytes, &span))
+	axes[0] = (struct kvc_axis){shape->layers, (uint64_t)used.layer_stride};
+	axes[1] = (struct kvc_axis){shape->tokens, (uint64_t)used.token_stride};
+	axes[2] = (struct kvc_axis){shape->heads, (uint64_t)used.head_stride};
+	if (!kvc_axes_span(axes, shape->row_bytes, &span))
 		return refuse_layout(shape, layout, "elements overlap, or the strides are too large",
 		                     problem);
 	if (span > window_bytes || offset > window_bytes - span)

@@ -15,6 +15,18 @@ struct kvc_wire_layout {
 	int64_t head_stride;
 };
 
+/* One direction of an array: `count` steps of `stride` bytes. */
+struct kvc_axis {
+	uint64_t count;
+	uint64_t stride;
+};
+
+enum { KVC_AXES = 3 };
+
+/* Bytes from the first element of an array of rows to behind its last; sorts the axes. False: elements
+ * overlap, or the bytes do not fit 64 bits. */
+bool kvc_axes_span(struct kvc_axis axes[KVC_AXES], uint64_t row_bytes, uint64_t *span);
+
 /* Memory that the block must lie in. */
 struct kvc_window {
 	uint8_t *data;

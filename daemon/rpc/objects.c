@@ -2,6 +2,7 @@
  * lists are searched. */
 #include "daemon/base/alloc.h"
 #include "daemon/base/check.h"
+#include "daemon/rpc/device.h"
 #include "daemon/rpc/session.h"
 
 static void reply_empty(struct kvc_session *session, const struct kvc_frame *frame)
@@ -136,6 +137,11 @@ struct kvc_session_region *kvc_session_region_find(struct kvc_session *session, 
 	return NULL;
 }
 
+bool kvc_session_id_is_used(struct kvc_session *session, uint32_t id)
+{
+	return kvc_session_region_find(session, id) || kvc_device_find(session, id);
+}
+
 struct kvc_region *kvc_session_region_take(struct kvc_session *session, struct kvc_session_region *entry)
 {
 	struct kvc_region *region = entry->region;
@@ -153,9 +159,7 @@ static kvc_status attach_check(struct kvc_session *session, const struct kvc_att
 {
 	const struct kvc_rpc_limits *limits = &session->rpc->limits;
 
-	if (session->fd_count == 0)
-		return kvc_problem_set(problem, KVC_BAD_MESSAGE, "attach without a descriptor");
-	if (kvc_session_region_find(session, request->id))
+	if (kvc_session_id_is_used(session, request->id))
 		return kvc_problem_set(problem, KVC_IN_USE, "id: %u is attached in this connection",
 		                       request->id);
 	if (session->region_count >= limits->regions)
@@ -181,7 +185,7 @@ static kvc_status region_attach(struct kvc_session *session, const struct kvc_at
 
 	if (!entry)
 		return kvc_problem_set(problem, KVC_NO_MEMORY, "out of memory");
-	status = kvc_region_open(session->fds[0], request->bytes, &entry->region, &why);
+	status = kvc_region_open(session->fds[0]->fds[0], request->bytes, &entry->region, &why);
 	if (status != KVC_OK) {
 		kvc_free(entry);
 		return kvc_problem_set(problem, status, "descriptor: %s", why);
@@ -194,22 +198,52 @@ static kvc_status region_attach(struct kvc_session *session, const struct kvc_at
 	return KVC_OK;
 }
 
-/* The mapping stays; the descriptor is closed by the caller. */
-void kvc_verb_attach(struct kvc_session *session, const struct kvc_frame *frame, struct kvc_body body)
+/* How many descriptors the request is about. False: the session was dropped. */
+static bool descriptors_check(struct kvc_session *session, const struct kvc_frame *frame,
+                              const struct kvc_attach_request *request)
 {
-	struct kvc_attach_request request;
-	struct kvc_problem problem;
-	kvc_status status;
+	bool announced = frame->flags & KVC_FRAME_FD;
+	uint32_t expected = request->plane == KVC_PLANE_SHM ? 1 : request->import.chunks;
+	uint32_t came = announced ? session->fds[0]->count : 0;
 
-	status = kvc_parse_attach(session->rpc->convert, body, &request, &problem);
+	if (came == expected)
+		return true;
+	kvc_session_drop(session, KVC_DROP_DESCRIPTOR, "an attach with another number of descriptors");
+	return false;
+}
+
+static void memory_attach(struct kvc_session *session, const struct kvc_frame *frame,
+                          const struct kvc_attach_request *request)
+{
+	struct kvc_problem problem;
+	kvc_status status = attach_check(session, request, &problem);
+
 	if (status == KVC_OK)
-		status = attach_check(session, &request, &problem);
-	if (status == KVC_OK)
-		status = region_attach(session, &request, &problem);
+		status = region_attach(session, request, &problem);
 	if (status == KVC_OK)
 		reply_empty(session, frame);
 	else
 		kvc_session_refuse(session, frame, status, &problem);
+}
+
+/* The mapping stays; the descriptors are closed by the caller. */
+void kvc_verb_attach(struct kvc_session *session, const struct kvc_frame *frame, struct kvc_body body)
+{
+	struct kvc_attach_request request;
+	struct kvc_problem problem;
+	kvc_status status = kvc_parse_attach(session->rpc->convert, body, &request, &problem);
+
+	if (status == KVC_OK && request.plane == KVC_PLANE_SHM && !(frame->flags & KVC_FRAME_FD))
+		status = kvc_problem_set(&problem, KVC_BAD_MESSAGE,
+		                         "attach on the shm plane comes with a descriptor");
+	if (status != KVC_OK)
+		kvc_session_refuse(session, frame, status, &problem);
+	else if (!descriptors_check(session, frame, &request))
+		return;
+	else if (request.plane == KVC_PLANE_SHM)
+		memory_attach(session, frame, &request);
+	else
+		kvc_device_attach(session, frame, &request);
 }
 
 /* ---- the end ------------------------------------------------------------------------------- */

@@ -7,6 +7,8 @@
 #include "daemon/base/alloc.h"
 #include "daemon/base/check.h"
 #include "daemon/base/checked.h"
+#include "daemon/rpc/device.h"
+#include "daemon/rpc/pool.h"
 
 static void detaches_check(struct kvc_session *session);
 
@@ -21,13 +23,15 @@ static uint64_t now_ns(void)
 /* ---- begin and end ------------------------------------------------------------------------- */
 
 static struct kvc_request *request_make(struct kvc_session *session, const struct kvc_frame *frame,
-                                        uint32_t count)
+                                        uint32_t count, uint32_t pages)
 {
+	size_t ops_bytes = (size_t)count * sizeof(struct kvc_request_op);
 	struct kvc_request *request =
-	        kvc_calloc(1, sizeof *request + (size_t)count * sizeof(struct kvc_request_op));
+	        kvc_calloc(1, sizeof *request + ops_bytes + (size_t)pages * sizeof *request->pages);
 
 	if (!request)
 		return NULL;
+	request->pages = (void *)(request->ops + count);
 	request->session = session;
 	request->id = frame->request_id;
 	request->verb = frame->verb;
@@ -48,6 +52,8 @@ static void request_free(struct kvc_request *request)
 	kvc_payload_close(request->payload);
 	if (request->region)
 		kvc_region_unref(request->region);
+	if (request->pool)
+		kvc_device_unref(request->pool);
 	if (request->ns)
 		kvc_session_ns_unref(request->ns);
 	kvc_list_remove(&request->node);
@@ -70,14 +76,19 @@ static void count_hit(struct kvc_blocks_reply *reply, const struct kvc_op *op)
 	reply->vram += op->from == KVC_REST_VRAM;
 }
 
-static void results_collect(const struct kvc_request *request, uint32_t *statuses,
-                            struct kvc_blocks_reply *reply)
+static void results_collect(const struct kvc_request *request, struct kvc_blocks_reply *reply)
 {
-	*reply = (struct kvc_blocks_reply){.count = request->count, .statuses = statuses};
+	struct kvc_rpc *rpc = request->session->rpc;
+	bool images = request->verb == KVC_VERB_GET && request->ops[0].op.form == KVC_OP_IMAGE;
+
+	*reply = (struct kvc_blocks_reply){.count = request->count,
+	                                   .statuses = rpc->statuses,
+	                                   .image_bytes = images ? rpc->lengths : NULL};
 	for (uint32_t i = 0; i < request->count; i++) {
 		const struct kvc_op *op = &request->ops[i].op;
 
-		statuses[i] = (uint32_t)op->status;
+		rpc->statuses[i] = (uint32_t)op->status;
+		rpc->lengths[i] = op->status == KVC_OK ? op->image_bytes : 0;
 		if (op->status != KVC_OK)
 			continue;
 		reply->stored_bytes += op->image_bytes;
@@ -113,7 +124,7 @@ static void request_answer(struct kvc_request *request)
 
 	if (!room)
 		return;
-	results_collect(request, session->rpc->statuses, &blocks);
+	results_collect(request, &blocks);
 	reply.body_bytes = kvc_pack_blocks(&blocks, room);
 	if (request->payload && request->verb == KVC_VERB_GET) {
 		payload_compact(request);
@@ -145,7 +156,7 @@ static bool source_held(const struct kvc_op *op)
 	        (const void *)((const char *)op - offsetof(struct kvc_request_op, op));
 	const struct kvc_request *request = mine->request;
 
-	return !request->expires_ns || !request->region || now_ns() < request->expires_ns;
+	return !request->expires_ns || request->payload || now_ns() < request->expires_ns;
 }
 
 static void op_done(struct kvc_op *op)
@@ -263,8 +274,30 @@ struct building {
 	struct kvc_problem *problem;
 	struct kvc_session_ns *ns;
 	struct kvc_session_region *region; /* shm */
+	struct kvc_device *pool;           /* cuda */
 	uint64_t raw_bytes;                /* of all blocks */
 };
+
+/* Blocks of any namespace of the pool's shape may lie in it. */
+static kvc_status pool_find(struct building *building)
+{
+	const struct kvc_block_shape *shape = &kvc_ns_plan(building->ns->ns)->shape;
+	struct kvc_device *pool = kvc_device_find(building->session, building->message->region);
+
+	if (!pool || pool->kind != KVC_DEVICE_POOL)
+		return kvc_problem_set(building->problem, KVC_UNKNOWN_ID, "region: %u is no pool",
+		                       building->message->region);
+	if (pool->shape.layers != shape->layers || pool->shape.heads != shape->heads ||
+	    pool->shape.key_dim != shape->key_dim || pool->shape.value_dim != shape->value_dim ||
+	    pool->shape.dtype != shape->dtype)
+		return kvc_problem_set(
+		        building->problem, KVC_SHAPE,
+		        "region: pool %u is of another shape (layers, heads, dims, dtype) than "
+		        "namespace %u",
+		        pool->id, building->ns->id);
+	building->pool = pool;
+	return KVC_OK;
+}
 
 static kvc_status ids_find(struct building *building)
 {
@@ -274,8 +307,10 @@ static kvc_status ids_find(struct building *building)
 	if (!building->ns)
 		return kvc_problem_set(building->problem, KVC_UNKNOWN_ID, "namespace: %u is not open",
 		                       message->ns);
-	if (message->plane != KVC_PLANE_SHM)
+	if (message->plane == KVC_PLANE_INLINE)
 		return KVC_OK;
+	if (message->plane == KVC_PLANE_CUDA)
+		return pool_find(building);
 	building->region = kvc_session_region_find(building->session, message->region);
 	if (!building->region)
 		return kvc_problem_set(building->problem, KVC_UNKNOWN_ID, "region: %u is not attached",
@@ -331,6 +366,11 @@ static kvc_status memory_take(const struct building *building, struct kvc_reques
 		request->region = kvc_region_ref(building->region->region);
 		return KVC_OK;
 	}
+	if (building->pool) {
+		kvc_device_ref(building->pool);
+		request->pool = building->pool;
+		return KVC_OK;
+	}
 	status = kvc_payload_open(building->session->rpc, building->raw_bytes, &request->payload);
 	return status == KVC_OK
 	               ? KVC_OK
@@ -350,10 +390,51 @@ static struct kvc_placement inline_placement(const struct kvc_block_shape *shape
 	return (struct kvc_placement){&contiguous, &contiguous, 0, kvc_block_raw_bytes(&keys)};
 }
 
-/* Where a block lies: at the client's offsets in its region, or next in the payload. */
-static kvc_status block_place(const struct building *building, const struct kvc_request *request,
-                              const struct kvc_wire_block *block, uint64_t payload_offset,
-                              struct kvc_request_op *op)
+/* The message's ids live until the next one is parsed: they are copied behind those of the blocks before. */
+static kvc_status pages_place(const struct building *building, struct kvc_request *request,
+                              const struct kvc_wire_block *block, uint32_t i)
+{
+	const struct kvc_device *pool = building->pool;
+	struct kvc_pool_pages pages = {pool->pages, pool->page_tokens};
+	kvc_status status = kvc_pool_pages_check(&pages, block, i, building->problem);
+	uint32_t *ids = request->pages;
+
+	if (status != KVC_OK)
+		return status;
+	if (i)
+		ids = request->ops[i - 1].pages + request->ops[i - 1].op.device.page_count;
+	memcpy(ids, block->pages, block->page_count * sizeof *ids);
+	request->ops[i].pages = ids;
+	request->ops[i].op.device = (struct kvc_device_view){
+	        .pool = pool->pool,
+	        .pages = ids,
+	        .page_count = block->page_count,
+	        .first_token = block->first_token,
+	};
+	return KVC_OK;
+}
+
+static kvc_status image_place(const struct building *building, struct kvc_request *request,
+                              const struct kvc_wire_block *block, uint32_t i)
+{
+	const struct kvc_region *region = request->region;
+
+	if (block->image_bytes > region->bytes || block->key_offset > region->bytes - block->image_bytes)
+		return kvc_problem_set(building->problem, KVC_SHAPE,
+		                       "blocks.key_offset[%u]: %llu bytes from %llu do not lie within the "
+		                       "memory's %llu",
+		                       i, (unsigned long long)block->image_bytes,
+		                       (unsigned long long)block->key_offset,
+		                       (unsigned long long)region->bytes);
+	request->ops[i].op.external =
+	        (struct kvc_image_view){region->data + block->key_offset, block->image_bytes};
+	return KVC_OK;
+}
+
+/* Where a block lies in host memory: at the client's offsets in its region, or next in the payload. */
+static kvc_status view_place(const struct building *building, const struct kvc_request *request,
+                             const struct kvc_wire_block *block, uint64_t payload_offset,
+                             struct kvc_request_op *op)
 {
 	const struct kvc_blocks_request *message = building->message;
 	struct kvc_block_shape shape = kvc_layout_shape(kvc_ns_plan(building->ns->ns), block->tokens);
@@ -361,7 +442,6 @@ static kvc_status block_place(const struct building *building, const struct kvc_
 	                                  block->value_offset};
 	struct kvc_window window;
 
-	op->raw_bytes = kvc_block_raw_bytes(&shape);
 	if (request->region) {
 		window = (struct kvc_window){request->region->data, request->region->bytes};
 	} else {
@@ -369,6 +449,25 @@ static kvc_status block_place(const struct building *building, const struct kvc_
 		placement = inline_placement(&shape);
 	}
 	return kvc_layout_view(&shape, &placement, &window, &op->op.view, building->problem);
+}
+
+static kvc_status block_place(const struct building *building, struct kvc_request *request,
+                              const struct kvc_wire_block *block, uint32_t i, uint64_t payload_offset)
+{
+	struct kvc_block_shape shape = kvc_layout_shape(kvc_ns_plan(building->ns->ns), block->tokens);
+	struct kvc_request_op *op = &request->ops[i];
+
+	op->raw_bytes = kvc_block_raw_bytes(&shape);
+	op->op.form = building->message->form;
+	switch (op->op.form) {
+	case KVC_OP_DEVICE:
+		return pages_place(building, request, block, i);
+	case KVC_OP_IMAGE:
+		return image_place(building, request, block, i);
+	case KVC_OP_HOST:
+		break;
+	}
+	return view_place(building, request, block, payload_offset, op);
 }
 
 static kvc_status ops_fill(const struct building *building, struct kvc_request *request)
@@ -380,7 +479,7 @@ static kvc_status ops_fill(const struct building *building, struct kvc_request *
 	for (uint32_t i = 0; i < request->count; i++) {
 		struct kvc_wire_block block = kvc_blocks_at(message, i);
 		struct kvc_request_op *op = &request->ops[i];
-		kvc_status status = block_place(building, request, &block, offset, op);
+		kvc_status status = block_place(building, request, &block, i, offset);
 
 		if (status != KVC_OK)
 			return status;
@@ -412,7 +511,7 @@ static kvc_status request_build(struct building *building, struct kvc_request **
 		status = payload_check(building);
 	if (status != KVC_OK)
 		return status;
-	request = request_make(building->session, building->frame, message->count);
+	request = request_make(building->session, building->frame, message->count, message->page_count);
 	if (!request)
 		return kvc_problem_set(building->problem, KVC_NO_MEMORY, "out of memory");
 	request->due_ms = kvc_loop_now_ms(building->session->rpc->loop) + message->deadline.ms;
@@ -508,11 +607,14 @@ static kvc_status detach_begin(struct kvc_session *session, const struct kvc_fra
                                struct kvc_problem *problem)
 {
 	struct kvc_session_region *entry = kvc_session_region_find(session, id);
+	struct kvc_device *device = kvc_device_find(session, id);
 	struct kvc_request *request;
 
+	if (device)
+		return kvc_device_detach(device, frame, problem);
 	if (!entry)
-		return kvc_problem_set(problem, KVC_UNKNOWN_ID, "id: %u is no attached region", id);
-	request = request_make(session, frame, 0);
+		return kvc_problem_set(problem, KVC_UNKNOWN_ID, "id: %u is no attached region or pool", id);
+	request = request_make(session, frame, 0, 0);
 	if (!request)
 		return kvc_problem_set(problem, KVC_NO_MEMORY, "out of memory");
 	request->state = KVC_REQUEST_WAITING;

@@ -1,11 +1,12 @@
 /* A put, a get or a detach that waits for something: from its arrival to its reply.
  *
  *   FILLING (inline put: the payload arrives) -> RUNNING (operations at the cache) -> answered and freed
- *   WAITING (detach: the region is in use)    ----------------------------------> answered and freed
+ *   WAITING (detach of host memory in use)    ----------------------------------> answered and freed
  *
- * A request and its operations are one allocation, owned by the session. It holds references to its namespace
- * and region, and owns its payload. The reply is sent when the last operation is done, because only then is
- * the client's memory let go; the deadline cancels operations, it does not answer for them. Loop thread. */
+ * A request, its operations and their page ids are one allocation, owned by the session. It holds references
+ * to its namespace and region or pool, and owns its payload. The reply is sent when the last operation is
+ * done, because only then is the client's memory let go; the deadline cancels operations, it does not answer
+ * for them. Loop thread. */
 #ifndef KVC_RPC_REQUEST_H
 #define KVC_RPC_REQUEST_H
 
@@ -21,6 +22,7 @@ enum kvc_request_state { KVC_REQUEST_FILLING, KVC_REQUEST_RUNNING, KVC_REQUEST_W
 struct kvc_request_op {
 	struct kvc_op op;
 	struct kvc_request *request;
+	uint32_t *pages;    /* cuda: its own part of the request's */
 	uint64_t raw_bytes; /* of the block in client form */
 	bool finished;
 };
@@ -36,9 +38,11 @@ struct kvc_request {
 	struct kvc_timer timer;
 	struct kvc_session_ns *ns;
 	struct kvc_region *region;   /* shm, detach */
+	struct kvc_device *pool;     /* cuda */
 	struct kvc_payload *payload; /* inline */
 	uint32_t count;
 	uint32_t unfinished;
+	uint32_t *pages; /* cuda: ids of all blocks, behind the operations */
 	struct kvc_request_op ops[];
 };
 

@@ -26,7 +26,7 @@ struct kvc_rpc_limits {
 	uint32_t inflight;   /* unanswered requests of one connection: above, it is not read */
 	uint32_t batch;      /* at most KVC_RPC_BATCH_MAX */
 	uint32_t namespaces; /* of one connection */
-	uint32_t regions;    /* of one connection */
+	uint32_t regions;    /* and pools, of one connection */
 	uint32_t pins;       /* of one connection */
 	uint64_t region_bytes;
 	uint64_t inline_bytes;
@@ -44,6 +44,8 @@ struct kvc_rpc_options {
 	struct kvc_loop *loop;
 	struct kvc_stats *stats;
 	struct kvc_cache *cache;
+	struct kvc_gpu *const *gpus; /* gpu_count of them, each with its verdict; kept */
+	uint32_t gpu_count;
 	struct kvc_rpc_limits limits;
 	uint8_t boot_id[KVC_BOOT_ID_BYTES];
 	const char *version; /* static */

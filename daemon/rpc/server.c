@@ -31,6 +31,7 @@ static const char *const request_names[KVC_VERB_COUNT] = {
         [KVC_VERB_LOOKUP] = "rpc.requests.lookup", [KVC_VERB_PREFETCH] = "rpc.requests.prefetch",
         [KVC_VERB_PIN] = "rpc.requests.pin",       [KVC_VERB_UNPIN] = "rpc.requests.unpin",
         [KVC_VERB_DROP] = "rpc.requests.drop",     [KVC_VERB_STATS] = "rpc.requests.stats",
+        [KVC_VERB_POOL] = "rpc.requests.pool",
 };
 
 static void cells_open(struct kvc_rpc_cells *cells, struct kvc_stats *stats)
@@ -43,6 +44,7 @@ static void cells_open(struct kvc_rpc_cells *cells, struct kvc_stats *stats)
 	cells->bytes_out = kvc_stats_cell(stats, "rpc.sent_bytes");
 	cells->inline_bytes = kvc_stats_cell(stats, "rpc.inline_bytes");
 	cells->region_bytes = kvc_stats_cell(stats, "rpc.region_bytes");
+	cells->device_bytes = kvc_stats_cell(stats, "rpc.device_bytes");
 	cells->deadlines = kvc_stats_cell(stats, "rpc.deadlines");
 	for (unsigned i = 0; i < KVC_DROP_COUNT; i++)
 		cells->dropped[i] = kvc_stats_cell(stats, drop_names[i]);
@@ -118,7 +120,8 @@ static kvc_status buffers_open(struct kvc_rpc *rpc)
 	rpc->keys = kvc_calloc(KVC_RPC_BATCH_MAX, sizeof *rpc->keys);
 	rpc->rest = kvc_calloc(KVC_RPC_BATCH_MAX, sizeof *rpc->rest);
 	rpc->statuses = kvc_calloc(KVC_RPC_BATCH_MAX, sizeof *rpc->statuses);
-	if (!rpc->read_buffer || !rpc->keys || !rpc->rest || !rpc->statuses)
+	rpc->lengths = kvc_calloc(KVC_RPC_BATCH_MAX, sizeof *rpc->lengths);
+	if (!rpc->read_buffer || !rpc->keys || !rpc->rest || !rpc->statuses || !rpc->lengths)
 		return KVC_NO_MEMORY;
 	return kvc_convert_open(&rpc->convert);
 }
@@ -130,6 +133,7 @@ static void server_free(struct kvc_rpc *rpc)
 	kvc_free(rpc->keys);
 	kvc_free(rpc->rest);
 	kvc_free(rpc->statuses);
+	kvc_free(rpc->lengths);
 	kvc_free(rpc);
 }
 
@@ -143,6 +147,8 @@ kvc_status kvc_rpc_open(const struct kvc_rpc_options *options, struct kvc_rpc **
 	opened->loop = options->loop;
 	opened->stats = options->stats;
 	opened->cache = options->cache;
+	opened->gpus = options->gpus;
+	opened->gpu_count = options->gpu_count;
 	opened->version = options->version;
 	memcpy(opened->boot_id, options->boot_id, sizeof opened->boot_id);
 	opened->started_ms = kvc_loop_now_ms(options->loop);

@@ -43,6 +43,7 @@ struct kvc_rpc_cells {
 	kvc_stat_cell *bytes_out;
 	kvc_stat_cell *inline_bytes; /* buffers of inline payloads, now */
 	kvc_stat_cell *region_bytes; /* attached client memory, now */
+	kvc_stat_cell *device_bytes; /* attached device memory, now */
 	kvc_stat_cell *deadlines;    /* requests cut off by their deadline */
 	kvc_stat_cell *dropped[KVC_DROP_COUNT];
 	kvc_stat_cell *refused[KVC_STATUS_COUNT]; /* replies with a failure, by status */
@@ -55,6 +56,8 @@ struct kvc_rpc {
 	struct kvc_loop *loop;
 	struct kvc_stats *stats;
 	struct kvc_cache *cache;
+	struct kvc_gpu *const *gpus;
+	uint32_t gpu_count;
 	struct kvc_rpc_limits limits;
 	uint8_t boot_id[KVC_BOOT_ID_BYTES];
 	const char *version;
@@ -82,6 +85,7 @@ struct kvc_rpc {
 	struct kvc_storage_key *keys;
 	uint8_t *rest;
 	uint32_t *statuses;
+	uint64_t *lengths;
 
 	uint64_t inline_used; /* bytes of all payload buffers */
 

@@ -8,6 +8,7 @@
 
 #include "daemon/base/alloc.h"
 #include "daemon/base/check.h"
+#include "daemon/rpc/device.h"
 #include "daemon/rpc/request.h"
 
 /* Progress that restarts a pace: 256 KiB. */
@@ -46,6 +47,7 @@ static void drain(struct kvc_session *session)
 	kvc_session_input_close(session);
 	kvc_output_close(&session->out);
 	kvc_requests_cancel(session);
+	kvc_devices_cancel(session);
 	kvc_session_wake(session);
 }
 
@@ -257,7 +259,7 @@ static void look_after(struct kvc_session *session)
 		drain(session);
 	if (session->state < KVC_SESSION_DRAINING)
 		watch_update(session);
-	else if (session->inflight == 0 && !session->tick.queued)
+	else if (session->inflight == 0 && kvc_devices_close(session) && !session->tick.queued)
 		session_free(session);
 }
 
@@ -294,6 +296,7 @@ static struct kvc_session *session_make(struct kvc_rpc *rpc, int fd, uid_t uid)
 	kvc_list_init(&session->detaches);
 	kvc_list_init(&session->namespaces);
 	kvc_list_init(&session->regions);
+	kvc_list_init(&session->devices);
 	kvc_output_init(&session->out);
 	return session;
 }

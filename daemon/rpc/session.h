@@ -11,13 +11,13 @@
  *                                                                           is left
  *
  * HELLO, READY: frames are read. ENDING: nothing is read; what runs is still answered. DRAINING: nothing is
- * sent either; operations are cancelled and waited for, and then the client's memory is unmapped, and only
- * then is the socket closed: a client takes the end of the connection as the promise that nobody writes its
- * memory any more.
+ * sent either; operations are cancelled and waited for, and then the client's memory is unmapped, here and in
+ * the GPU engines, and only then is the socket closed: a client takes the end of the connection as the
+ * promise that nobody writes its memory any more.
  *
  * A session owns its descriptor, its buffers, its open namespaces, attached regions, lease and requests. Its
  * files: session.c (life), input.c (bytes to frames), dispatch.c (frames to verbs), request.c (puts and
- * gets), objects.c (namespaces and regions). Loop thread only. */
+ * gets), objects.c (namespaces and regions), device.c (device memory). Loop thread only. */
 #ifndef KVC_RPC_SESSION_H
 #define KVC_RPC_SESSION_H
 
@@ -32,8 +32,14 @@
 #include "daemon/rpc/server.h"
 #include "proto/frame.h"
 
-/* Descriptors that can wait: of a frame that is not complete, and of one that came with its end. */
+/* Frames whose descriptors can wait: one that is not complete, and one that came with its end. */
 #define KVC_SESSION_FDS 2u
+
+/* Descriptors that came together. */
+struct kvc_fds {
+	uint32_t count;
+	int fds[];
+};
 
 enum kvc_session_state {
 	KVC_SESSION_HELLO,
@@ -87,7 +93,7 @@ struct kvc_session {
 
 	/* input */
 	struct kvc_input in;
-	int fds[KVC_SESSION_FDS]; /* came with bytes not yet handled, oldest first */
+	struct kvc_fds *fds[KVC_SESSION_FDS]; /* came with bytes not yet handled, oldest first */
 	uint32_t fd_count;
 	struct kvc_request *filling; /* put whose payload arrives */
 	uint64_t skip_bytes;         /* payload of a refused request, still to come */
@@ -98,13 +104,16 @@ struct kvc_session {
 
 	struct kvc_list requests; /* puts and gets that were not answered */
 	struct kvc_list detaches; /* requests that wait until a region is unused */
-	uint32_t inflight;        /* of both */
+	uint32_t inflight;        /* of both, and of attach, pool and detach of device memory */
 
 	struct kvc_list namespaces;
 	uint32_t namespace_count;
 	struct kvc_list regions;
-	uint32_t region_count;
+	struct kvc_list devices;
+	uint32_t opening;      /* of devices: while there is one, no frame is taken */
+	uint32_t region_count; /* of regions and devices */
 	uint64_t region_bytes;
+	uint64_t device_bytes;
 	struct kvc_lease *lease; /* NULL until something is pinned */
 };
 
@@ -181,7 +190,7 @@ bool kvc_session_wants_input(const struct kvc_session *session);
 
 void kvc_session_input_close(struct kvc_session *session);
 
-/* Close the oldest descriptor that waits. */
+/* Close the oldest descriptors that wait. */
 void kvc_session_fd_done(struct kvc_session *session);
 
 /* ---- dispatch.c ---------------------------------------------------------------------------- */
@@ -194,6 +203,9 @@ void kvc_session_frame(struct kvc_session *session, const struct kvc_frame *fram
 struct kvc_session_ns *kvc_session_ns_find(struct kvc_session *session, uint32_t id);
 void kvc_session_ns_unref(struct kvc_session_ns *ns);
 struct kvc_session_region *kvc_session_region_find(struct kvc_session *session, uint32_t id);
+
+/* Whether a region or pool has that id, in host or device memory. */
+bool kvc_session_id_is_used(struct kvc_session *session, uint32_t id);
 
 /* Take the region out of the session's table; the caller gets its reference. */
 struct kvc_region *kvc_session_region_take(struct kvc_session *session, struct kvc_session_region *entry);

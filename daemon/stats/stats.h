@@ -8,7 +8,7 @@
 
 #include "proto/kvc_status.h"
 
-#define KVC_STATS_MAX 256u
+#define KVC_STATS_MAX 512u
 
 struct kvc_stats;
 

@@ -96,6 +96,30 @@ static void decode_alike(const struct kvc_image *image, int flags)
 	restored_free(&first);
 }
 
+/* Parts of an image are the whole, without gaps, and verify as the whole does. */
+static void parts_agree(const struct kvc_image *image)
+{
+	uint64_t slots = image->plan.meta_bytes, raw = image->plan.image_bytes;
+	kvc_status status = KVC_OK;
+
+	for (uint32_t i = 0; i < image->plan.tiles;) {
+		uint32_t left = image->plan.tiles - i, count = image->plan.tiles / 7 + i % 5 + 1;
+		struct kvc_image_extent extent;
+
+		count = count < left ? count : left;
+		extent = kvc_image_extent(image, i, count);
+		must(extent.slots.offset == slots && extent.raw.offset == raw, "parts have no gap");
+		slots += extent.slots.bytes;
+		raw += extent.raw.bytes;
+		if (status == KVC_OK)
+			status = kvc_image_verify_tiles(image, i, count);
+		i += count;
+	}
+	must(slots == image->plan.image_bytes && raw == image->length, "parts are the whole");
+	must(status == kvc_image_verify(image), "parts verify as the whole");
+	must(kvc_image_is_of(image, &image->plan), "an image is of its own plan");
+}
+
 static bool open_and_decode(const uint8_t *bytes, size_t size, int flags)
 {
 	struct kvc_image image;
@@ -105,7 +129,7 @@ static bool open_and_decode(const uint8_t *bytes, size_t size, int flags)
 	must(image.length == size, "the length is that of the bytes");
 	if (kvc_block_raw_bytes(&image.plan.shape) <= RAW_MAX)
 		decode_alike(&image, flags);
-	(void)kvc_image_verify(&image);
+	parts_agree(&image);
 	return true;
 }
 

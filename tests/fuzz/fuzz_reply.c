@@ -1,5 +1,5 @@
-/* Bodies of replies from a hostile daemon. The input: verb, number of blocks or keys asked for (2 bytes),
- * status, body. What is accepted must be in range, and is read whole, so that the sanitizers see what is not
+/* Bodies of replies from a hostile daemon. The input: verb, number of blocks or keys asked for (2 bytes; the
+ * top bit: images), status, body. What is accepted must be in range, and is read whole, so that the sanitizers see what is not
  * there. */
 #include <stdint.h>
 #include <stdlib.h>
@@ -15,6 +15,8 @@ static void must(int holds)
 		abort();
 }
 
+static volatile uint64_t sink;
+
 static void check_blocks(const struct kvcc_expected *expected, const struct kvcc_blocks_reply *blocks)
 {
 	uint64_t ok = 0;
@@ -24,6 +26,9 @@ static void check_blocks(const struct kvcc_expected *expected, const struct kvcc
 		ok += blocks->statuses[i] == KVC_OK;
 	}
 	must(ok == blocks->outcome.blocks_ok);
+	must(expected->images == (blocks->image_bytes != NULL || (expected->images && expected->count == 0)));
+	for (size_t i = 0; expected->images && i < expected->count; i++)
+		sink += blocks->image_bytes[i];
 }
 
 static void check_keys(const struct kvcc_expected *expected, const struct kvcc_keys_reply *keys)
@@ -65,6 +70,7 @@ static void check(const struct kvcc_expected *expected, const struct kvcc_reply 
 	case KVC_VERB_CLOSE:
 	case KVC_VERB_ATTACH:
 	case KVC_VERB_DETACH:
+	case KVC_VERB_POOL:
 		break;
 	default:
 		check_keys(expected, &reply->keys);
@@ -82,7 +88,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 	if (bytes < 4 || bytes - 4 > KVC_FRAME_BODY_MAX)
 		return 0;
 	expected.verb = (uint16_t)(data[0] % (KVC_VERB_COUNT - 1) + 1);
-	expected.count = (size_t)data[1] | (size_t)data[2] << 8;
+	expected.count = (size_t)data[1] | (size_t)(data[2] & 0x7F) << 8;
+	expected.images = expected.verb == KVC_VERB_GET && data[2] & 0x80;
 	kvcc_arena_init(&arena);
 	status = kvcc_reply_decode(&expected, data[3], data + 4, bytes - 4, &arena, &reply, &why);
 	if (status == KVC_OK)

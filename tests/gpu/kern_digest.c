@@ -77,7 +77,7 @@ static void pool_collect(struct pool *pool, uint8_t *data)
 			        (uint64_t)
 			                pool->ids[b * pool->block_pages + position / pool->desc.page_tokens];
 			const uint8_t *row = mirror + pool->offset[0] + page * place->page_stride +
-			                     layer * place->layer_stride +
+			                     layer * pool->layer_stride[0] +
 			                     position % pool->desc.page_tokens * place->token_stride +
 			                     i % HEADS * place->head_stride;
 

@@ -57,11 +57,12 @@ static uint64_t place_strides(struct kvc_kern_place *place, const enum axis orde
 	return bytes;
 }
 
-/* Both places of a pool; returns the bytes of the region. */
+/* Both places of a pool; returns the bytes of the region. With tables: of one layer's. */
 static uint64_t places_make(struct pool *pool, const struct pool_wish *wish)
 {
 	const struct kvc_block_shape *shape = &pool->shape;
-	uint64_t extent[AXES] = {shape->layers, pool->desc.pages, wish->page_tokens, shape->heads};
+	uint64_t extent[AXES] = {wish->tables ? 1 : shape->layers, pool->desc.pages, wish->page_tokens,
+	                         shape->heads};
 	uint64_t element = kvc_dtype_bytes(shape->dtype);
 	uint64_t key_row = shape->key_dim * element, value_row = shape->value_dim * element;
 	struct kvc_kern_place *key = &pool->desc.key, *value = &pool->desc.value;
@@ -90,6 +91,104 @@ static uint64_t places_make(struct pool *pool, const struct pool_wish *wish)
 	pool->offset[1] = key_bytes;
 	return key_bytes + value_bytes;
 }
+
+/* --- allocations --- */
+
+/* The address of what is at `at` in the mirror. */
+static uint8_t *device_at(const struct pool *pool, size_t at)
+{
+	const struct pool_part *part = pool->parts;
+
+	while (at - part->at >= part->bytes)
+		part++;
+	return part->device + (at - part->at);
+}
+
+/* From `at` in the mirror to the end of its allocation. */
+static uint64_t bytes_left(const struct pool *pool, size_t at)
+{
+	const struct pool_part *part = pool->parts;
+
+	while (at - part->at >= part->bytes)
+		part++;
+	return part->bytes - (at - part->at);
+}
+
+static void part_add(struct pool *pool, size_t bytes)
+{
+	pool->parts[pool->part_count++] = (struct pool_part){.at = pool->bytes, .bytes = bytes};
+	pool->bytes += bytes;
+}
+
+/* Allocations of a region that comes `times` times, each `shift` bytes out of alignment. Later ones are made
+ * first, so that addresses fall. */
+static void parts_make(struct pool *pool, const struct pool_wish *wish, uint64_t region, uint32_t times)
+{
+	bool apart = wish->apart && wish->layout == POOL_SPLIT && pool->shape.value_dim;
+	uint64_t keys = apart ? pool->offset[KVC_KIND_VALUE] : region;
+
+	if (times * 2 > POOL_PARTS_MAX)
+		abort();
+	for (uint32_t i = 0; i < times; i++) {
+		part_add(pool, keys + wish->shift);
+		if (apart)
+			part_add(pool, region - keys + wish->shift);
+	}
+	pool->offset[KVC_KIND_KEY] += wish->shift;
+	pool->offset[KVC_KIND_VALUE] += apart ? 2 * wish->shift : wish->shift;
+	for (uint32_t i = pool->part_count; i-- > 0;)
+		pool->parts[i].device = gpu_alloc(pool->parts[i].bytes);
+}
+
+/* A table of a kind's layers, in device memory; what stands for it without one must not be looked at. */
+static void table_make(struct pool *pool, struct kvc_kern_place *place, enum kvc_kind kind)
+{
+	uint64_t entries[POOL_PARTS_MAX], joint = 16;
+	size_t bytes = pool->shape.layers * sizeof entries[0];
+
+	for (uint32_t i = 0; i < pool->shape.layers; i++) {
+		size_t at = pool->offset[kind] + i * pool->layer_stride[kind];
+
+		entries[i] = (uint64_t)(uintptr_t)device_at(pool, at);
+		joint |= entries[i];
+	}
+	gpu_put(pool->device_layers + kind * bytes, entries, bytes);
+	place->layers = (const uint64_t *)(const void *)(pool->device_layers + kind * bytes);
+	place->layers_align = (uint32_t)(joint & -joint);
+	place->base = NULL;
+	place->layer_stride = UINT64_MAX;
+}
+
+static void place_finish(struct pool *pool, enum kvc_kind kind)
+{
+	struct kvc_kern_place *place = kind == KVC_KIND_KEY ? &pool->desc.key : &pool->desc.value;
+
+	if (kind == KVC_KIND_VALUE && pool->shape.value_dim == 0)
+		return;
+	place->base = device_at(pool, pool->offset[kind]);
+	place->bytes = bytes_left(pool, pool->offset[kind]);
+	if (pool->device_layers)
+		table_make(pool, place, kind);
+}
+
+static void memory_make(struct pool *pool, const struct pool_wish *wish)
+{
+	uint64_t region = places_make(pool, wish);
+
+	parts_make(pool, wish, region, wish->tables ? pool->shape.layers : 1);
+	pool->layer_stride[KVC_KIND_KEY] = pool->desc.key.layer_stride;
+	pool->layer_stride[KVC_KIND_VALUE] = pool->desc.value.layer_stride;
+	if (wish->tables) {
+		pool->layer_stride[KVC_KIND_KEY] = pool->bytes / pool->shape.layers;
+		pool->layer_stride[KVC_KIND_VALUE] = pool->layer_stride[KVC_KIND_KEY];
+		pool->device_layers = gpu_alloc(2 * pool->shape.layers * sizeof(uint64_t));
+	}
+	pool->host = malloc(pool->bytes);
+	place_finish(pool, KVC_KIND_KEY);
+	place_finish(pool, KVC_KIND_VALUE);
+}
+
+/* --- pages --- */
 
 /* Distinct pages for all blocks. */
 static void ids_make(struct pool *pool, struct rng *rng)
@@ -134,16 +233,7 @@ void pool_make(struct pool *pool, const struct kvc_block_shape *shape, uint32_t 
 	pool->desc.page_tokens = wish->page_tokens;
 	pool->desc.id_bytes = wish->id_bytes;
 	pool->desc.pages = blocks * pool->block_pages + wish->spare_pages;
-	pool->offset[0] = 0;
-	pool->bytes = places_make(pool, wish) + wish->shift;
-	pool->offset[0] += wish->shift;
-	pool->offset[1] += wish->shift;
-	pool->host = malloc(pool->bytes);
-	pool->device = gpu_alloc(pool->bytes);
-	pool->desc.key.base = pool->device + pool->offset[0];
-	pool->desc.key.bytes = pool->bytes - pool->offset[0];
-	pool->desc.value.base = pool->device + pool->offset[1];
-	pool->desc.value.bytes = pool->bytes - pool->offset[1];
+	memory_make(pool, wish);
 	pool->block_bytes = kvc_block_raw_bytes(shape);
 	pool->key_bytes = pool->block_bytes / (shape->key_dim + shape->value_dim) * shape->key_dim;
 	pool->data = malloc(pool->block_bytes * blocks);
@@ -154,7 +244,10 @@ void pool_make(struct pool *pool, const struct kvc_block_shape *shape, uint32_t 
 
 void pool_free(struct pool *pool)
 {
-	gpu_free(pool->device);
+	for (uint32_t i = 0; i < pool->part_count; i++)
+		gpu_free(pool->parts[i].device);
+	if (pool->device_layers)
+		gpu_free(pool->device_layers);
 	gpu_free(pool->device_ids);
 	free(pool->host);
 	free(pool->ids);
@@ -183,7 +276,8 @@ static void layer_spread(struct pool *pool, const uint8_t *rows, enum kvc_kind k
 		uint32_t position = pool->first_token + t;
 		uint64_t page =
 		        (uint64_t)pool->ids[block * pool->block_pages + position / pool->desc.page_tokens];
-		uint64_t at = pool->offset[kind] + page * place->page_stride + layer * place->layer_stride +
+		uint64_t at = pool->offset[kind] + page * place->page_stride +
+		              layer * pool->layer_stride[kind] +
 		              position % pool->desc.page_tokens * place->token_stride;
 
 		for (uint32_t h = 0; h < pool->shape.heads; h++, rows += row_bytes)
@@ -210,5 +304,18 @@ void pool_spread(struct pool *pool, const uint8_t *data)
 
 void pool_upload(struct pool *pool)
 {
-	gpu_put(pool->device, pool->host, pool->bytes);
+	for (uint32_t i = 0; i < pool->part_count; i++)
+		gpu_put(pool->parts[i].device, pool->host + pool->parts[i].at, pool->parts[i].bytes);
+}
+
+void pool_download(struct pool *pool)
+{
+	for (uint32_t i = 0; i < pool->part_count; i++)
+		gpu_get(pool->host + pool->parts[i].at, pool->parts[i].device, pool->parts[i].bytes);
+}
+
+void pool_fill(struct pool *pool, int byte)
+{
+	for (uint32_t i = 0; i < pool->part_count; i++)
+		gpu_fill(pool->parts[i].device, byte, pool->parts[i].bytes);
 }

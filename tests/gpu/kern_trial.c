@@ -155,10 +155,10 @@ kvc_status trial_decode(struct trial *trial)
 		trial->blocks[b].image_bytes = trial->lengths[b];
 	gpu_put(trial->device_blocks, trial->blocks, trial->job.count * sizeof *trial->blocks);
 	gpu_fill(trial->device_results, 0xEE, trial->job.count * sizeof *trial->results);
-	gpu_fill(trial->pool.device, 0x5A, trial->pool.bytes);
+	pool_fill(&trial->pool, 0x5A);
 	status = kvc_kern_decode(&trial->job);
 	results_get(trial);
-	gpu_get(trial->pool.host, trial->pool.device, trial->pool.bytes);
+	pool_download(&trial->pool);
 	return status;
 }
 

@@ -103,6 +103,8 @@ static struct pool_wish random_wish(struct rng *rng)
 	        .spare_pages = rng_below(rng, 5),
 	        .shift = rng_below(rng, 6) ? 0 : 4,
 	        .order = rng_below(rng, 24),
+	        .tables = rng_below(rng, 2),
+	        .apart = rng_below(rng, 2),
 	};
 
 	wish.first_token = rng_below(rng, 2) ? rng_below(rng, wish.page_tokens) : 0;
@@ -137,11 +139,12 @@ static void trial_describe(const struct trial *trial)
 
 	printf("  layers %u heads %u dims %u %u tokens %u type %d blocks %u; keys %u bits g%u c%d r%d g%d "
 	       "clip %g; "
-	       "values %u bits g%u c%d r%d g%d clip %g; page %u first %u shift %llu\n",
+	       "values %u bits g%u c%d r%d g%d clip %g; page %u first %u shift %llu, %u allocations%s\n",
 	       s->layers, s->heads, s->key_dim, s->value_dim, s->tokens, s->dtype, trial->pool.blocks,
 	       k->bits, k->group, k->centre, k->rotate, k->gain, (double)k->clip, v->bits, v->group,
 	       v->centre, v->rotate, v->gain, (double)v->clip, trial->pool.desc.page_tokens,
-	       trial->pool.first_token, (unsigned long long)trial->pool.offset[0]);
+	       trial->pool.first_token, (unsigned long long)trial->pool.offset[0], trial->pool.part_count,
+	       trial->pool.device_layers ? " by table" : "");
 }
 
 /* Blocks that the plan cannot hold are restored as they are: their images have another plan. */
@@ -207,7 +210,7 @@ static bool decode_agrees(struct trial *trial)
 	if (raw.job.count > 0)
 		good = raw_blocks_agree(trial, &raw);
 	trial_images_upload(trial);
-	gpu_fill(trial->pool.device, 0x5A, trial->pool.bytes);
+	pool_fill(&trial->pool, 0x5A);
 	if (raw.job.count > 0)
 		good &= kvc_kern_decode(&raw.job) == KVC_OK;
 	gpu_wait();
@@ -218,7 +221,7 @@ static bool decode_agrees(struct trial *trial)
 		gpu_get(trial->results, trial->device_results, trial->job.count * sizeof *trial->results);
 		good &= results_clean(trial);
 	}
-	gpu_get(trial->pool.host, trial->pool.device, trial->pool.bytes);
+	pool_download(&trial->pool);
 	free(raw.blocks);
 	return !trial_pool_differs(trial) && good;
 }
@@ -278,11 +281,14 @@ static void test_random(uint64_t tiles, uint64_t seed, uint32_t batch)
 
 /* --- faults --- */
 
+static bool tables; /* of layers in the trials of faults */
+
 /* A small batch of preset `quality` with some raw tiles if asked for. */
 static void fault_trial(struct trial *trial, struct rng *rng, uint32_t dim, uint32_t blocks, bool raw)
 {
 	struct kvc_block_shape shape = {2, 2, dim, dim, 64, KVC_DTYPE_BF16};
-	struct pool_wish wish = {.layout = POOL_PAGED, .page_tokens = 16, .id_bytes = 4, .spare_pages = 3};
+	struct pool_wish wish = {
+	        .layout = POOL_PAGED, .page_tokens = 16, .id_bytes = 4, .spare_pages = 3, .tables = tables};
 	struct kvc_block_codec codec;
 	uint16_t infinite = 0x7F80;
 
@@ -423,9 +429,50 @@ static void test_arguments(struct rng *rng)
 	printf("arguments\n");
 }
 
+/* What is asked of a table of layers, and that one of little alignment does. */
+static void test_tables(struct rng *rng)
+{
+	struct kvc_kern_place *keys;
+	struct trial trial;
+
+	tables = true;
+	fault_trial(&trial, rng, 128, 2, true);
+	tables = false;
+	keys = &trial.pool.desc.key;
+	keys->bytes -= trial.pool.offset[1];
+	check(trial_encode(&trial) == KVC_OK && !trial_images_differ(&trial),
+	      "keys that end with their layer");
+	keys->bytes--;
+	check(kvc_kern_encode(&trial.job) == KVC_SHAPE, "keys beyond their layer");
+	keys->bytes++;
+	keys->layers_align = 2;
+	check(trial_encode(&trial) == KVC_OK && !trial_images_differ(&trial), "a table of little alignment");
+	for (uint32_t i = 0; i < 3; i++) {
+		keys->layers_align = i * 3 / 2; /* 0, 1, 3 */
+		check(kvc_kern_decode(&trial.job) == KVC_SHAPE, "layers out of alignment");
+	}
+	keys->layers_align = 16;
+	keys->layers = (const uint64_t *)((uintptr_t)keys->layers + 4);
+	check(kvc_kern_decode(&trial.job) == KVC_SHAPE, "a table out of alignment");
+	gpu_wait();
+	trial_free(&trial);
+	printf("tables\n");
+}
+
+static void test_faults(struct rng *rng, uint32_t dim)
+{
+	for (uint32_t i = 0; i < 2; i++) {
+		tables = i;
+		test_ids(rng, dim);
+		test_damage(rng, dim);
+		test_room(rng, dim);
+	}
+	tables = false;
+}
+
 int main(int argc, char **argv)
 {
-	uint64_t tiles = argc > 1 ? strtoull(argv[1], NULL, 10) : gpu_is_emulated() ? 300 : 1000000;
+	uint64_t count = argc > 1 ? strtoull(argv[1], NULL, 10) : gpu_is_emulated() ? 300 : 1000000;
 	uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 10) : 20250214;
 	bool small = gpu_is_emulated() || argc == 4;
 	struct rng rng = {seed};
@@ -433,12 +480,10 @@ int main(int argc, char **argv)
 	printf("device: %s\n", gpu_name());
 	check(kvc_kern_load() == KVC_OK, "kernels load");
 	test_arguments(&rng);
-	for (uint32_t i = 0; i < 2; i++) {
-		test_ids(&rng, i ? 80 : 128);
-		test_damage(&rng, i ? 80 : 128);
-		test_room(&rng, i ? 80 : 128);
-	}
-	test_random(tiles, seed, small ? 8 : 4000);
+	test_tables(&rng);
+	test_faults(&rng, 128);
+	test_faults(&rng, 80);
+	test_random(count, seed, small ? 8 : 4000);
 	if (argc > 4)
 		failures += digests_differ(argv[3], argv[4]);
 	printf("%s\n", failures ? "FAILED" : "ok");

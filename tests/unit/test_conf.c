@@ -14,6 +14,7 @@
 
 #include "daemon/conf/conf.h"
 #include "daemon/conf/table.h"
+#include "tests/support/temp_dir.h"
 
 #define MIB (1024ull * 1024ull)
 
@@ -23,7 +24,7 @@ static enum kvc_conf_action action;
 
 static kvc_status load(const char *const *flags)
 {
-	const char *argv[16] = {"kvcellard"};
+	const char *argv[24] = {"kvcellard"};
 	int argc = 1;
 
 	while (*flags)
@@ -362,6 +363,90 @@ static void test_contradictions(void **state)
 	assert_int_equal(kvc_conf_resolve(&conf, MIB, error), KVC_INVALID);
 }
 
+/* ---- GPUs ---------------------------------------------------------------------------------- */
+
+static void test_gpus(void **state)
+{
+	static const char *const wrong[] = {"",      "16",  "-1",   "0,0", "0;1",        "x",   "none,0",
+	                                    "auto0", "0 x", "00 0", ",",   "4294967296", "1.5", "0,1,2,1"};
+
+	(void)state;
+	assert_int_equal(load((const char *const[]){NULL}), KVC_OK);
+	assert_int_equal(conf.gpus.count, 0);
+	assert_false(conf.gpus.automatic);
+	assert_int_equal(LOAD("--gpus", "3, 0,15"), KVC_OK);
+	assert_int_equal(conf.gpus.count, 3);
+	assert_int_equal(conf.gpus.ordinals[0], 3);
+	assert_int_equal(conf.gpus.ordinals[2], 15);
+	assert_int_equal(LOAD("--gpus", "auto"), KVC_OK);
+	assert_true(conf.gpus.automatic);
+	assert_int_equal(LOAD("--gpus", "0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15"), KVC_OK);
+	assert_int_equal(conf.gpus.count, 16);
+	for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+		assert_int_equal(LOAD("--gpus", wrong[i]), KVC_INVALID);
+		assert_error("none, auto, or numbers from 0 to 15");
+	}
+}
+
+static void device_make(const char *folder, const char *name)
+{
+	char device[300];
+	FILE *file;
+
+	snprintf(device, sizeof device, "%s/%s", folder, name);
+	file = fopen(device, "we");
+	assert_non_null(file);
+	fclose(file);
+}
+
+static void test_gpus_detected(void **state)
+{
+	static const char *const names[] = {"nvidia0", "nvidia3",     "nvidiactl", "nvidia-uvm",
+	                                    "nvidia",  "nvidia-caps", "nvidia1x",  "null"};
+	static const struct {
+		const char *visible;
+		uint32_t count;
+	} cases[] = {{NULL, 2}, {"0,1,2", 2}, {"1", 1}, {"", 0}, {"-1", 0}, {"0,-1,1", 1}, {"GPU-5ac,7", 2}};
+	char folder[KVC_TEMP_DIR_BYTES];
+	struct kvc_conf_gpus gpus = {.automatic = true};
+
+	(void)state;
+	kvc_test_temp_dir(folder);
+	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+		device_make(folder, names[i]);
+	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+		kvc_conf_gpus_detect(folder, cases[i].visible, &gpus);
+		assert_int_equal(gpus.count, cases[i].count);
+		assert_true(gpus.automatic);
+	}
+	kvc_conf_gpus_detect(folder, NULL, &gpus);
+	assert_int_equal(gpus.ordinals[1], 1);
+	kvc_test_temp_dir_remove(folder);
+	kvc_conf_gpus_detect(folder, NULL, &gpus);
+	assert_int_equal(gpus.count, 0);
+}
+
+static void test_gpu_contradictions(void **state)
+{
+	(void)state;
+	assert_int_equal(LOAD("--vram", "1G"), KVC_OK);
+	assert_int_equal(kvc_conf_resolve(&conf, MIB, error), KVC_INVALID);
+	assert_error("vram needs a GPU: name them with --gpus");
+	assert_int_equal(LOAD("--gpu-engine", "/x"), KVC_OK);
+	assert_int_equal(kvc_conf_resolve(&conf, MIB, error), KVC_INVALID);
+	assert_error("gpu-engine needs a GPU");
+	assert_int_equal(LOAD("--gpus", "0", "--gpu-engine="), KVC_OK);
+	assert_int_equal(kvc_conf_resolve(&conf, MIB, error), KVC_INVALID);
+	assert_error("gpu-engine: the path is empty");
+	assert_int_equal(LOAD("--gpu-staging", "63M"), KVC_INVALID);
+	assert_error("64M to 64G");
+	assert_int_equal(LOAD("--gpus", "0", "--vram", "1G", "--socket", "/s"), KVC_OK);
+	assert_int_equal(kvc_conf_resolve(&conf, MIB, error), KVC_OK);
+	assert_int_equal(conf.vram, 1024 * MIB);
+	assert_int_equal(LOAD("--gpus", "auto", "--vram", "1G", "--socket", "/s"), KVC_OK);
+	assert_int_equal(kvc_conf_resolve(&conf, MIB, error), KVC_OK);
+}
+
 /* ---- printing ------------------------------------------------------------------------------ */
 
 static char *printed(size_t *bytes)
@@ -383,7 +468,8 @@ static void test_print_reads_back(void **state)
 
 	(void)state;
 	assert_int_equal(LOAD("--ram", "1536M", "--disk", "/d", "--allow-gids", "4,5", "--simd", "scalar",
-	                      "--socket-mode", "0666", "--verify-on-start", "--disk-size", "1000000001"),
+	                      "--socket-mode", "0666", "--verify-on-start", "--disk-size", "1000000001",
+	                      "--gpus=2,1"),
 	                 KVC_OK);
 	first = conf;
 	text = printed(&bytes);
@@ -455,6 +541,9 @@ int main(void)
 	        cmocka_unit_test(test_wrong_files),
 	        cmocka_unit_test(test_long_lines_and_zero_bytes),
 	        cmocka_unit_test(test_contradictions),
+	        cmocka_unit_test(test_gpus),
+	        cmocka_unit_test(test_gpus_detected),
+	        cmocka_unit_test(test_gpu_contradictions),
 	        cmocka_unit_test(test_print_reads_back),
 	        cmocka_unit_test(test_sample_is_current),
 	        cmocka_unit_test(test_reload_takes_live_options_only),

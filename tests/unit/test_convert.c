@@ -364,9 +364,10 @@ static void test_attach(void **state)
 	assert_refused(kvc_parse_attach(convert, pack(&attach.base), &request, &problem), KVC_INVALID,
 	               "bytes");
 	attach.bytes = 1;
-	attach.plane = KVCELLAR__PLANE__PLANE_CUDA;
-	assert_refused(kvc_parse_attach(convert, pack(&attach.base), &request, &problem), KVC_UNSUPPORTED,
-	               "plane");
+	attach.offset = 4096;
+	assert_refused(kvc_parse_attach(convert, pack(&attach.base), &request, &problem), KVC_INVALID,
+	               "offset");
+	attach.offset = 0;
 	attach.plane = KVCELLAR__PLANE__PLANE_INLINE;
 	assert_refused(kvc_parse_attach(convert, pack(&attach.base), &request, &problem), KVC_INVALID,
 	               "plane");
@@ -523,7 +524,8 @@ static void test_d10_put_fields(void **state)
 	put.plane = (Kvcellar__Plane)-1;
 	put_refused(KVC_INVALID, "plane");
 	put.plane = KVCELLAR__PLANE__PLANE_CUDA;
-	put_refused(KVC_UNSUPPORTED, "plane");
+	put.key_layout = &layout;
+	put_refused(KVC_INVALID, "key_layout");
 	put.region = 0;
 	put_refused(KVC_INVALID, "region");
 	put.plane = KVCELLAR__PLANE__PLANE_INLINE;

@@ -177,7 +177,7 @@ static size_t build_stats(size_t count, size_t name_bytes, uint8_t *out)
 static kvc_status decode_stats(const uint8_t *body, size_t length, struct kvcc_reply *reply, const char **why)
 {
 	static struct kvcc_arena arena;
-	const struct kvcc_expected expected = {KVC_VERB_STATS, 0};
+	const struct kvcc_expected expected = {.verb = KVC_VERB_STATS};
 	kvc_status status;
 
 	kvcc_arena_init(&arena);
