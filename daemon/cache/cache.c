@@ -169,8 +169,10 @@ static void place_reclaimed(void *context, uint32_t cookie, struct kvc_place pla
 	struct kvc_cache *cache = context;
 	const struct kvc_entry *entry = kvc_cache_entry(cache, cookie);
 
-	if (entry->flags & KVC_ENTRY_ON_DISK && same_place(&entry->place, &place))
-		kvc_entry_lose_place(cache, cookie);
+	if (!(entry->flags & KVC_ENTRY_ON_DISK) || !same_place(&entry->place, &place))
+		return;
+	kvc_sync_lost(cache, cookie);
+	kvc_entry_lose_place(cache, cookie);
 }
 
 static void recover_done(void *context, kvc_status status)

@@ -137,6 +137,7 @@ struct kvc_op {
 	uint32_t entry;
 	uint32_t cell; /* of the VRAM tier, being filled by it */
 	uint8_t state;
+	bool lost;                /* a put that waits for a sync: its place on disk is gone */
 	kvc_status cancel_status; /* KVC_OK: not cancelled */
 };
 

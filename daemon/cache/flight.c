@@ -323,6 +323,21 @@ void kvc_sync_last(struct kvc_cache *cache)
 	sync_start(cache);
 }
 
+static void waiters_lost(struct kvc_list *waiters, uint32_t id)
+{
+	kvc_list_each (node, waiters) {
+		struct kvc_op *op = kvc_container_of(node, struct kvc_op, wait_node);
+
+		op->lost = op->lost || op->entry == id;
+	}
+}
+
+void kvc_sync_lost(struct kvc_cache *cache, uint32_t id)
+{
+	waiters_lost(&cache->sync.current, id);
+	waiters_lost(&cache->sync.next, id);
+}
+
 void kvc_sync_join(struct kvc_cache *cache, struct kvc_op *op)
 {
 	kvc_list_push(&cache->sync.next, &op->wait_node);

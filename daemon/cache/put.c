@@ -10,6 +10,7 @@ static void put_settle(struct kvc_op *op, uint32_t id);
 
 static void put_sync(struct kvc_op *op)
 {
+	op->lost = false;
 	kvc_op_move(op, KVC_OP_SYNC);
 	kvc_sync_join(op->cache, op);
 }
@@ -55,9 +56,11 @@ void kvc_put_stored(struct kvc_op *op, kvc_status status)
 		kvc_op_finish(op, status);
 }
 
+/* The tier's own answer tells of losses since the submission of the sync before this one. That one may have
+ * waited for a slot of the mover after this put joined: hence `lost`. */
 void kvc_put_synced(struct kvc_op *op, kvc_status status)
 {
-	kvc_op_finish(op, status);
+	kvc_op_finish(op, status == KVC_OK && op->lost ? KVC_IO : status);
 }
 
 /* The block is there, complete: what is left to do for this operation. */

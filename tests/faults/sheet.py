@@ -163,7 +163,7 @@ def programs(out, kills):
     """Those whose source reports a row."""
     found = []
     for source in sorted(TESTS.glob("*/*.c")):
-        if 'KVC_ROW("' not in source.read_text(encoding="utf-8"):
+        if not re.search(r'KVC_ROW\("|kvc_row_begin\(profile', source.read_text(encoding="utf-8")):
             continue
         program = f"{out}/bin/tests/{source.parent.name}/{source.stem}"
         found.append(f"{program} --kills {kills}" if source.stem == "kill_loop" else program)

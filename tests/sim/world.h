@@ -25,7 +25,8 @@ struct world {
 	struct kvc_arena *arena;
 	struct kvc_engine *engine;
 	struct sim_tier *disk;
-	struct kvc_gpu *gpu; /* NULL: none */
+	struct kvc_tier *tier; /* of the cache: disk->tier, a real one, or NULL: none */
+	struct kvc_gpu *gpu;   /* NULL: none */
 	struct kvc_pool *pool;
 	uint32_t next_page;
 	struct kvc_cache *cache;
@@ -53,6 +54,9 @@ struct kvc_ns_options ns_options(const char *tenant);
 
 /* Open the cache over what the disk holds. */
 void cache_begin(struct world *w);
+
+/* Everything but a cache and a disk. */
+void world_open_bare(struct world *w, uint64_t seed);
 
 /* A daemon with an empty cache. disk_records 0: no disk. */
 void world_open(struct world *w, uint64_t seed, uint32_t disk_records);
@@ -98,6 +102,9 @@ kvc_status finish(struct world *w, struct job *job);
 
 /* Put and finish. */
 kvc_status put(struct world *w, uint32_t number, uint32_t content);
+
+/* What a get must restore for a content: through the codec, without the cache. */
+void content_restore(struct world *w, uint32_t content, uint16_t key[ELEMENTS], uint16_t value[ELEMENTS]);
 
 /* Whether a get restored what the codec makes of a content. */
 bool restored_is(struct world *w, const struct job *job, uint32_t content);
