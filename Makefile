@@ -69,8 +69,8 @@ CFLAGS_ALL += -fsanitize=fuzzer-no-link
 endif
 
 # One translation unit a SIMD level, chosen at run time.
-$(OBJ)/%_avx2.o: SIMD_FLAGS := -mavx2 -mf16c -mfma
-$(OBJ)/%_avx512.o: SIMD_FLAGS := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mf16c -mfma
+$(OBJ)/%_avx2.o $(OBJ)/%_avx2.pic.o: SIMD_FLAGS := -mavx2 -mf16c -mfma
+$(OBJ)/%_avx512.o $(OBJ)/%_avx512.pic.o: SIMD_FLAGS := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mf16c -mfma
 $(OBJ)/kernels/%.o: CFLAGS_ALL += -O3
 $(OBJ)/proto/kvcellar.pb-c.o $(OBJ)/proto/kvcellar.pb-c.pic.o: CFLAGS_ALL += -w
 
@@ -109,10 +109,14 @@ BENCH_BIN := $(patsubst tests/bench/%.c,$(BIN)/tests/bench/%,$(wildcard tests/be
 FUZZ_BIN := $(patsubst tests/fuzz/%.c,$(BIN)/tests/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 KILL_BIN := $(BIN)/tests/fault/kill_loop
 KILL_OBJ := $(call objs,$(wildcard tests/fault/kill_*.c))
-SHEET_BIN := $(patsubst tests/faults/%.c,$(BIN)/tests/faults/%,$(wildcard tests/faults/test_*.c))
 AGENT_BIN := $(BIN)/tests/fault/kvcellard_agent
 SCRIPT_BIN := $(BIN)/tests/fake/engine_script
-TEST_BIN := $(UNIT_BIN) $(SIM_BIN) $(INTEGRATION_BIN) $(FAULT_BIN) $(SHEET_BIN)
+FAKE_CUDA := $(BIN)/tests/fake/libcuda.so.1
+TEST_BIN := $(UNIT_BIN) $(SIM_BIN) $(INTEGRATION_BIN) $(FAULT_BIN)
+
+# Faults that only the fault sheet has.
+SHEET_BIN := $(patsubst tests/faults/%.c,$(BIN)/tests/faults/%,$(wildcard tests/faults/test_*.c))
+TEST_BIN += $(SHEET_BIN)
 
 # --- goals ------------------------------------------------------------------------------------
 
@@ -121,7 +125,7 @@ TEST_BIN := $(UNIT_BIN) $(SIM_BIN) $(INTEGRATION_BIN) $(FAULT_BIN) $(SHEET_BIN)
 .SECONDARY:
 
 all: $(BIN)/kvcellard $(BIN)/kvcellar $(CLIENT_A) $(CLIENT_SO) $(CLIENT_PC)
-tests: all $(TEST_BIN) $(KILL_BIN) $(AGENT_BIN) $(SCRIPT_BIN)
+tests: all $(FAKE_CUDA) $(TEST_BIN) $(KILL_BIN) $(AGENT_BIN) $(SCRIPT_BIN)
 benches: all $(BENCH_BIN)
 fuzzers: $(FUZZ_BIN)
 
@@ -274,11 +278,19 @@ $(SCRIPT_BIN): $(OBJ)/tests/fake/engine_script.o $(KERNEL_A)
 $(SIM_BIN): $(SIM_OBJ)
 $(SIM_BIN): TEST_OBJ := $(SIM_OBJ)
 
-# The same for the cache, under sessions alone.
-SESSION_BIN := $(BIN)/tests/unit/test_session $(BIN)/tests/fuzz/fuzz_session
-$(SESSION_BIN): TEST_OBJ := $(OBJ)/tests/fake/fake_cache.o
-$(BIN)/tests/unit/test_session: TEST_OBJ += $(OBJ)/tests/fake/session_world.o
-$(SESSION_BIN): $(call objs,$(wildcard tests/fake/*.c))
+# A CUDA driver without GPU, for who loads one at run time.
+$(FAKE_CUDA): $(OBJ)/tests/fake/libcuda.pic.o
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -shared -Wl,-soname,libcuda.so.1 $(LDFLAGS_ALL) $< -o $@
+
+# The same for the cache and the GPU engine, under sessions alone.
+SESSION_TEST := $(BIN)/tests/unit/test_session $(BIN)/tests/unit/test_session_cuda
+SESSION_BIN := $(SESSION_TEST) $(BIN)/tests/fuzz/fuzz_session
+SESSION_OBJ := $(call objs,tests/fake/fake_cache.c tests/fake/fake_gpu.c)
+$(SESSION_BIN): TEST_OBJ := $(SESSION_OBJ)
+$(SESSION_TEST): TEST_OBJ += $(OBJ)/tests/fake/session_world.o
+$(SESSION_BIN): $(SESSION_OBJ) $(OBJ)/tests/fake/session_world.o
 
 # With FUZZ=1 (clang) a fuzz target is a libFuzzer program, else it replays corpus files.
 $(FUZZ_BIN): $(BIN)/tests/%: $(OBJ)/tests/%.o $(if $(FUZZ),,$(OBJ)/tests/fuzz/replay.o) $(B)/libkvcsupport.a $(DAEMON_A) $(CLIENT_A) $(KERNEL_A)
@@ -286,5 +298,5 @@ $(FUZZ_BIN): $(BIN)/tests/%: $(OBJ)/tests/%.o $(if $(FUZZ),,$(OBJ)/tests/fuzz/re
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS_ALL) $(if $(FUZZ),-fsanitize=fuzzer) $< $(if $(FUZZ),,$(OBJ)/tests/fuzz/replay.o) $(TEST_OBJ) $(ALL_A) $(DAEMON_LIBS) $(CLIENT_LIBS) $(CLI_LIBS) -lm -o $@
 
-include $(wildcard kernels/cuda.mk daemon/gpu/engine.mk deploy/install.mk)
+include $(wildcard kernels/cuda.mk daemon/gpu/engine.mk client/cuda/cuda.mk deploy/install.mk)
 -include $(shell find $(OBJ) -name '*.d' 2>/dev/null)

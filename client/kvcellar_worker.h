@@ -7,19 +7,20 @@
  * A worker object has a connection of its own to the daemon. It is thread-safe; calls exclude each other. It
  * works on the device that the pool is on and leaves the caller's current device as it was.
  *
- * How a request goes:
- *   put  on the caller's stream: page ids up, encode into staging; then on a stream of its own: image down
- * into shared memory. When that is done (kvc_worker_next looks), the image is sealed and sent to the daemon.
- *   get  the daemon copies the image into shared memory; then (kvc_worker_next again) it is checked, sent up
- * on the caller's stream and decoded there. Nothing ever waits for a stream. Somebody must call
- * kvc_worker_next for requests to go on.
+ * How a request goes
+ *  - put: on the caller's stream page ids go up and the blocks are encoded into staging; on a stream of the
+ *    worker's own the images come down into shared memory. When kvc_worker_next finds them there, they are
+ *    sealed and sent to the daemon.
+ *  - get: the daemon copies images into shared memory. kvc_worker_next checks them, sends them up, and
+ * enqueues the decode on the caller's stream. Nothing waits for a stream. Somebody must call kvc_worker_next
+ * for requests to go on.
  *
  * The pages of a put must hold the block, and stay, until its completion; those of a get must not be touched
  * until then, and what is enqueued on its stream later than the completion sees the block. A stream must live
- * until the completions of its requests.
+ * until the completions of its requests, and must not be under capture.
  *
- * Rules of kvcellar.h hold: out-parameters are written on KVC_OK only, kvc_last_error() says why. An error of
- * a request leaves no CUDA error behind.
+ * Rules of kvcellar.h hold, but for the text: kvc_worker_error() says why. An error of a request leaves no
+ * CUDA error behind. A block that cannot be decoded is KVC_CORRUPT: take it for a miss.
  *
  * Link with -lkvcellar-cuda (pkg-config kvcellar-cuda). */
 #ifndef KVCELLAR_WORKER_H
@@ -34,6 +35,9 @@ extern "C" {
 #pragma GCC visibility push(default)
 
 struct kvc_worker;
+
+/* What went wrong in this thread's last failed call of kvc_worker_*, for people: never NULL. */
+const char *kvc_worker_error(void);
 
 struct kvc_worker_options {
 	size_t size;

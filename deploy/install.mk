@@ -12,7 +12,7 @@ SAMPLE := deploy/kvcellard.conf
 
 INSTALL_BINS := kvcellard kvcellar
 INSTALL_HEADERS := client/kvcellar.h client/kvcellar_cuda.h proto/kvc_status.h
-INSTALL_DOCS := $(wildcard README.md LICENSE docs/*.md) $(SAMPLE)
+INSTALL_DOCS := $(wildcard README.md LICENSE docs/*.md) $(SAMPLE) deploy/kvcellard-gpu.conf
 INSTALL_SO := libkvcellar.so.$(VERSION)
 
 INSTALLED := $(addprefix $(BINDIR)/,$(INSTALL_BINS)) \
@@ -41,6 +41,25 @@ install-library: all
 	    > $(DESTDIR)$(LIBDIR)/pkgconfig/kvcellar.pc
 	chmod 644 $(DESTDIR)$(LIBDIR)/pkgconfig/kvcellar.pc
 	install -m 644 $(INSTALL_HEADERS) $(DESTDIR)$(INCLUDEDIR)
+
+# The library of workers, where it is built.
+ifdef HAVE_CUDA
+WORKER_INSTALL_SO := libkvcellar-cuda.so.$(VERSION)
+INSTALLED += $(INCLUDEDIR)/kvcellar_worker.h $(LIBDIR)/pkgconfig/kvcellar-cuda.pc \
+             $(addprefix $(LIBDIR)/,$(WORKER_INSTALL_SO) libkvcellar-cuda.so.$(SOVERSION) libkvcellar-cuda.so)
+
+.PHONY: install-worker
+install: install-worker
+
+install-worker: install-library
+	install -m 755 $(WORKER_SO) $(DESTDIR)$(LIBDIR)/$(WORKER_INSTALL_SO)
+	ln -sfn $(WORKER_INSTALL_SO) $(DESTDIR)$(LIBDIR)/libkvcellar-cuda.so.$(SOVERSION)
+	ln -sfn libkvcellar-cuda.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/libkvcellar-cuda.so
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' client/cuda/kvcellar-cuda.pc.in \
+	    > $(DESTDIR)$(LIBDIR)/pkgconfig/kvcellar-cuda.pc
+	chmod 644 $(DESTDIR)$(LIBDIR)/pkgconfig/kvcellar-cuda.pc
+	install -m 644 client/kvcellar_worker.h $(DESTDIR)$(INCLUDEDIR)
+endif
 
 install-docs:
 	install -d $(DESTDIR)$(DOCDIR)

@@ -17,7 +17,7 @@ $(error CUDA=yes, but there is no nvcc)
 endif
 
 # No contraction, no approximation, no flushing of subnormals: the kernels restore the bits of the reference.
-NVCC_FLAGS := -std=c++17 -O3 -arch=sm_$(CUDA_ARCH) -fmad=false -lineinfo -I. -Iproto -Xcompiler -Wall,-Wextra
+NVCC_FLAGS := -std=c++17 -O3 -arch=sm_$(CUDA_ARCH) -fmad=false -lineinfo -I. -Iproto -Xcompiler -Wall,-Wextra,-fPIC
 EMU_FLAGS := -std=c++17 -O2 -g -Wall -Wextra -Wno-unknown-pragmas -ffp-contract=off -fno-strict-aliasing \
              -U_FORTIFY_SOURCE -I. -Iproto
 GPU_LIBS := -lxxhash -lsodium -lm -lpthread
@@ -80,11 +80,14 @@ ifdef HAVE_CUDA
 cuda: $(KERN_CUDA_A) $(GPU_BIN)/test_kern $(GPU_BIN)/bench_kern
 
 # KV: a folder with the whole files of docs/codec.md; without it, the slice of them in tests/data.
-test-gpu: $(GPU_BIN)/test_kern
-	$(Q)tests/gpu/test_gpu.sh $< $(or $(KV),tests/data)
+# These goals do not ask for the libraries of the rest themselves: a make of their own does.
+test-gpu:
+	$(Q)$(MAKE) --no-print-directory cuda e2e
+	$(Q)tests/gpu/test_gpu.sh $(OUT) $(or $(KV),tests/data) $(PARTS)
 
-bench-gpu: $(GPU_BIN)/bench_kern
-	$(Q)for preset in quality compact plain k8v4; do $< $$preset || exit 1; done
+bench-gpu:
+	$(Q)$(MAKE) --no-print-directory cuda e2e
+	$(Q)tests/gpu/bench_gpu.sh $(OUT) $(PARTS)
 else
 cuda test-gpu bench-gpu:
 	@echo 'skip: $@: $(if $(filter no,$(CUDA)),CUDA=no,no nvcc)'

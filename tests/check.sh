@@ -70,6 +70,15 @@ add tests/integration/*.sh tests/integration/test_*.py
 if [ -x "$out/bin/tests/gpu/test_kern_emulated" ]; then
 	programs+=("$out/bin/tests/gpu/test_kern_emulated 2000 1 tests/data/keys.bf16 tests/data/values.bf16")
 fi
+# What runs on a GPU machine, in small, against stand-ins for driver and engine. The thread sanitizer has nothing to see
+# in bytes and start-up times.
+plane=("test_forged" "test_budget" "test_worker_death" "test_engine_death" "bench_plane ram" "bench_step_fake small 1 1:-:-")
+if [[ $variant != *thread* ]]; then
+	plane+=("test_layouts" "test_start")
+fi
+for program in "${plane[@]}"; do
+	programs+=("tests/gpu/e2e_fake.sh $program")
+done
 # The kill loop in a quick form; `make killloop` is the long one.
 programs+=("$out/bin/tests/fault/kill_loop --kills ${KVC_TEST_KILLS:-10}")
 while read -r target; do

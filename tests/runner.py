@@ -37,7 +37,7 @@ def short_name(program):
     """A program without the folders that are the same for all; one that runs another is known by that."""
     words = program.split()
     name = re.sub(r"^.*tests/", "", words[0])
-    if name == "fuzz/replay.sh":
+    if name in ("fuzz/replay.sh", "gpu/e2e_fake.sh"):
         name += " " + words[1].rsplit("/", 1)[-1]
     return name
 

@@ -150,7 +150,7 @@ static bool record_recovered(void *context, const struct kvc_record *record, uin
 	entry->image_bytes = (uint32_t)record->image_bytes;
 	entry->tokens = (uint16_t)record->tokens;
 	entry->depth = record->depth > UINT16_MAX ? UINT16_MAX : (uint16_t)record->depth;
-	entry->flags = KVC_ENTRY_VISIBLE | KVC_ENTRY_ON_DISK;
+	entry->flags = KVC_ENTRY_VISIBLE | KVC_ENTRY_ON_DISK | KVC_ENTRY_UNREAD;
 	if (record->generation > cache->generation)
 		cache->generation = record->generation;
 	kvc_stat_add(cache->count.entries, 1);

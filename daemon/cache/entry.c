@@ -85,8 +85,7 @@ void kvc_entry_touch(struct kvc_cache *cache, uint32_t id)
 	struct kvc_entry *entry = kvc_cache_entry(cache, id);
 
 	entry->flags |= KVC_ENTRY_HIT;
-	if (entry->cell != KVC_CELL_NONE)
-		kvc_vram_touch(cache, entry->cell);
+	kvc_vram_touch(cache, id);
 	if (!(entry->flags & KVC_ENTRY_LISTED))
 		return;
 	kvc_entry_unlist(cache, id);
@@ -160,7 +159,7 @@ void kvc_entry_evict(struct kvc_cache *cache, uint32_t id)
 
 	KVC_PRE(entry->refs == 0 && !entry->pins);
 	kvc_stat_add(cache->count.evicted, 1);
-	if (!(entry->flags & KVC_ENTRY_ON_DISK) && entry->cell == KVC_CELL_NONE) {
+	if (!(entry->flags & KVC_ENTRY_ON_DISK) && !(entry->flags & KVC_ENTRY_IN_VRAM)) {
 		kvc_stat_add(cache->count.lost, 1);
 		kvc_entry_drop(cache, id);
 		return;
@@ -175,7 +174,7 @@ void kvc_entry_lose_place(struct kvc_cache *cache, uint32_t id)
 
 	kvc_entry_unlist(cache, id);
 	entry->flags &= (uint8_t)~KVC_ENTRY_ON_DISK;
-	if (entry->slab == KVC_EXTENT_NONE && entry->cell == KVC_CELL_NONE &&
+	if (entry->slab == KVC_EXTENT_NONE && !(entry->flags & KVC_ENTRY_IN_VRAM) &&
 	    entry->flight == KVC_FLIGHT_NONE) {
 		kvc_stat_add(cache->count.lost, 1);
 		kvc_entry_drop(cache, id);

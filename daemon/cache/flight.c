@@ -74,7 +74,7 @@ static void load_end(struct kvc_flight *flight, kvc_status status)
 	if (status == KVC_CORRUPT)
 		kvc_stat_add(cache->count.corrupt, 1);
 	if (!(entry->flags & KVC_ENTRY_DEAD) && (load_lost(status) || !(entry->flags & KVC_ENTRY_ON_DISK)) &&
-	    entry->slab == KVC_EXTENT_NONE && entry->cell == KVC_CELL_NONE)
+	    entry->slab == KVC_EXTENT_NONE && !(entry->flags & KVC_ENTRY_IN_VRAM))
 		kvc_entry_drop(cache, id);
 	kvc_entry_ref(cache, id);
 	kvc_flight_end(flight, &waiters);
@@ -190,7 +190,7 @@ static void store_place(struct kvc_flight *flight)
 		cache->options.disk->ops->forget(cache->options.disk, &flight->record);
 		return;
 	}
-	entry->flags = (uint8_t)((entry->flags | KVC_ENTRY_ON_DISK) & ~KVC_ENTRY_LOOSE);
+	entry->flags = (uint8_t)((entry->flags | KVC_ENTRY_ON_DISK) & ~(KVC_ENTRY_LOOSE | KVC_ENTRY_UNREAD));
 	entry->place = flight->record.place;
 	entry->epoch = (uint32_t)flight->record.epoch;
 	kvc_stat_add(cache->count.demoted, 1);

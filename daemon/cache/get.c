@@ -24,6 +24,14 @@ static void get_hit(struct kvc_op *op)
 	kvc_op_finish(op, KVC_OK);
 }
 
+/* Every tile of it was checked. */
+static void get_sound(struct kvc_op *op)
+{
+	struct kvc_entry *entry = kvc_cache_entry(op->cache, op->entry);
+
+	entry->flags &= (uint8_t)~KVC_ENTRY_UNREAD;
+}
+
 /* The copy that was read is damaged. One in VRAM may not be the only one. */
 static void get_corrupt(struct kvc_op *op)
 {
@@ -52,12 +60,14 @@ static void get_raised(struct kvc_op *op)
 	struct kvc_cache *cache = op->cache;
 	const struct kvc_entry *entry = kvc_cache_entry(cache, op->entry);
 	struct kvc_record record;
-	bool stays = op->move.status == KVC_OK && entry->cell == KVC_CELL_NONE &&
+	bool stays = op->move.status == KVC_OK && !(entry->flags & KVC_ENTRY_IN_VRAM) &&
 	             entry->slab != KVC_EXTENT_NONE && !(entry->flags & KVC_ENTRY_DEAD) &&
 	             kvc_gpu_is_up(kvc_vram_gpu(cache, op->cell));
 
-	if (stays && kvc_record_parse(kvc_entry_record(cache, entry),
-	                              kvc_slab_bytes(cache->options.arena, entry->slab), &record) == KVC_OK) {
+	stays = stays &&
+	        kvc_record_parse(kvc_entry_record(cache, entry),
+	                         kvc_slab_bytes(cache->options.arena, entry->slab), &record) == KVC_OK;
+	if (stays) {
 		kvc_vram_attach(cache, op->cell, op->entry, op->ns, &record);
 		kvc_stat_add(cache->count.raised, 1);
 	} else {
@@ -83,6 +93,8 @@ static void decode_done(struct kvc_move *move)
 		get_raised(op);
 	if (move->status == KVC_CORRUPT)
 		get_corrupt(op);
+	else if (move->status == KVC_OK)
+		get_sound(op);
 	kvc_entry_unref(op->cache, op->entry);
 	kvc_cleaner_run(op->cache);
 	if (move->status == KVC_OK)
@@ -121,7 +133,7 @@ static void get_from_ram(struct kvc_op *op)
 	struct kvc_cache *cache = op->cache;
 	const struct kvc_entry *entry = kvc_cache_entry(cache, op->entry);
 	bool may_stay = op->form == KVC_OP_DEVICE && op->plan == &op->ns->plan &&
-	                entry->cell == KVC_CELL_NONE && entry->image_bytes == op->plan->image_bytes;
+	                !(entry->flags & KVC_ENTRY_IN_VRAM) && entry->image_bytes == op->plan->image_bytes;
 
 	get_prepare(op);
 	op->move.slab = kvc_entry_record(cache, entry);
@@ -137,7 +149,7 @@ static void get_from_vram(struct kvc_op *op)
 
 	op->from = KVC_REST_VRAM;
 	get_prepare(op);
-	op->move.vram = kvc_vram_offset(cache, kvc_cache_entry(cache, op->entry)->cell);
+	op->move.vram = kvc_vram_offset(cache, kvc_vram_cell(cache, op->entry));
 	kvc_move_submit(cache->mover, &op->move);
 }
 
@@ -158,7 +170,7 @@ static void get_load(struct kvc_op *op)
 	struct kvc_cache *cache = op->cache;
 	const struct kvc_entry *entry = kvc_cache_entry(cache, op->entry);
 	struct kvc_flight *flight = kvc_entry_flight(cache, entry);
-	bool in_vram = entry->cell != KVC_CELL_NONE;
+	bool in_vram = entry->flags & KVC_ENTRY_IN_VRAM;
 	kvc_status status = KVC_OK;
 
 	op->from = in_vram ? KVC_REST_VRAM : KVC_REST_DISK;
@@ -175,8 +187,8 @@ static void get_load(struct kvc_op *op)
 /* Whether the block rests in the VRAM of the GPU that wants it. */
 static bool in_own_vram(const struct kvc_op *op, const struct kvc_entry *entry)
 {
-	return op->form == KVC_OP_DEVICE && entry->cell != KVC_CELL_NONE &&
-	       kvc_vram_gpu(op->cache, entry->cell) == kvc_pool_gpu(op->device.pool);
+	return op->form == KVC_OP_DEVICE && entry->flags & KVC_ENTRY_IN_VRAM &&
+	       kvc_vram_gpu(op->cache, kvc_vram_cell(op->cache, op->entry)) == kvc_pool_gpu(op->device.pool);
 }
 
 void kvc_get_start(struct kvc_op *op)

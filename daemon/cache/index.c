@@ -200,7 +200,6 @@ kvc_status kvc_index_insert(struct kvc_index *index, const struct kvc_storage_ke
 	        .colder = KVC_ENTRY_NONE,
 	        .hotter = KVC_ENTRY_NONE,
 	        .slab = KVC_EXTENT_NONE,
-	        .cell = KVC_CELL_NONE,
 	        .flight = KVC_FLIGHT_NONE,
 	};
 	*head = *id;

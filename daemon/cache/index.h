@@ -17,25 +17,25 @@
 
 #define KVC_ENTRY_NONE  0xFFFFFFFFu
 #define KVC_FLIGHT_NONE 0xFFFFFFFFu
-#define KVC_CELL_NONE   0xFFFFFFFFu
 
 enum kvc_entry_flag {
-	KVC_ENTRY_VISIBLE = 1, /* complete: look-ups and gets may see it */
-	KVC_ENTRY_DEAD = 2,    /* out of the index; freed when nothing refers to it any more */
-	KVC_ENTRY_ON_DISK = 4, /* `place` and `epoch` hold */
-	KVC_ENTRY_LISTED = 8,  /* in the list that `list` names */
-	KVC_ENTRY_LOOSE = 16,  /* in RAM only, and not to be written to disk */
-	KVC_ENTRY_HIT = 32,    /* used since it was written to disk */
+	KVC_ENTRY_VISIBLE = 1,  /* complete: look-ups and gets may see it */
+	KVC_ENTRY_DEAD = 2,     /* out of the index; freed when nothing refers to it any more */
+	KVC_ENTRY_ON_DISK = 4,  /* `place` and `epoch` hold */
+	KVC_ENTRY_LISTED = 8,   /* in the list that `list` names */
+	KVC_ENTRY_LOOSE = 16,   /* in RAM only, and not to be written to disk */
+	KVC_ENTRY_HIT = 32,     /* used since it was written to disk */
+	KVC_ENTRY_IN_VRAM = 64, /* vram.h knows where */
+	KVC_ENTRY_UNREAD = 128, /* found at start, and not restored since: its image may be damaged */
 };
 
-/* One block. 88 bytes; owned by the index, filled by the cache. */
+/* One block. 84 bytes; owned by the index, filled by the cache. */
 struct kvc_entry {
 	struct kvc_storage_key key;
 	uint32_t chain;  /* next entry of the bucket, or of the free list */
 	uint32_t colder; /* neighbours in its list */
 	uint32_t hotter;
 	uint32_t slab; /* in the arena, KVC_EXTENT_NONE: not in RAM */
-	uint32_t cell; /* of the VRAM tier (vram.h), KVC_CELL_NONE: not in VRAM */
 	struct kvc_place place;
 	uint32_t epoch; /* of the disk segment, its low 32 bits */
 	uint32_t image_bytes;
@@ -49,7 +49,7 @@ struct kvc_entry {
 	uint16_t depth; /* blocks before it in its sequence, capped */
 };
 
-static_assert(sizeof(struct kvc_entry) <= 88, "the index must stay small");
+static_assert(sizeof(struct kvc_entry) <= 84, "the index must stay small");
 
 struct kvc_index;
 

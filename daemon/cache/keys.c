@@ -5,7 +5,7 @@ enum { AHEAD = 8 }; /* keys whose bucket is fetched into the cache before it is 
 
 static uint8_t rest_of(const struct kvc_entry *entry)
 {
-	if (entry->cell != KVC_CELL_NONE)
+	if (entry->flags & KVC_ENTRY_IN_VRAM)
 		return KVC_REST_VRAM;
 	return entry->slab != KVC_EXTENT_NONE ? KVC_REST_RAM : KVC_REST_DISK;
 }
@@ -54,7 +54,7 @@ uint32_t kvc_cache_prefetch(struct kvc_cache *cache, const struct kvc_storage_ke
 		if (id == KVC_ENTRY_NONE || cache->state != KVC_CACHE_READY)
 			return i;
 		entry = kvc_cache_entry(cache, id);
-		if (entry->slab != KVC_EXTENT_NONE || entry->cell != KVC_CELL_NONE ||
+		if (entry->slab != KVC_EXTENT_NONE || entry->flags & KVC_ENTRY_IN_VRAM ||
 		    entry->flight != KVC_FLIGHT_NONE)
 			continue;
 		if (kvc_load_begin(cache, id, false, &flight) != KVC_OK)

@@ -1,16 +1,13 @@
-/* Leases: the blocks that one session has pinned, as a small hash set of entry ids (open addressing, at most
- * half full). A pin holds a reference, so the id stays valid even if the block is dropped meanwhile. */
+/* Leases: the blocks that one session has pinned, as a small set of entry ids. A pin holds a reference, so
+ * the id stays valid even if the block is dropped meanwhile. */
 #include "daemon/base/alloc.h"
+#include "daemon/cache/idmap.h"
 #include "daemon/cache/internal.h"
-
-enum { SLOTS_FIRST = 16 };
 
 struct kvc_lease {
 	struct kvc_cache *cache;
 	uint32_t pins_max;
-	uint32_t pins;
-	uint32_t slot_count; /* a power of two, or 0 */
-	uint32_t *slots;     /* 1 + id, 0: empty */
+	struct kvc_idmap pins; /* numbers have no meaning */
 };
 
 kvc_status kvc_lease_open(struct kvc_cache *cache, uint32_t pins_max, struct kvc_lease **out)
@@ -25,50 +22,9 @@ kvc_status kvc_lease_open(struct kvc_cache *cache, uint32_t pins_max, struct kvc
 	return KVC_OK;
 }
 
-/* The slot of an id, or the empty one where it would go. */
-static uint32_t slot_of(const struct kvc_lease *lease, uint32_t id)
-{
-	uint32_t mask = lease->slot_count - 1;
-	uint32_t slot = (id * 2654435761u) & mask;
-
-	while (lease->slots[slot] && lease->slots[slot] != id + 1)
-		slot = (slot + 1) & mask;
-	return slot;
-}
-
-static kvc_status slots_grow(struct kvc_lease *lease)
-{
-	struct kvc_lease grown = *lease;
-
-	grown.slot_count = lease->slot_count ? 2 * lease->slot_count : SLOTS_FIRST;
-	grown.slots = kvc_calloc(grown.slot_count, sizeof *grown.slots);
-	if (!grown.slots)
-		return KVC_NO_MEMORY;
-	for (uint32_t i = 0; i < lease->slot_count; i++)
-		if (lease->slots[i])
-			grown.slots[slot_of(&grown, lease->slots[i] - 1)] = lease->slots[i];
-	kvc_free(lease->slots);
-	*lease = grown;
-	return KVC_OK;
-}
-
-/* Empty a slot and close the gap, so that no search ends early. */
-static void slot_clear(struct kvc_lease *lease, uint32_t slot)
-{
-	uint32_t mask = lease->slot_count - 1;
-
-	lease->slots[slot] = 0;
-	for (uint32_t i = (slot + 1) & mask; lease->slots[i]; i = (i + 1) & mask) {
-		uint32_t id = lease->slots[i] - 1;
-
-		lease->slots[i] = 0;
-		lease->slots[slot_of(lease, id)] = id + 1;
-	}
-}
-
 static bool has_pin(const struct kvc_lease *lease, uint32_t id)
 {
-	return lease->slot_count && lease->slots[slot_of(lease, id)];
+	return kvc_idmap_get(&lease->pins, id) != KVC_IDMAP_NONE;
 }
 
 static kvc_status pin_add(struct kvc_lease *lease, uint32_t id)
@@ -76,12 +32,11 @@ static kvc_status pin_add(struct kvc_lease *lease, uint32_t id)
 	struct kvc_cache *cache = lease->cache;
 	struct kvc_entry *entry = kvc_cache_entry(cache, id);
 
-	if (lease->pins >= lease->pins_max || entry->pins == UINT16_MAX)
+	if (lease->pins.count >= lease->pins_max || entry->pins == UINT16_MAX)
 		return KVC_LIMIT;
-	if (2 * (lease->pins + 1) > lease->slot_count && slots_grow(lease) != KVC_OK)
+	if (kvc_idmap_reserve(&lease->pins, lease->pins.count + 1) != KVC_OK)
 		return KVC_NO_MEMORY;
-	lease->slots[slot_of(lease, id)] = id + 1;
-	lease->pins++;
+	kvc_idmap_add(&lease->pins, id, 0);
 	kvc_entry_unlist(cache, id);
 	entry->pins++;
 	kvc_entry_ref(cache, id);
@@ -89,12 +44,10 @@ static kvc_status pin_add(struct kvc_lease *lease, uint32_t id)
 	return KVC_OK;
 }
 
-static void pin_end(struct kvc_lease *lease, uint32_t id)
+static void pin_end(struct kvc_cache *cache, uint32_t id)
 {
-	struct kvc_cache *cache = lease->cache;
 	struct kvc_entry *entry = kvc_cache_entry(cache, id);
 
-	lease->pins--;
 	entry->pins--;
 	kvc_stat_add(cache->count.pins, -1);
 	if (!(entry->flags & KVC_ENTRY_LISTED) && !(kvc_entry_flight(cache, entry)))
@@ -126,17 +79,18 @@ uint32_t kvc_lease_unpin(struct kvc_lease *lease, const struct kvc_storage_key *
 
 		if (id == KVC_ENTRY_NONE || !has_pin(lease, id))
 			return i;
-		slot_clear(lease, slot_of(lease, id));
-		pin_end(lease, id);
+		kvc_idmap_remove(&lease->pins, id);
+		pin_end(lease->cache, id);
 	}
 	return count;
 }
 
 void kvc_lease_close(struct kvc_lease *lease)
 {
-	for (uint32_t i = 0; i < lease->slot_count; i++)
-		if (lease->slots[i])
-			pin_end(lease, lease->slots[i] - 1);
-	kvc_free(lease->slots);
+	uint32_t slot = 0, id;
+
+	while ((id = kvc_idmap_next(&lease->pins, &slot)) != KVC_IDMAP_NONE)
+		pin_end(lease->cache, id);
+	kvc_idmap_close(&lease->pins);
 	kvc_free(lease);
 }

@@ -73,7 +73,7 @@ static void lower_done(struct kvc_move *move)
 static kvc_status lower_move(struct kvc_flight *flight)
 {
 	struct kvc_cache *cache = flight->cache;
-	uint32_t cell = kvc_cache_entry(cache, flight->entry)->cell;
+	uint32_t cell = kvc_vram_cell(cache, flight->entry);
 
 	if (cell == KVC_CELL_NONE) {
 		kvc_slab_release(cache->options.arena, flight->space.slab);
@@ -111,7 +111,7 @@ kvc_status kvc_lower_begin(struct kvc_cache *cache, uint32_t id, bool urgent, st
 	struct kvc_list nobody;
 	kvc_status status;
 
-	KVC_PRE(entry->cell != KVC_CELL_NONE && entry->slab == KVC_EXTENT_NONE);
+	KVC_PRE(entry->flags & KVC_ENTRY_IN_VRAM && entry->slab == KVC_EXTENT_NONE);
 	status = kvc_flight_begin(cache, id, KVC_FLIGHT_LOWER, &flight);
 	if (status != KVC_OK)
 		return status;

@@ -8,6 +8,7 @@
  *        DECODE -> IDLE -> ... again, when the copy in VRAM was damaged and there is another */
 #include "daemon/base/alloc.h"
 #include "daemon/cache/internal.h"
+#include "daemon/cache/vram.h"
 
 #define TO(state) (1u << (state))
 

@@ -317,6 +317,12 @@ static void put_present(struct kvc_op *op, uint32_t id)
 		kvc_op_finish(op, KVC_CONFLICT);
 		return;
 	}
+	/* What was torn by the crash may look whole until it is restored: no promise can be made for it. */
+	if (op->durable && entry->flags & KVC_ENTRY_UNREAD) {
+		kvc_entry_drop(cache, id);
+		put_create(op);
+		return;
+	}
 	kvc_stat_add(cache->count.puts_present, 1);
 	kvc_entry_touch(cache, id);
 	put_settle(op, id);

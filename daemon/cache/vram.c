@@ -3,6 +3,7 @@
 
 #include "daemon/base/alloc.h"
 #include "daemon/base/log.h"
+#include "daemon/cache/idmap.h"
 #include "daemon/cache/internal.h"
 
 enum {
@@ -33,7 +34,9 @@ struct vram_gpu {
 struct kvc_vram {
 	struct cell *cells;
 	uint32_t cell_count;
+	uint32_t cells_used;
 	uint32_t free;
+	struct kvc_idmap by_entry; /* id of an entry -> its cell */
 	kvc_stat_cell *stat_bytes;
 	kvc_stat_cell *stat_used;
 	kvc_stat_cell *stat_blocks;
@@ -69,10 +72,14 @@ static kvc_status cells_grow(struct kvc_vram *vram)
 	return KVC_OK;
 }
 
+/* With room in the map for the entry that it will belong to. */
 static kvc_status cell_take(struct kvc_vram *vram, uint32_t *number)
 {
 	if (vram->free == KVC_CELL_NONE && cells_grow(vram) != KVC_OK)
 		return KVC_NO_MEMORY;
+	if (kvc_idmap_reserve(&vram->by_entry, vram->cells_used + 1) != KVC_OK)
+		return KVC_NO_MEMORY;
+	vram->cells_used++;
 	*number = vram->free;
 	vram->free = vram->cells[*number].hotter;
 	vram->cells[*number] =
@@ -127,8 +134,19 @@ static void list_hot(struct kvc_vram *vram, uint32_t number)
 	list_between(vram, number, vram->gpus[vram->cells[number].gpu].hottest, KVC_CELL_NONE);
 }
 
-void kvc_vram_touch(struct kvc_cache *cache, uint32_t number)
+uint32_t kvc_vram_cell(struct kvc_cache *cache, uint32_t id)
 {
+	if (!(kvc_cache_entry(cache, id)->flags & KVC_ENTRY_IN_VRAM))
+		return KVC_CELL_NONE;
+	return kvc_idmap_get(&cache->vram->by_entry, id);
+}
+
+void kvc_vram_touch(struct kvc_cache *cache, uint32_t id)
+{
+	uint32_t number = kvc_vram_cell(cache, id);
+
+	if (number == KVC_CELL_NONE)
+		return;
 	list_remove(cache->vram, number);
 	list_hot(cache->vram, number);
 }
@@ -145,6 +163,7 @@ void kvc_vram_release(struct kvc_cache *cache, uint32_t number)
 	kvc_extent_release(vram->gpus[cell->gpu].extents, cell->extent);
 	cell->hotter = vram->free;
 	vram->free = number;
+	vram->cells_used--;
 }
 
 /* The cell of the block's parent, if that rests on the same GPU. */
@@ -158,7 +177,7 @@ static uint32_t anchor_of(struct kvc_cache *cache, const struct cell *cell)
 		id = kvc_index_find(cache->index, parent);
 	if (id == KVC_ENTRY_NONE)
 		return KVC_CELL_NONE;
-	anchor = kvc_cache_entry(cache, id)->cell;
+	anchor = kvc_vram_cell(cache, id);
 	return anchor != KVC_CELL_NONE && cell_of(cache, anchor)->gpu == cell->gpu ? anchor : KVC_CELL_NONE;
 }
 
@@ -168,13 +187,14 @@ void kvc_vram_attach(struct kvc_cache *cache, uint32_t number, uint32_t id, stru
 	struct cell *cell = cell_of(cache, number);
 	uint32_t anchor;
 
-	KVC_PRE(cell->entry == KVC_ENTRY_NONE && kvc_cache_entry(cache, id)->cell == KVC_CELL_NONE);
+	KVC_PRE(cell->entry == KVC_ENTRY_NONE && kvc_vram_cell(cache, id) == KVC_CELL_NONE);
 	cell->record = *record;
 	cell->ns = ns;
 	ns->refs++;
 	anchor = anchor_of(cache, cell);
 	cell->entry = id;
-	kvc_cache_entry(cache, id)->cell = number;
+	kvc_idmap_add(&cache->vram->by_entry, id, number);
+	kvc_cache_entry(cache, id)->flags |= KVC_ENTRY_IN_VRAM;
 	if (anchor == KVC_CELL_NONE)
 		list_hot(cache->vram, number);
 	else
@@ -184,14 +204,14 @@ void kvc_vram_attach(struct kvc_cache *cache, uint32_t number, uint32_t id, stru
 
 void kvc_vram_detach(struct kvc_cache *cache, uint32_t id)
 {
-	struct kvc_entry *entry = kvc_cache_entry(cache, id);
-	uint32_t number = entry->cell;
+	uint32_t number = kvc_vram_cell(cache, id);
 	struct cell *cell;
 
 	if (number == KVC_CELL_NONE)
 		return;
 	cell = cell_of(cache, number);
-	entry->cell = KVC_CELL_NONE;
+	kvc_cache_entry(cache, id)->flags &= (uint8_t)~KVC_ENTRY_IN_VRAM;
+	kvc_idmap_remove(&cache->vram->by_entry, id);
 	list_remove(cache->vram, number);
 	cell->entry = KVC_ENTRY_NONE;
 	kvc_ns_close(cell->ns);
@@ -414,6 +434,7 @@ void kvc_vram_close(struct kvc_vram *vram)
 		if (vram->gpus[i].extents)
 			kvc_extents_close(vram->gpus[i].extents);
 	}
+	kvc_idmap_close(&vram->by_entry);
 	kvc_free(vram->cells);
 	kvc_free(vram);
 }

@@ -19,6 +19,8 @@
 #include "daemon/engine/gpu.h"
 #include "daemon/tier/record.h"
 
+#define KVC_CELL_NONE 0xFFFFFFFFu
+
 struct kvc_cache;
 struct kvc_ns;
 struct kvc_vram;
@@ -49,7 +51,10 @@ void kvc_vram_attach(struct kvc_cache *cache, uint32_t cell, uint32_t entry, str
 /* The entry rests in VRAM no more; nothing happens if it does not. */
 void kvc_vram_detach(struct kvc_cache *cache, uint32_t entry);
 
-void kvc_vram_touch(struct kvc_cache *cache, uint32_t cell);
+/* The cell of an entry, KVC_CELL_NONE: it does not rest in VRAM. */
+uint32_t kvc_vram_cell(struct kvc_cache *cache, uint32_t entry);
+
+void kvc_vram_touch(struct kvc_cache *cache, uint32_t entry);
 
 /* The coldest block that rests in VRAM only, that nothing happens to, and that should be lowered now, or
  * KVC_ENTRY_NONE: among the coldest of a GPU whose room is short, or `any` at all. */

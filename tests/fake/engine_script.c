@@ -143,8 +143,10 @@ static void take_start(const struct kvc_gpu_start *start)
 	arena_map(start);
 	if (word("refuse"))
 		refuse("no such \x1b GPU");
-	if (word("never-ready"))
+	if (word("never-ready")) {
+		fputs("scripted engine: never ready\n", stderr);
 		hang();
+	}
 	if (word("rubbish"))
 		say("rubbish", 7);
 	else if (word("early"))

@@ -70,7 +70,12 @@ unsigned kvc_fake_waiting(const struct kvc_cache *cache)
 
 const struct kvc_block_view *kvc_fake_oldest_view(const struct kvc_cache *cache)
 {
-	return &kvc_container_of(cache->waiting.next, struct kvc_op, wait_node)->view;
+	return &kvc_fake_oldest(cache)->view;
+}
+
+const struct kvc_op *kvc_fake_oldest(const struct kvc_cache *cache)
+{
+	return kvc_container_of(cache->waiting.next, struct kvc_op, wait_node);
 }
 
 unsigned kvc_fake_open_objects(const struct kvc_cache *cache)
@@ -134,10 +139,44 @@ static void view_copy(const struct kvc_op *op, uint8_t *flat, bool to_flat)
 		rows_copy(&shape, shape.value_dim, op->view.value, &op->view.value_layout, flat, to_flat);
 }
 
+/* Of a pool's pages the fake keeps the ids: what a session makes of a message is what is looked at. */
+static size_t bytes_of(const struct kvc_op *op)
+{
+	struct kvc_block_shape shape = op->ns->plan.shape;
+
+	shape.tokens = op->tokens;
+	if (op->form == KVC_OP_DEVICE)
+		return op->device.page_count * sizeof *op->device.pages;
+	return op->form == KVC_OP_IMAGE ? op->external.bytes : kvc_block_raw_bytes(&shape);
+}
+
+static void take(struct kvc_op *op, uint8_t *data)
+{
+	if (op->form == KVC_OP_DEVICE)
+		memcpy(data, op->device.pages, bytes_of(op));
+	else if (op->form == KVC_OP_IMAGE)
+		memcpy(data, op->external.data, op->external.bytes);
+	else
+		view_copy(op, data, true);
+}
+
+static kvc_status give(struct kvc_op *op, const struct fake_block *block)
+{
+	if (op->form == KVC_OP_DEVICE)
+		return memcmp(block->data, op->device.pages, block->bytes) == 0 ? KVC_OK : KVC_ENGINE_LOST;
+	if (op->form == KVC_OP_HOST) {
+		view_copy(op, block->data, false);
+		return KVC_OK;
+	}
+	if (block->bytes > op->external.bytes)
+		return KVC_LIMIT;
+	memcpy(op->external.data, block->data, block->bytes);
+	return KVC_OK;
+}
+
 static kvc_status put(struct kvc_op *op)
 {
 	struct fake_block *block = block_find(op->cache, &op->key);
-	struct kvc_block_shape shape = op->ns->plan.shape;
 
 	if (block)
 		return KVC_OK;
@@ -146,12 +185,11 @@ static kvc_status put(struct kvc_op *op)
 	block = block_new(op->cache);
 	if (!block)
 		return KVC_NO_SPACE;
-	shape.tokens = op->tokens;
 	free(block->data);
-	*block = (struct fake_block){true, op->key, op->tokens, NULL, kvc_block_raw_bytes(&shape)};
+	*block = (struct fake_block){true, op->key, op->tokens, NULL, bytes_of(op)};
 	block->data = malloc(block->bytes);
 	KVC_INVARIANT(block->data);
-	view_copy(op, block->data, true);
+	take(op, block->data);
 	op->image_bytes = block->bytes;
 	return KVC_OK;
 }
@@ -164,10 +202,9 @@ static kvc_status get(struct kvc_op *op)
 		return KVC_MISS;
 	if (block->tokens != op->tokens)
 		return KVC_CONFLICT;
-	view_copy(op, block->data, false);
 	op->image_bytes = block->bytes;
 	op->from = KVC_REST_RAM;
-	return KVC_OK;
+	return give(op, block);
 }
 
 /* ---- operations ---------------------------------------------------------------------------- */

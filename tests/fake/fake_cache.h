@@ -23,8 +23,9 @@ void kvc_fake_mode_set(struct kvc_cache *cache, enum kvc_fake_mode mode);
 /* End up to `count` of the operations that wait, the oldest first. */
 void kvc_fake_release(struct kvc_cache *cache, unsigned count);
 
-/* Operations that wait; the view of the oldest. */
+/* Operations that wait; the oldest, and its view. */
 unsigned kvc_fake_waiting(const struct kvc_cache *cache);
+const struct kvc_op *kvc_fake_oldest(const struct kvc_cache *cache);
 const struct kvc_block_view *kvc_fake_oldest_view(const struct kvc_cache *cache);
 
 /* Namespaces and leases that are open, blocks that are stored. */

@@ -33,13 +33,15 @@ static struct kvc_rpc_options options_of(void)
 	        .loop = kvc_ses.loop,
 	        .stats = kvc_ses.stats,
 	        .cache = kvc_ses.cache,
+	        .gpus = kvc_ses.gpus,
+	        .gpu_count = kvc_ses.gpus[0] ? 2 : 0,
 	        .version = "test",
 	        .limits = {.connections = 10,
 	                   .connections_per_uid = 10,
 	                   .inflight = 8,
 	                   .batch = 64,
 	                   .namespaces = 2,
-	                   .regions = 2,
+	                   .regions = kvc_ses.gpus[0] ? 8 : 2,
 	                   .pins = 10,
 	                   .region_bytes = 2 * KVC_SES_REGION_BYTES,
 	                   .inline_bytes = 100000,
@@ -50,19 +52,37 @@ static struct kvc_rpc_options options_of(void)
 	};
 }
 
-int kvc_ses_setup(void **state)
+uint64_t kvc_ses_request_id(void)
+{
+	return ++request_id;
+}
+
+static int setup(bool gpus)
 {
 	struct kvc_rpc_options options;
 
-	(void)state;
 	live_before = kvc_alloc_live();
 	kvc_ses.stopped = false;
 	kvc_key_init();
 	if (kvc_loop_open(&kvc_ses.loop) || kvc_stats_open(&kvc_ses.stats))
 		return 1;
 	kvc_ses.cache = kvc_fake_cache_open(kvc_ses.loop);
+	for (unsigned i = 0; i < 2; i++)
+		kvc_ses.gpus[i] = gpus ? kvc_fake_gpu_open(kvc_ses.loop, i) : NULL;
 	options = options_of();
 	return kvc_rpc_open(&options, &kvc_ses.rpc) != KVC_OK;
+}
+
+int kvc_ses_setup(void **state)
+{
+	(void)state;
+	return setup(false);
+}
+
+int kvc_ses_setup_gpus(void **state)
+{
+	(void)state;
+	return setup(true);
 }
 
 void kvc_ses_on_stopped(void *context)
@@ -83,6 +103,8 @@ int kvc_ses_teardown(void **state)
 		kvc_ses_stop(0);
 	kvc_rpc_close(kvc_ses.rpc);
 	kvc_fake_cache_close(kvc_ses.cache);
+	for (unsigned i = 0; i < 2 && kvc_ses.gpus[i]; i++)
+		kvc_fake_gpu_close(kvc_ses.gpus[i]);
 	kvc_stats_close(kvc_ses.stats);
 	kvc_loop_close(kvc_ses.loop);
 	kvc_row_end();

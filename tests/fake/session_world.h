@@ -7,6 +7,7 @@
 
 #include "daemon/rpc/rpc.h"
 #include "tests/fake/fake_cache.h"
+#include "tests/fake/fake_gpu.h"
 #include "tests/support/wire.h"
 
 enum { KVC_SES_REGION_BYTES = 1 << 20 };
@@ -15,6 +16,7 @@ struct kvc_session_world {
 	struct kvc_loop *loop;
 	struct kvc_stats *stats;
 	struct kvc_cache *cache;
+	struct kvc_gpu *gpus[2]; /* NULL: none */
 	struct kvc_rpc *rpc;
 	bool stopped; /* kvc_rpc_stop is done */
 };
@@ -36,12 +38,18 @@ struct kvc_ses_transfer {
 /* For cmocka: open and close all; the teardown fails if memory is left. */
 int kvc_ses_setup(void **state);
 
+/* The same with two GPUs. */
+int kvc_ses_setup_gpus(void **state);
+
 /* Stop the service and wait for it. */
 void kvc_ses_stop(uint64_t timeout_ms);
 int kvc_ses_teardown(void **state);
 
 /* The client's end of a new session; -1 if it was not taken. */
 int kvc_ses_connect_raw(void);
+
+/* Counts up: ids for frames that a test makes itself. */
+uint64_t kvc_ses_request_id(void);
 
 /* Returns its id. Small enough for the socket's buffer: nobody reads while the test writes. */
 uint64_t kvc_ses_send_request(int fd, enum kvc_verb verb, const ProtobufCMessage *message,

@@ -1,6 +1,6 @@
 /* Bodies of replies from a hostile daemon. The input: verb, number of blocks or keys asked for (2 bytes; the
- * top bit: images), status, body. What is accepted must be in range, and is read whole, so that the sanitizers see what is not
- * there. */
+ * top bit: images), status, body. What is accepted must be in range, and is read whole, so that the
+ * sanitizers see what is not there. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

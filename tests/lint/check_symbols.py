@@ -8,7 +8,7 @@ import sys
 
 import source
 
-HEADERS = ("client/kvcellar.h", "proto/kvc_status.h")
+HEADERS = ("client/kvcellar.h", "client/kvcellar_cuda.h", "proto/kvc_status.h")
 LIBRARY = "build/lib/libkvcellar.so"
 DAEMON = "build/bin/kvcellard"
 

@@ -17,10 +17,12 @@
 #include <unistd.h>
 
 #include "proto/kvcellar.pb-c.h"
+#include "tests/support/fake_device.h"
 
 #define CONNECTIONS 64u
 #define IDS         64u
 #define BUCKETS     4096u
+#define FDS         253u
 
 #define MUST(holds) ((holds) ? (void)0 : broken(__LINE__, #holds))
 
@@ -34,7 +36,8 @@ struct request {
 	struct kvc_frame frame;
 	uint8_t *body;
 	uint8_t *payload;
-	int fd; /* -1: none */
+	int fds[FDS];
+	unsigned fd_count;
 	struct connection *connection;
 	struct request *next; /* held */
 };
@@ -44,9 +47,11 @@ struct namespace_ {
 	uint64_t layers, heads, dims[2], element;
 };
 
+/* Memory, or a pool in device memory. */
 struct region {
 	uint8_t *data;
 	uint64_t bytes;
+	struct fake_pool *pool;
 };
 
 struct connection {
@@ -189,7 +194,8 @@ static void on_hello(const struct request *request, const struct fake_rule *rule
 	hello.boot_id.data = boot_id;
 	hello.boot_id.len = sizeof(boot_id);
 	hello.version = (char *)(uintptr_t) "fake";
-	hello.planes = 1u << KVCELLAR__PLANE__PLANE_INLINE | 1u << KVCELLAR__PLANE__PLANE_SHM;
+	hello.planes = 1u << KVCELLAR__PLANE__PLANE_INLINE | 1u << KVCELLAR__PLANE__PLANE_SHM |
+	               1u << KVCELLAR__PLANE__PLANE_CUDA;
 	hello.limits = &fields;
 	reply(request, rule, KVC_OK, &hello.base, NULL, 0);
 }
@@ -222,7 +228,16 @@ static void region_drop(struct region *region)
 {
 	if (region->data)
 		MUST(munmap(region->data, region->bytes) == 0);
-	region->data = NULL;
+	free(region->pool);
+	*region = (struct region){NULL, 0, NULL};
+}
+
+static uint8_t *memfd_map(const Kvcellar__Attach *attach, int fd)
+{
+	void *data = mmap(NULL, attach->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+	MUST(data != MAP_FAILED);
+	return data;
 }
 
 static void on_attach(const struct request *request, const struct fake_rule *rule)
@@ -231,17 +246,56 @@ static void on_attach(const struct request *request, const struct fake_rule *rul
 	struct region *region;
 
 	MUST(attach && attach->id < IDS);
-	if (request->fd < 0) {
+	region = &request->connection->regions[attach->id];
+	if (attach->plane == KVCELLAR__PLANE__PLANE_SHM && request->fd_count != 1) {
 		fail(request, KVC_INVALID, "attach without a descriptor");
 	} else {
-		region = &request->connection->regions[attach->id];
 		region_drop(region);
 		region->bytes = attach->bytes;
-		region->data = mmap(NULL, attach->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, request->fd, 0);
-		MUST(region->data != MAP_FAILED);
+		region->data = attach->plane == KVCELLAR__PLANE__PLANE_SHM
+		                       ? memfd_map(attach, request->fds[0])
+		                       : fake_device_map(attach, request->fds, request->fd_count);
 		reply_done(request, rule);
 	}
 	kvcellar__attach__free_unpacked(attach, NULL);
+}
+
+static uint8_t *pool_base(void *context, uint32_t region, uint64_t offset)
+{
+	const struct connection *connection = context;
+
+	MUST(region < IDS && connection->regions[region].data && offset < connection->regions[region].bytes);
+	return connection->regions[region].data + offset;
+}
+
+static bool bases_known(const struct connection *connection, const Kvcellar__Pool *pool)
+{
+	for (size_t i = 0; i < pool->n_key_bases; i++) {
+		if (pool->key_bases[i]->region >= IDS ||
+		    !connection->regions[pool->key_bases[i]->region].data)
+			return false;
+	}
+	return true;
+}
+
+static void on_pool(const struct request *request, const struct fake_rule *rule)
+{
+	struct connection *connection = request->connection;
+	Kvcellar__Pool *pool = kvcellar__pool__unpack(NULL, request->frame.body_bytes, request->body);
+
+	MUST(pool && pool->id < IDS);
+	if (!bases_known(connection, pool) || !connection->namespaces[pool->namespace_]) {
+		fail(request, KVC_UNKNOWN_ID, "");
+	} else {
+		struct region *region = &connection->regions[pool->id];
+
+		region_drop(region);
+		region->pool = calloc(1, sizeof(*region->pool));
+		MUST(region->pool);
+		*region->pool = fake_pool_make(pool, pool_base, connection);
+		reply_done(request, rule);
+	}
+	kvcellar__pool__free_unpacked(pool, NULL);
 }
 
 static void on_close(const struct request *request, const struct fake_rule *rule)
@@ -281,13 +335,31 @@ struct transfer {
 	bool put;
 	const struct namespace_ *ns;
 	const struct region *region; /* NULL: inline */
+	bool images;
 	const Kvcellar__Layout *layouts[2];
 	size_t count;
 	Kvcellar__Block **blocks;
 };
 
+static void copy_pages(const struct transfer *transfer, const Kvcellar__Block *block, uint8_t *raw)
+{
+	const struct namespace_ *ns = transfer->ns;
+	uint32_t heads = (uint32_t)ns->heads;
+
+	for (unsigned kind = 0; kind < 2; kind++) {
+		uint64_t row = ns->dims[kind] * ns->element;
+
+		for (uint32_t i = 0; row && i < ns->layers * block->tokens * heads; i++, raw += row) {
+			uint32_t place[3] = {i / heads / block->tokens, i / heads % block->tokens, i % heads};
+			uint8_t *there = fake_pool_row(transfer->region->pool, block, kind, place);
+
+			memcpy(transfer->put ? raw : there, transfer->put ? there : raw, row);
+		}
+	}
+}
+
 /* Between a region and raw bytes, both kinds, by strides. */
-static void copy_block(const struct transfer *transfer, const Kvcellar__Block *block, uint8_t *raw)
+static void copy_view(const struct transfer *transfer, const Kvcellar__Block *block, uint8_t *raw)
 {
 	const struct namespace_ *ns = transfer->ns;
 	uint64_t offsets[2] = {block->key_offset, block->value_offset};
@@ -314,6 +386,19 @@ static void copy_block(const struct transfer *transfer, const Kvcellar__Block *b
 	}
 }
 
+static void copy_block(const struct transfer *transfer, const Kvcellar__Block *block, uint8_t *raw,
+                       size_t bytes)
+{
+	uint8_t *image = transfer->region->data ? transfer->region->data + block->key_offset : NULL;
+
+	if (transfer->region->pool)
+		copy_pages(transfer, block, raw);
+	else if (transfer->images)
+		memcpy(transfer->put ? raw : image, transfer->put ? image : raw, bytes);
+	else
+		copy_view(transfer, block, raw);
+}
+
 static uint64_t raw_bytes(const struct namespace_ *ns, uint32_t tokens)
 {
 	return ns->layers * ns->heads * (ns->dims[0] + ns->dims[1]) * ns->element * tokens;
@@ -323,7 +408,7 @@ static void put_block(const struct request *request, const struct transfer *tran
                       const Kvcellar__Block *block, const uint8_t *payload)
 {
 	struct fake_daemon *daemon = request->connection->daemon;
-	size_t bytes = raw_bytes(transfer->ns, block->tokens);
+	size_t bytes = transfer->images ? block->image_bytes : raw_bytes(transfer->ns, block->tokens);
 	struct stored **at = find(daemon, transfer->ns, block->key);
 	struct stored *stored;
 
@@ -337,7 +422,7 @@ static void put_block(const struct request *request, const struct transfer *tran
 	stored->tokens = block->tokens;
 	stored->bytes = bytes;
 	if (transfer->region)
-		copy_block(transfer, block, stored->data);
+		copy_block(transfer, block, stored->data, bytes);
 	else
 		memcpy(stored->data, payload, bytes);
 	*at = stored;
@@ -350,8 +435,10 @@ static kvc_status get_block(const struct request *request, const struct transfer
 
 	if (!stored || stored->tokens != block->tokens)
 		return KVC_MISS;
+	if (transfer->images && stored->bytes > block->image_bytes)
+		return KVC_LIMIT;
 	if (transfer->region)
-		copy_block(transfer, block, stored->data);
+		copy_block(transfer, block, stored->data, stored->bytes);
 	else
 		memcpy(payload, stored->data, stored->bytes);
 	return KVC_OK;
@@ -362,10 +449,11 @@ static void move_blocks(const struct request *request, const struct fake_rule *r
 {
 	Kvcellar__BlocksReply answer = KVCELLAR__BLOCKS_REPLY__INIT;
 	uint32_t *statuses = calloc(transfer->count + 1, sizeof(*statuses));
+	uint64_t *lengths = calloc(transfer->count + 1, sizeof(*lengths));
 	uint8_t *out = malloc(request->connection->daemon->limits.inline_bytes + 1);
 	size_t payload = 0;
 
-	MUST(statuses && out);
+	MUST(statuses && lengths && out);
 	for (size_t i = 0; i < transfer->count; i++) {
 		const Kvcellar__Block *block = transfer->blocks[i];
 		uint64_t bytes = raw_bytes(transfer->ns, block->tokens);
@@ -377,13 +465,18 @@ static void move_blocks(const struct request *request, const struct fake_rule *r
 			statuses[i] = get_block(request, transfer, block, out + payload);
 		if (!transfer->region && statuses[i] == KVC_OK)
 			payload += bytes;
+		if (statuses[i] == KVC_OK)
+			lengths[i] = (*find(request->connection->daemon, transfer->ns, block->key))->bytes;
 		answer.stored_bytes += statuses[i] == KVC_OK ? bytes : 0;
 		answer.tier_hits_ram += statuses[i] == KVC_OK;
 	}
 	answer.n_statuses = transfer->count;
 	answer.statuses = statuses;
+	answer.n_image_bytes = transfer->images && !transfer->put ? transfer->count : 0;
+	answer.image_bytes = lengths;
 	reply(request, rule, KVC_OK, &answer.base, out, transfer->put ? 0 : payload);
 	free(out);
+	free(lengths);
 	free(statuses);
 }
 
@@ -393,7 +486,8 @@ static bool resolve(const struct request *request, uint32_t ns, uint32_t region,
 
 	transfer->ns = ns < IDS ? connection->namespaces[ns] : NULL;
 	transfer->region = region && region < IDS ? &connection->regions[region] : NULL;
-	if (transfer->ns && (!region || (transfer->region && transfer->region->data)))
+	if (transfer->ns &&
+	    (!region || (transfer->region && (transfer->region->data || transfer->region->pool))))
 		return true;
 	fail(request, KVC_UNKNOWN_ID, "");
 	return false;
@@ -409,6 +503,7 @@ static void on_put(const struct request *request, const struct fake_rule *rule)
 	transfer.layouts[1] = put->value_layout;
 	transfer.count = put->n_blocks;
 	transfer.blocks = put->blocks;
+	transfer.images = put->form == KVCELLAR__FORM__FORM_IMAGE;
 	if (resolve(request, put->namespace_, put->region, &transfer))
 		move_blocks(request, rule, &transfer);
 	kvcellar__put__free_unpacked(put, NULL);
@@ -424,6 +519,7 @@ static void on_get(const struct request *request, const struct fake_rule *rule)
 	transfer.layouts[1] = get->value_layout;
 	transfer.count = get->n_blocks;
 	transfer.blocks = get->blocks;
+	transfer.images = get->form == KVCELLAR__FORM__FORM_IMAGE;
 	if (resolve(request, get->namespace_, get->region, &transfer))
 		move_blocks(request, rule, &transfer);
 	kvcellar__get__free_unpacked(get, NULL);
@@ -490,15 +586,15 @@ static const handler handlers[KVC_VERB_COUNT] = {
         [KVC_VERB_CLOSE] = on_close,   [KVC_VERB_PUT] = on_put,      [KVC_VERB_ATTACH] = on_attach,
         [KVC_VERB_DETACH] = on_close,  [KVC_VERB_GET] = on_get,      [KVC_VERB_LOOKUP] = on_keys,
         [KVC_VERB_PREFETCH] = on_keys, [KVC_VERB_PIN] = on_keys,     [KVC_VERB_UNPIN] = on_keys,
-        [KVC_VERB_DROP] = on_keys,     [KVC_VERB_STATS] = on_stats,
+        [KVC_VERB_DROP] = on_keys,     [KVC_VERB_STATS] = on_stats,  [KVC_VERB_POOL] = on_pool,
 };
 
 /* ---- requests ------------------------------------------------------------------------------ */
 
 static void request_free(struct request *request)
 {
-	if (request->fd >= 0)
-		(void)close(request->fd);
+	for (unsigned i = 0; i < request->fd_count; i++)
+		(void)close(request->fds[i]);
 	free(request->body);
 	free(request->payload);
 	free(request);
@@ -566,13 +662,23 @@ static void handle(struct fake_daemon *daemon, struct request *request)
 	request_free(request);
 }
 
-static bool read_bytes(int fd, void *bytes, size_t length, int *passed)
+/* All descriptors of a frame come together, with its first bytes. */
+static void take_descriptors(struct request *request, const struct cmsghdr *control)
+{
+	if (!control)
+		return;
+	MUST(request->fd_count == 0);
+	request->fd_count = (unsigned)((control->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+	memcpy(request->fds, CMSG_DATA(control), request->fd_count * sizeof(int));
+}
+
+static bool read_bytes(int fd, void *bytes, size_t length, struct request *request)
 {
 	uint8_t *at = bytes;
 
 	while (length > 0) {
 		union {
-			char bytes[CMSG_SPACE(sizeof(int))];
+			char bytes[CMSG_SPACE(sizeof(int) * FDS)];
 			struct cmsghdr align;
 		} control;
 		struct iovec part = {at, length};
@@ -584,11 +690,7 @@ static bool read_bytes(int fd, void *bytes, size_t length, int *passed)
 
 		if (got <= 0)
 			return false;
-		if (CMSG_FIRSTHDR(&message)) {
-			MUST(*passed ==
-			     -1); /* the client sends one descriptor with the frame it belongs to */
-			memcpy(passed, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(int));
-		}
+		take_descriptors(request, CMSG_FIRSTHDR(&message));
 		at += got;
 		length -= (size_t)got;
 	}
@@ -601,18 +703,17 @@ static struct request *read_request(struct connection *connection, int fd)
 	uint8_t header[KVC_FRAME_HEADER_BYTES];
 
 	MUST(request);
-	request->fd = -1;
 	request->connection = connection;
-	if (!read_bytes(fd, header, sizeof(header), &request->fd))
+	if (!read_bytes(fd, header, sizeof(header), request))
 		goto gone;
 	MUST(kvc_frame_decode(header, &request->frame, NULL) == KVC_OK);
 	MUST(!(request->frame.flags & KVC_FRAME_REPLY) && request->frame.payload_bytes < 1u << 30);
 	request->body = malloc(request->frame.body_bytes + 1);
 	request->payload = malloc(request->frame.payload_bytes + 1);
 	MUST(request->body && request->payload);
-	if (read_bytes(fd, request->body, request->frame.body_bytes, &request->fd) &&
-	    read_bytes(fd, request->payload, request->frame.payload_bytes, &request->fd)) {
-		MUST((request->fd >= 0) == ((request->frame.flags & KVC_FRAME_FD) != 0));
+	if (read_bytes(fd, request->body, request->frame.body_bytes, request) &&
+	    read_bytes(fd, request->payload, request->frame.payload_bytes, request)) {
+		MUST((request->fd_count > 0) == ((request->frame.flags & KVC_FRAME_FD) != 0));
 		return request;
 	}
 gone:

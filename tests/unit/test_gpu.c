@@ -273,7 +273,7 @@ static void loses_jobs(const char *script, uint32_t jobs, uint32_t fewest)
 	uint32_t lost = 0;
 
 	gpu_rig_open();
-	rig.options.hang_ms = strstr(script, "hang") || strstr(script, "stuck") ? 100 : 60000;
+	rig.options.hang_ms = strstr(script, "hang") || strstr(script, "stuck") ? 400 : 60000;
 	print_message("%s\n", script);
 	assert_int_equal(gpu_rig_start(script), KVC_OK);
 	gpu_rig_pool();

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #define SKIP_STATUS 77
+#define FAKE_BYTES  (UINT64_C(1) << 36) /* the stand-in does not count */
 
 struct location {
 	int type; /* 1: a device */
@@ -36,7 +37,7 @@ static struct {
 	int (*device_name)(char *, int, int);
 	int (*device_uuid)(uint8_t *, int);
 	int (*context_retain)(void **, int);
-	int (*context_set)(void *);
+	int (*context_push)(void *);
 	int (*info)(size_t *, size_t *);
 	int (*alloc)(uint64_t *, size_t);
 	int (*free)(uint64_t);
@@ -51,6 +52,7 @@ static struct {
 	int (*unreserve)(uint64_t, size_t);
 	int (*map)(uint64_t, size_t, size_t, uint64_t, unsigned long long);
 	int (*unmap)(uint64_t, size_t);
+	int (*export)(void *, uint64_t, int, unsigned long long);
 	int (*access)(uint64_t, size_t, const struct vmm_access *, size_t);
 	int (*pinned)(void **, size_t, unsigned);
 	int (*pinned_free)(void *);
@@ -71,7 +73,7 @@ static const struct {
         {"cuDeviceGetName", &cuda.device_name},
         {"cuDeviceGetUuid_v2", &cuda.device_uuid},
         {"cuDevicePrimaryCtxRetain", &cuda.context_retain},
-        {"cuCtxSetCurrent", &cuda.context_set},
+        {"cuCtxPushCurrent_v2", &cuda.context_push},
         {"cuMemGetInfo_v2", &cuda.info},
         {"cuMemAlloc_v2", &cuda.alloc},
         {"cuMemFree_v2", &cuda.free},
@@ -86,6 +88,7 @@ static const struct {
         {"cuMemAddressFree", &cuda.unreserve},
         {"cuMemMap", &cuda.map},
         {"cuMemUnmap", &cuda.unmap},
+        {"cuMemExportToShareableHandle", &cuda.export},
         {"cuMemSetAccess", &cuda.access},
         {"cuMemHostAlloc", &cuda.pinned},
         {"cuMemFreeHost", &cuda.pinned_free},
@@ -147,7 +150,7 @@ void driver_open(void)
 
 void driver_enter(void)
 {
-	check(cuda.context_set(cuda.context), "current context");
+	check(cuda.context_push(cuda.context), "current context");
 }
 
 bool driver_is_fake(void)
@@ -167,6 +170,8 @@ uint64_t driver_free_bytes(void)
 	size_t now = 0;
 	size_t all = 0;
 
+	if (driver_is_fake())
+		return FAKE_BYTES;
 	need(info);
 	check(cuda.info(&now, &all), "free device memory");
 	return now;
@@ -228,6 +233,15 @@ void driver_vmm_free(struct driver_vmm *vmm)
 	free(vmm->handles);
 }
 
+int driver_vmm_export(const struct driver_vmm *vmm, uint64_t chunk)
+{
+	int fd = -1;
+
+	need(export);
+	check(cuda.export(&fd, vmm->handles[chunk], 1, 0), "export VMM memory");
+	return fd;
+}
+
 void driver_put(uint64_t to, const void *from, size_t bytes)
 {
 	check(cuda.put(to, from, bytes), "copy to the device");
@@ -278,9 +292,10 @@ void *driver_stream(bool low_priority)
 	int lowest = 0;
 	int highest = 0;
 
+	if (driver_is_fake())
+		return NULL;
 	need(stream);
-	if (cuda.priorities)
-		check(cuda.priorities(&lowest, &highest), "priorities of streams");
+	check(cuda.priorities(&lowest, &highest), "priorities of streams");
 	check(cuda.stream(&stream, 1 /* does not wait for the default stream */,
 	                  low_priority ? lowest : highest),
 	      "stream");

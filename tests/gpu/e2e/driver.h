@@ -42,6 +42,9 @@ struct driver_vmm {
 void driver_vmm_alloc(struct driver_vmm *vmm, uint64_t bytes, uint64_t chunk_bytes, bool exportable);
 void driver_vmm_free(struct driver_vmm *vmm);
 
+/* A descriptor of a chunk, the caller's to close. */
+int driver_vmm_export(const struct driver_vmm *vmm, uint64_t chunk);
+
 void driver_put(uint64_t to, const void *from, size_t bytes);
 void driver_get(void *to, uint64_t from, size_t bytes);
 void driver_fill(uint64_t to, uint8_t byte, size_t bytes);

@@ -182,20 +182,25 @@ void paged_open(struct paged *paged, const struct kvc_namespace_options *shape, 
 	}
 }
 
+void paged_options(const struct paged *paged, struct kvc_pool_options *options)
+{
+	static_assert(sizeof(void *) == sizeof(uint64_t), "device addresses are passed as pointers");
+	kvc_pool_options_init(options);
+	options->layers = paged->shape.layers;
+	options->page_tokens = paged->form.page_tokens;
+	options->pages = paged->pages;
+	options->key_bases = (const void *const *)(uintptr_t)paged->key_bases;
+	if (paged->shape.value_dim)
+		options->value_bases = (const void *const *)(uintptr_t)paged->value_bases;
+	options->key_strides = paged->key;
+	options->value_strides = paged->value;
+}
+
 kvc_status paged_register(struct paged *paged, struct kvc_namespace *ns)
 {
 	struct kvc_pool_options options;
 
-	static_assert(sizeof(void *) == sizeof(uint64_t), "device addresses are passed as pointers");
-	kvc_pool_options_init(&options);
-	options.layers = paged->shape.layers;
-	options.page_tokens = paged->form.page_tokens;
-	options.pages = paged->pages;
-	options.key_bases = (const void *const *)(uintptr_t)paged->key_bases;
-	if (paged->shape.value_dim)
-		options.value_bases = (const void *const *)(uintptr_t)paged->value_bases;
-	options.key_strides = paged->key;
-	options.value_strides = paged->value;
+	paged_options(paged, &options);
 	return kvc_pool_register(ns, &options, &paged->pool);
 }
 

@@ -55,6 +55,9 @@ struct paged {
 #define PAGED_POISON 0xA5
 void paged_open(struct paged *paged, const struct kvc_namespace_options *shape, const struct paged_form *form,
                 uint64_t pages);
+
+/* What kvc_pool_register, and a worker's own codec, take; borrows from the pool. */
+void paged_options(const struct paged *paged, struct kvc_pool_options *options);
 kvc_status paged_register(struct paged *paged, struct kvc_namespace *ns);
 void paged_unregister(struct paged *paged);
 void paged_close(struct paged *paged);

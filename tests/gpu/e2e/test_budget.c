@@ -42,10 +42,11 @@ static void *watch_run(void *argument)
 
 static const struct paged_form form = {.name = "budget", .order = PAGED_TWO_FIRST, .page_tokens = 16};
 
-/* All blocks, and how many of them came from VRAM and RAM. */
+/* All blocks, and how many of them came from VRAM and RAM. The last ones first: in the order of their puts
+ * each would drive out the next one. */
 static void read_all(struct load_user *user, unsigned batches, uint64_t *vram, uint64_t *ram)
 {
-	for (unsigned i = 0; i < batches; i++) {
+	for (unsigned i = batches; i-- > 0;) {
 		assert_int_equal(load_get(user, (uint64_t)i * LOAD_BATCH, LOAD_BATCH), LOAD_BATCH);
 		*vram += user->outcome.from_vram;
 		*ram += user->outcome.from_ram;
