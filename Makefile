@@ -118,6 +118,10 @@ TEST_BIN := $(UNIT_BIN) $(SIM_BIN) $(INTEGRATION_BIN) $(FAULT_BIN)
 SHEET_BIN := $(patsubst tests/faults/%.c,$(BIN)/tests/faults/%,$(wildcard tests/faults/test_*.c))
 TEST_BIN += $(SHEET_BIN)
 
+# The simulation with a bug planted in the code under test, one program for each.
+PLANTS := $(patsubst tests/sim/plants/%.sed,%,$(wildcard tests/sim/plants/*.sed))
+PLANT_BIN := $(PLANTS:%=$(BIN)/tests/sim/plants/%)
+
 # --- goals ------------------------------------------------------------------------------------
 
 .PHONY: all tests benches fuzzers help deps demo test check bench fuzz killloop faults lint format install uninstall clean
@@ -125,7 +129,7 @@ TEST_BIN += $(SHEET_BIN)
 .SECONDARY:
 
 all: $(BIN)/kvcellard $(BIN)/kvcellar $(CLIENT_A) $(CLIENT_SO) $(CLIENT_PC)
-tests: all $(FAKE_CUDA) $(TEST_BIN) $(KILL_BIN) $(AGENT_BIN) $(SCRIPT_BIN)
+tests: all $(FAKE_CUDA) $(TEST_BIN) $(if $(filter $(DEFAULT_VARIANT),$(VARIANT)),$(PLANT_BIN)) $(KILL_BIN) $(AGENT_BIN) $(SCRIPT_BIN)
 benches: all $(BENCH_BIN)
 fuzzers: $(FUZZ_BIN)
 
@@ -277,6 +281,20 @@ $(SCRIPT_BIN): $(OBJ)/tests/fake/engine_script.o $(KERNEL_A)
 # Simulation: the objects of tests/sim stand in for the loop's, so they come before the archives.
 $(SIM_BIN): $(SIM_OBJ)
 $(SIM_BIN): TEST_OBJ := $(SIM_OBJ)
+
+# A plant's object comes before the archives too, in the place of the file that it spoils.
+PLANT_LINK := $(OBJ)/tests/sim/test_disk_histories.o $(SIM_OBJ) $(B)/libkvcsupport.a $(DAEMON_A) $(CLIENT_A) $(KERNEL_A)
+$(PLANTS:%=$(OBJ)/tests/sim/plants/%.c): $(OBJ)/tests/sim/plants/%.c: tests/sim/plants/%.sed tests/sim/plant.sh $(DAEMON_SRC) $(KERNEL_SRC)
+	$(Q)tests/sim/plant.sh $< $@
+
+$(PLANTS:%=$(OBJ)/tests/sim/plants/%.o): %.o: %.c $(FLAGS_STAMP) | $(GEN_H)
+	$(call say,CC,$@)
+	$(Q)$(COMPILE) -w -c $< -o $@
+
+$(PLANT_BIN): $(BIN)/%: $(OBJ)/%.o $(PLANT_LINK)
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(LDFLAGS_ALL) $< $(PLANT_LINK) $(DAEMON_LIBS) $(CLIENT_LIBS) $(CLI_LIBS) $(TEST_LIBS) -lm -o $@
 
 # A CUDA driver without GPU, for who loads one at run time.
 $(FAKE_CUDA): $(OBJ)/tests/fake/libcuda.pic.o
