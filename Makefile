@@ -116,6 +116,7 @@ TEST_BIN := $(UNIT_BIN) $(SIM_BIN) $(INTEGRATION_BIN) $(FAULT_BIN)
 
 # Faults that only the fault sheet has.
 SHEET_BIN := $(patsubst tests/faults/%.c,$(BIN)/tests/faults/%,$(wildcard tests/faults/test_*.c))
+SHEET_OBJ := $(call objs,$(filter-out tests/faults/test_%,$(wildcard tests/faults/*.c)))
 TEST_BIN += $(SHEET_BIN)
 
 # The simulation with a bug planted in the code under test, one program for each.
@@ -270,13 +271,16 @@ $(KILL_BIN): $(KILL_OBJ) $(ALL_A)
 $(AGENT_BIN): $(MAIN_OBJ) $(OBJ)/tests/fault/agent.o $(DAEMON_A) $(KERNEL_A)
 	$(call say,LD,$@)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(LDFLAGS_ALL) $^ $(DAEMON_LIBS) -lm -o $@
+	$(Q)$(CC) $(LDFLAGS_ALL) -Wl,--wrap=accept4,--wrap=pthread_create,--wrap=clock_gettime $^ $(DAEMON_LIBS) -lm -o $@
 
 # An engine process that does as a test says.
 $(SCRIPT_BIN): $(OBJ)/tests/fake/engine_script.o $(KERNEL_A)
 	$(call say,LD,$@)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS_ALL) $^ $(shell pkg-config --libs libxxhash) -lm -o $@
+
+$(SHEET_BIN): $(SHEET_OBJ)
+$(SHEET_BIN): TEST_OBJ := $(SHEET_OBJ)
 
 # Simulation: the objects of tests/sim stand in for the loop's, so they come before the archives.
 $(SIM_BIN): $(SIM_OBJ)
