@@ -235,6 +235,53 @@ static void test_d9_malformed_messages(void **state)
 	assert_true(kvc_test_fault_harmless(&kvc_test_fault_now));
 }
 
+/* Messages in messages, as deep as a frame allows: each level a field 8 (blocks) or 12 (codec) with the rest
+ * of the frame as its content; and groups, which nest without lengths. */
+static size_t nested(uint8_t *body, size_t room, uint8_t tag)
+{
+	size_t used = 0;
+
+	while (used + 4 < room) {
+		size_t rest = room - used - 4;
+
+		body[used++] = tag;
+		body[used++] = (uint8_t)(0x80 | (rest & 0x7F));
+		body[used++] = (uint8_t)(0x80 | (rest >> 7 & 0x7F));
+		body[used++] = (uint8_t)(rest >> 14);
+	}
+	return used;
+}
+
+static void test_c9_nested_messages(void **state)
+{
+	static const uint8_t tags[] = {0x42, 0x3A, 0x62, 0x2A, 0x22, 0x0A, 0x7A};
+	static uint8_t body[KVC_FRAME_BODY_MAX];
+	struct kvc_test_reply reply;
+	int fd = kvc_test_client_now();
+
+	(void)state;
+	KVC_ROW("C9");
+	for (uint16_t verb = KVC_VERB_OPEN; verb < KVC_VERB_COUNT; verb++) {
+		if (verb == KVC_VERB_ATTACH)
+			continue; /* comes with a descriptor */
+		for (size_t i = 0; i < sizeof tags; i++) {
+			size_t bytes = nested(body, sizeof body - 64, tags[i]);
+
+			assert_int_not_equal(call_raw(fd, (enum kvc_verb)verb, body, bytes, &reply),
+			                     KVC_DISCONNECTED);
+			free(reply.payload);
+			kvc_row.injected++;
+		}
+		memset(body, 0x0B, sizeof body);
+		assert_int_not_equal(call_raw(fd, (enum kvc_verb)verb, body, sizeof body, &reply), KVC_OK);
+		free(reply.payload);
+		kvc_row.injected++;
+	}
+	kvc_test_assert_pings(fd);
+	close(fd);
+	assert_true(kvc_test_fault_harmless(&kvc_test_fault_now));
+}
+
 /* 32 K empty blocks in 64 KiB: over the batch limit; what they unpack to is bounded. */
 static void test_d9_many_empty_entries(void **state)
 {
@@ -536,21 +583,14 @@ static void test_d1_client_dies_mid_put(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        ROW(test_d7_foreign_protocols),
-	        ROW(test_d7_random_bytes),
-	        ROW(test_d7_random_headers),
-	        ROW(test_d8_body_lengths),
-	        ROW(test_d8_payload_lengths),
-	        ROW(test_d8_payload_of_refused_request_is_skipped),
-	        ROW(test_d9_malformed_messages),
-	        ROW(test_d9_many_empty_entries),
-	        ROW(test_d9_unknown_and_repeated_fields),
-	        ROW(test_d10_unset_values),
-	        ROW(test_d11_d12_layouts),
-	        ROW(test_d25_versions),
-	        ROW(test_d26_order),
-	        ROW(test_d26_pipelined),
-	        ROW(test_h7_tenant_names),
+	        ROW(test_d7_foreign_protocols),   ROW(test_d7_random_bytes),
+	        ROW(test_d7_random_headers),      ROW(test_d8_body_lengths),
+	        ROW(test_d8_payload_lengths),     ROW(test_d8_payload_of_refused_request_is_skipped),
+	        ROW(test_d9_malformed_messages),  ROW(test_c9_nested_messages),
+	        ROW(test_d9_many_empty_entries),  ROW(test_d9_unknown_and_repeated_fields),
+	        ROW(test_d10_unset_values),       ROW(test_d11_d12_layouts),
+	        ROW(test_d25_versions),           ROW(test_d26_order),
+	        ROW(test_d26_pipelined),          ROW(test_h7_tenant_names),
 	        ROW(test_d1_client_dies_mid_put),
 	};
 

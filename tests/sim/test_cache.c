@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "daemon/base/alloc.h"
 #include "tests/sim/world.h"
 #include "tests/support/row.h"
 
@@ -491,6 +492,30 @@ static void operations_over_the_limit_are_busy(void **state)
 	world_close(&w);
 }
 
+/* Of tiny blocks no more are known than there is room for, at a page each, in RAM and on disk. */
+static void tiny_blocks_fill_no_more_than_their_room(void **state)
+{
+	enum { RECORDS = 200, BLOCKS = 10000 };
+	struct world w;
+	int64_t live;
+
+	(void)state;
+	KVC_ROW("C10");
+	world_open(&w, 24, RECORDS);
+	for (uint32_t i = 0; i < BLOCKS / 10; i++)
+		assert_int_equal(put(&w, i, i), KVC_OK);
+	live = kvc_alloc_live();
+	for (uint32_t i = BLOCKS / 10; i < BLOCKS; i++) {
+		assert_int_equal(put(&w, i, i), KVC_OK);
+		assert_true(stat(&w, "cache.blocks") <= ARENA / 4096 + RECORDS);
+		kvc_row.injected++;
+	}
+	assert_true(kvc_alloc_live() <= live + 16);
+	assert_int_equal(get(&w, BLOCKS - 1, BLOCKS - 1), KVC_OK);
+	world_close(&w);
+	kvc_row_end();
+}
+
 static void tenants_do_not_meet(void **state)
 {
 	struct kvc_ns_options options = ns_options("b");
@@ -543,6 +568,7 @@ int main(void)
 	        cmocka_unit_test(all_pinned_is_no_space),
 	        cmocka_unit_test(stop_flushes_and_recovery_finds),
 	        cmocka_unit_test(operations_over_the_limit_are_busy),
+	        cmocka_unit_test(tiny_blocks_fill_no_more_than_their_room),
 	        cmocka_unit_test(tenants_do_not_meet),
 	};
 
