@@ -5,8 +5,9 @@
 #   VARIANT  gcc, clang, gcc-address, ...; a name with a sanitizer in it gives tests more time
 #
 # Test programs by folder: unit, sim, integration, fault (C); integration scripts (shell, Python); each fuzz target
-# over its corpus; then the fault sheet of what they reported. KVC_TEST_FULL=1 asks for the full form of those that have a quick one. The last line is
-# `VARIANT: N passed, N failed, N skipped`; tests/runner.py says what counts as what.
+# over its corpus; then the fault sheet of what they reported (tests/faults/sheet.py). KVC_TEST_FULL=1 asks for the
+# full form of those that have a quick one. The last line is `VARIANT: N passed, N failed, N skipped`;
+# tests/runner.py says what counts as what.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -79,6 +80,10 @@ fi
 for program in "${plane[@]}"; do
 	programs+=("tests/gpu/e2e_fake.sh $program")
 done
+# The simulation with planted bugs, each of which must be caught: built in one variant.
+if [ -d "$out/bin/tests/sim/plants" ]; then
+	programs+=("tests/sim/plants.sh $out/bin/tests/sim/plants")
+fi
 # The kill loop in a quick form; `make killloop` is the long one.
 programs+=("$out/bin/tests/fault/kill_loop --kills ${KVC_TEST_KILLS:-10}")
 while read -r target; do

@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <malloc.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -122,12 +121,13 @@ void kvc_row_begin(const char *ids, const char *test)
 /* Libraries open at their first use what they keep until the end: libuv the pipe of its signals. */
 static void libraries_allow(struct baseline *before)
 {
-	static bool done;
+	static unsigned allowed = LIBRARY_DESCRIPTORS;
 	unsigned now = descriptors_now();
 
-	if (!done && now > before->descriptors && now <= before->descriptors + LIBRARY_DESCRIPTORS)
+	if (now > before->descriptors && now <= before->descriptors + allowed) {
+		allowed -= now - before->descriptors;
 		before->descriptors = now;
-	done = true;
+	}
 }
 
 static void row_end(struct baseline *before)
