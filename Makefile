@@ -188,7 +188,10 @@ clean:
 # Rebuild when flags change.
 FLAGS_STAMP := $(B)/flags
 FLAGS_NOW := $(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(LDFLAGS_ALL)
+# Goals that were given no package flags build nothing themselves, and must not undo what a build noted.
+ifdef PKGS
 $(shell mkdir -p $(B) && echo '$(subst ','\'',$(FLAGS_NOW))' | cmp -s - $(FLAGS_STAMP) 2>/dev/null || echo '$(subst ','\'',$(FLAGS_NOW))' > $(FLAGS_STAMP))
+endif
 
 COMPILE = $(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(SIMD_FLAGS) -MMD -MP
 

@@ -16,7 +16,9 @@
  *  - Strings are UTF-8 and borrowed for the call. Objects from create/open are owned by the caller.
  *  - Structs start with `size`: set it to sizeof, or use the *_init function, which also fills in defaults.
  *
- * Link with -lkvcellar (pkg-config kvcellar). */
+ * Link with -lkvcellar (pkg-config kvcellar).
+ *
+ * Long because a program includes one header for all of it but device memory (kvcellar_cuda.h). */
 #ifndef KVCELLAR_H
 #define KVCELLAR_H
 

@@ -10,12 +10,13 @@ DOCDIR := $(PREFIX)/share/doc/kvcellar
 CONFDIR := $(SYSCONF_DIR)/kvcellar
 SAMPLE := deploy/kvcellard.conf
 
-INSTALL_BINS := kvcellard kvcellar
+# The engine only where it is built: with nvcc. It is removed in any case.
+INSTALL_BINS := kvcellard kvcellar $(if $(filter $(DEFAULT_VARIANT),$(VARIANT)),$(notdir $(ENGINE_BIN)))
 INSTALL_HEADERS := client/kvcellar.h client/kvcellar_cuda.h proto/kvc_status.h
 INSTALL_DOCS := $(wildcard README.md LICENSE docs/*.md) $(SAMPLE) deploy/kvcellard-gpu.conf
 INSTALL_SO := libkvcellar.so.$(VERSION)
 
-INSTALLED := $(addprefix $(BINDIR)/,$(INSTALL_BINS)) \
+INSTALLED := $(addprefix $(BINDIR)/,kvcellard kvcellar kvcellar-engine) \
              $(LIBDIR)/libkvcellar.a $(LIBDIR)/$(INSTALL_SO) $(LIBDIR)/libkvcellar.so.$(SOVERSION) \
              $(LIBDIR)/libkvcellar.so $(LIBDIR)/pkgconfig/kvcellar.pc \
              $(addprefix $(INCLUDEDIR)/,$(notdir $(INSTALL_HEADERS))) \

@@ -82,11 +82,11 @@ cuda: $(KERN_CUDA_A) $(GPU_BIN)/test_kern $(GPU_BIN)/bench_kern
 # KV: a folder with the whole files of docs/codec.md; without it, the slice of them in tests/data.
 # These goals do not ask for the libraries of the rest themselves: a make of their own does.
 test-gpu:
-	$(Q)$(MAKE) --no-print-directory cuda e2e
+	$(Q)$(MAKE) --no-print-directory $(if $(findstring j,$(filter-out --%,$(MAKEFLAGS))),,-j$$(nproc)) cuda e2e
 	$(Q)tests/gpu/test_gpu.sh $(OUT) $(or $(KV),tests/data) $(PARTS)
 
 bench-gpu:
-	$(Q)$(MAKE) --no-print-directory cuda e2e
+	$(Q)$(MAKE) --no-print-directory $(if $(findstring j,$(filter-out --%,$(MAKEFLAGS))),,-j$$(nproc)) cuda e2e
 	$(Q)tests/gpu/bench_gpu.sh $(OUT) $(PARTS)
 else
 cuda test-gpu bench-gpu:

@@ -31,8 +31,7 @@ const char *kvc_verb_name(uint16_t verb)
 	        [KVC_VERB_CLOSE] = "close", [KVC_VERB_ATTACH] = "attach",     [KVC_VERB_DETACH] = "detach",
 	        [KVC_VERB_PUT] = "put",     [KVC_VERB_GET] = "get",           [KVC_VERB_LOOKUP] = "lookup",
 	        [KVC_VERB_PIN] = "pin",     [KVC_VERB_PREFETCH] = "prefetch", [KVC_VERB_DROP] = "drop",
-	        [KVC_VERB_UNPIN] = "unpin", [KVC_VERB_STATS] = "stats",
-	        [KVC_VERB_POOL] = "pool",
+	        [KVC_VERB_UNPIN] = "unpin", [KVC_VERB_STATS] = "stats",       [KVC_VERB_POOL] = "pool",
 	};
 
 	return verb < KVC_VERB_COUNT && names[verb] ? names[verb] : "?";

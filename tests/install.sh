@@ -91,7 +91,7 @@ left() {
 	[ -z "$files" ] || { echo "$files" && return 1; }
 }
 
-echo "1..11"
+echo "1..12"
 check "make install" make --no-print-directory install DESTDIR="$root" PREFIX=$prefix
 check "everything is there" installed
 check "nothing is outside of the prefix" outside
@@ -104,6 +104,7 @@ int main() { return std::puts(kvc_version()) < 0; }
 CODE
 check "a C++ program compiles" compile "${CXX:-c++}" "$tmp/version.cc" "$tmp/version"
 check "the example compiles" compile "${CC:-cc} -std=c11" client/examples/quickstart.c "$tmp/example"
+check "the example of a pool compiles" compile "${CC:-cc} -std=c11 -shared -fPIC" client/examples/paged_pool.c "$tmp/pool.so"
 # Not inside of check: its pipe would stay open as long as the daemon lives.
 "$root$prefix/bin/kvcellard" --socket "$tmp/socket" --ram 64M >"$tmp/log" 2>&1 &
 daemon=$!

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Runs every command of the README as written (TAP): each fenced block marked `sh` is one script, in order, in a shell that
-# stops at the first failure. The C block must be the example that the tests compile.
+# stops at the first failure. The C blocks must be the examples that the tests compile.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -38,6 +38,8 @@ for script in $scripts; do
 done
 cmp "$tmp/c.1" client/examples/quickstart.c
 result $? 'the C block is the example'
+cmp "$tmp/c.2" client/examples/paged_pool.c
+result $? 'the second C block is the example of a pool'
 cmp -s <(build/bin/kvcellar codec --in tests/data/keys.bf16 --out "$tmp/keys" --layers 8 --tokens 256 --heads 2 --dim 128 \
 	--dtype bf16 --block-tokens 128 --bits 4 --group 32 --centre 1 --rotate 1 --gain 1 >/dev/null && cat "$tmp/keys") /tmp/k.bf16
 result $? 'what get restored is what the codec alone restores'

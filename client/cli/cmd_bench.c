@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "client/cli/bench_cuda.h"
 #include "client/cli/cmd.h"
 #include "client/cli/job.h"
 #include "client/cli/pump.h"
@@ -17,10 +18,14 @@ static const struct kvc_usage usage = {
         .groups = KVC_GROUP_COMMON | KVC_GROUP_SHAPE | KVC_GROUP_BENCH,
         .what = "Measure the running daemon with synthetic blocks, which are dropped at the end. The shape "
                 "is that of\n"
-                "Llama-3.1-8B unless options say otherwise. Speeds count bytes as they come (uncompressed).",
+                "Llama-3.1-8B unless options say otherwise. Speeds count bytes as they come (uncompressed).\n"
+                "With --plane cuda the blocks lie in a paged pool on a GPU, and every byte that comes back "
+                "is "
+                "compared.",
         .examples = "  kvcellar bench\n"
                     "  kvcellar bench --blocks 256 --depth 8 --json\n"
-                    "  kvcellar bench --layers 28 --heads 4 --dim 128 --plane inline\n",
+                    "  kvcellar bench --layers 28 --heads 4 --dim 128 --plane inline\n"
+                    "  kvcellar bench --plane cuda --blocks 256 --gpu 0\n",
 };
 
 struct bench {
@@ -309,7 +314,38 @@ static void fill_settings(struct kvc_settings *settings)
 		settings->dtype = KVC_ELEMENT_BF16;
 	if (!settings->model)
 		settings->model = "kvcellar-bench";
+	if (!settings->batch)
+		settings->batch = settings->plane == KVC_CLI_CUDA ? 16 : 1;
+}
+
+/* How many blocks, and so how long the sequence is. */
+static void fill_length(struct kvc_settings *settings)
+{
+	struct kvc_job job = {.name = NULL};
+	uint64_t block_bytes;
+
+	kvc_job_shape(&job, settings);
+	block_bytes = kvc_job_token_bytes(&job) * settings->block_tokens;
+	if (settings->bytes)
+		settings->blocks = settings->bytes < block_bytes ? 1 : settings->bytes / block_bytes;
 	settings->tokens = settings->blocks * settings->block_tokens;
+}
+
+static int run_cuda(struct bench *bench)
+{
+	struct kvc_block_source source;
+	struct kvc_report report;
+	int code;
+
+	if (!fill_pool(bench))
+		return kvc_failure("bench", "out of memory");
+	source = (struct kvc_block_source){bench->pool, bench->pool_blocks, bench->block_bytes};
+	kvc_report_init(&report);
+	code = kvc_bench_cuda(&bench->job, &source, &report);
+	if (code < 0)
+		return kvc_report_print(&report, bench->job.settings->json, KVC_EXIT_OK);
+	json_decref(report.values);
+	return code;
 }
 
 static int run(struct bench *bench)
@@ -340,12 +376,13 @@ int kvc_cmd_bench(int argc, char **argv)
 	fill_settings(&settings);
 	if (!settings.layers || !settings.heads || !settings.dim)
 		return kvc_usage_error("bench", "--layers, --heads and --dim go together");
+	fill_length(&settings);
 	randombytes_buf(random, sizeof(random));
 	(void)sodium_bin2hex(sequence, sizeof(sequence), random, sizeof(random));
 	code = kvc_job_open(&bench.job, "bench", &settings, sequence);
 	if (code >= 0)
 		return code;
-	code = run(&bench);
+	code = settings.plane == KVC_CLI_CUDA ? run_cuda(&bench) : run(&bench);
 	free(bench.pool);
 	kvc_job_close(&bench.job);
 	return code;

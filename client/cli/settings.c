@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "client/cli/cmd.h"
+#include "client/cli/device_pool.h"
 #include "kernels/preset.h"
 
 int kvc_usage_error(const char *name, const char *format, ...)
@@ -51,6 +52,13 @@ static const struct choice dtypes[] = {
         {"bf16", KVC_ELEMENT_BF16}, {"fp16", KVC_ELEMENT_FP16}, {"fp32", KVC_ELEMENT_FP32}, {NULL, 0}};
 static const struct choice acks[] = {{"ram", KVC_ACK_RAM}, {"disk", KVC_ACK_DISK}, {NULL, 0}};
 static const struct choice planes[] = {{"shm", KVC_CLI_SHM}, {"inline", KVC_CLI_INLINE}, {NULL, 0}};
+static const struct choice bench_planes[] = {
+        {"shm", KVC_CLI_SHM}, {"inline", KVC_CLI_INLINE}, {"cuda", KVC_CLI_CUDA}, {NULL, 0}};
+static const struct choice layouts[] = {{"kv-first", KVC_LAYOUT_KV_FIRST},
+                                        {"page-first", KVC_LAYOUT_PAGE_FIRST},
+                                        {"head-first", KVC_LAYOUT_HEAD_FIRST},
+                                        {"fused", KVC_LAYOUT_FUSED},
+                                        {NULL, 0}};
 
 struct option_row {
 	const char *name;
@@ -102,16 +110,27 @@ static const struct option_row rows[] = {
          "when a block counts as stored (default ram)"},
         {"out-keys", TEXT, KVC_GROUP_GET, true, AT(out_keys), 0, 0, NULL, "FILE", "where keys go"},
         {"out-values", TEXT, KVC_GROUP_GET, false, AT(out_values), 0, 0, NULL, "FILE", "where values go"},
-        {"plane", CHOICE, KVC_GROUP_PLANE | KVC_GROUP_BENCH, false, AT(plane), 0, 0, planes, "HOW",
+        {"plane", CHOICE, KVC_GROUP_PLANE, false, AT(plane), 0, 0, planes, "HOW",
+         "how blocks travel (default shm)"},
+        {"plane", CHOICE, KVC_GROUP_BENCH, false, AT(plane), 0, 0, bench_planes, "HOW",
          "how blocks travel (default shm)"},
         {"depth", NUMBER, KVC_GROUP_PLANE | KVC_GROUP_BENCH, false, AT(depth), 1, 128, NULL, "N",
          "requests on their way at a time (default 4)"},
         {"blocks", NUMBER, KVC_GROUP_BENCH, false, AT(blocks), 1, 1u << 20, NULL, "N",
          "blocks to move (default 64)"},
+        {"bytes", NUMBER, KVC_GROUP_BENCH, false, AT(bytes), 1, 1ull << 44, NULL, "N",
+         "the same, as bytes before compression"},
         {"batch", NUMBER, KVC_GROUP_BENCH, false, AT(batch), 1, 1024, NULL, "N",
-         "blocks of a request (default 1); keys of a batched look-up are 64 times that, at most 1024"},
+         "blocks of a request (default 1, cuda: 16); keys of a batched look-up are 64 times that, at most "
+         "1024"},
         {"lookups", NUMBER, KVC_GROUP_BENCH, false, AT(lookups), 1, 1u << 24, NULL, "N",
          "look-ups to time (default 20000)"},
+        {"gpu", NUMBER, KVC_GROUP_BENCH, false, AT(gpu), 0, 63, NULL, "N",
+         "cuda: GPU that the pool is on (default 0)"},
+        {"page-tokens", NUMBER, KVC_GROUP_BENCH, false, AT(page_tokens), 1, 4096, NULL, "N",
+         "cuda: tokens of a page (default 16)"},
+        {"layout", CHOICE, KVC_GROUP_BENCH, false, AT(layout), 0, 0, layouts, "HOW",
+         "cuda: how a layer's pages lie (default kv-first)"},
         {"deadline-ms", NUMBER, KVC_GROUP_COMMON, false, AT(deadline_ms), 1, 3600000, NULL, "MS",
          "time for each request (default 10000)"},
         {"socket", TEXT, KVC_GROUP_COMMON, false, AT(socket), 0, 0, NULL, "PATH", "the daemon's socket"},
@@ -131,8 +150,9 @@ static const struct kvc_settings defaults = {
         .plane = KVC_CLI_SHM,
         .depth = 4,
         .blocks = 64,
-        .batch = 1,
         .lookups = 20000,
+        .page_tokens = 16,
+        .layout = KVC_LAYOUT_KV_FIRST,
 };
 
 /* ---- help ---------------------------------------------------------------------------------- */

@@ -50,9 +50,13 @@ struct kvc_settings {
 	uint64_t blocks;
 	uint64_t batch;
 	uint64_t lookups;
+	uint64_t bytes;
+	uint64_t gpu;
+	uint64_t page_tokens;
+	uint64_t layout; /* enum kvc_pool_layout */
 };
 
-enum kvc_cli_plane { KVC_CLI_SHM = 1, KVC_CLI_INLINE = 2 };
+enum kvc_cli_plane { KVC_CLI_SHM = 1, KVC_CLI_INLINE = 2, KVC_CLI_CUDA = 3 };
 
 /* A command, so far as its options go. */
 struct kvc_usage {

@@ -33,7 +33,7 @@ enum {
 	KILL_MS = 10000,          /* then SIGKILL has not helped, and somebody should know */
 	CLOSE_MS = 2000,          /* an engine that is let go has so long to clear up */
 	BACKOFF_MS = 100,         /* doubled each time */
-	BACKOFF_UP_MS = 1000,     /* at most, if it had become ready */
+	BACKOFF_UP_MS = 500,      /* at most, if it had become ready */
 	BACKOFF_START_MS = 30000, /* at most, if it fails at start: a GPU that is gone stays gone */
 	STEADY_MS = 10000,        /* up for so long: what was before is forgotten */
 	IDLE_MS = 3600000,

@@ -66,5 +66,5 @@ int main(int argc, char **argv)
 		return KVC_EXIT_FAILED;
 	}
 	/* At once: no thread is waited for, no memory given back, nothing called of a device that is lost. */
-	_exit(kvc_executor_run(executor, KVC_GPU_FD));
+	_exit((int)kvc_executor_run(executor, KVC_GPU_FD));
 }

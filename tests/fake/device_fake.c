@@ -1,8 +1,10 @@
 /* The device layer without a device: kvcellar-engine-fake runs on it, so that everything from the worker's
  * pool to the image in the arena is run where there is no GPU.
  *
- * Device memory is the process's own, or files of $KVC_FAKE_CUDA_DIR that another process made (docs in
- * tests/fake/README.md). Work is done when it is enqueued, by the CPU codec; only its events may come later.
+ * Device memory is the process's own, or files of $KVC_FAKE_CUDA_DIR that another process made: mem-PID-N, as
+ * long as the allocation, whose IPC handle is the name and in the last 8 bytes the size; event-PID-N, 64
+ * bytes, a count and then a number that keeps waiters while it is not 0. Chunks of VMM memory are memfds.
+ * Work is done when it is enqueued, by the CPU codec; only its events may come later.
  *
  * Faults: $KVC_FAKE_CUDA_DIR/fault has one a line, looked at before each call that it concerns.
  *   no-device             the device does not open

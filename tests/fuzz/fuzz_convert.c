@@ -8,6 +8,7 @@
 
 #include "daemon/base/alloc.h"
 #include "daemon/rpc/convert.h"
+#include "daemon/rpc/pool.h"
 
 enum { WINDOW_BYTES = 65536 };
 
@@ -49,6 +50,27 @@ static void rows_touch(const struct kvc_block_shape *shape, uint32_t dim, uint8_
 	}
 }
 
+/* What is accepted names pages of the pool, and enough of them. */
+static void pages_touch(const struct kvc_blocks_request *request, const struct kvc_wire_block *block,
+                        uint32_t i)
+{
+	const struct kvc_pool_pages pool = {.pages = 1000, .page_tokens = 16};
+	struct kvc_problem problem;
+
+	if (request->form != KVC_OP_DEVICE) {
+		must(block->page_count == 0, "pages on the cuda plane alone");
+		must((request->form == KVC_OP_IMAGE) == (block->image_bytes > 0), "images have a length");
+		return;
+	}
+	must(block->page_count <= KVC_GPU_PAGES_MAX, "bounded");
+	if (kvc_pool_pages_check(&pool, block, i, &problem) != KVC_OK)
+		return;
+	must((uint64_t)block->page_count * 16 >= (uint64_t)block->first_token + block->tokens,
+	     "enough pages");
+	for (uint32_t p = 0; p < block->page_count; p++)
+		must(block->pages[p] < 1000, "pages of the pool");
+}
+
 static void blocks_touch(const struct kvc_blocks_request *request)
 {
 	static uint8_t *window;
@@ -66,7 +88,8 @@ static void blocks_touch(const struct kvc_blocks_request *request)
 		struct kvc_block_view view;
 
 		must(block.key.bytes >= 1 && block.key.bytes <= 64 && block.parent.bytes <= 64, "key length");
-		if (block.tokens > plan.shape.tokens)
+		pages_touch(request, &block, i);
+		if (block.tokens > plan.shape.tokens || request->form != KVC_OP_HOST)
 			continue;
 		shape = kvc_layout_shape(&plan, block.tokens);
 		if (kvc_layout_view(&shape, &placement, &bounds, &view, &problem) != KVC_OK)
@@ -98,6 +121,43 @@ static void open_touch(const struct kvc_open_request *request)
 	kvc_image_plan_init(&made, &request->options.shape, &request->options.codec);
 }
 
+static void attach_touch(const struct kvc_attach_request *request)
+{
+	uint64_t sum = 0;
+
+	must(request->bytes > 0, "a size");
+	if (request->plane == KVC_PLANE_SHM)
+		return;
+	must(request->import.chunks <= KVC_GPU_CHUNKS_MAX && request->import.bytes == request->bytes,
+	     "chunks");
+	for (uint32_t i = 0; i < request->import.chunks; i++)
+		sum += request->import.chunk_bytes[i];
+	must(request->import.chunks == 0 || sum == request->bytes, "their sum");
+	must(request->import.offset <= UINT64_MAX - request->bytes, "within 2^64");
+}
+
+/* The first and the last element of an accepted pool lie where the check says. */
+static void pool_touch(const struct kvc_pool_request *request)
+{
+	struct kvc_gpu_pool_geometry geometry;
+	uint64_t spans[2];
+	struct kvc_problem problem;
+
+	if (kvc_pool_geometry_make(request, &plan.shape, &geometry, spans, &problem) != KVC_OK)
+		return;
+	must(request->key.count == plan.shape.layers && request->value.count == plan.shape.layers, "bases");
+	for (size_t i = 0; i < request->key.count; i++) {
+		struct kvc_wire_base base = kvc_pool_base_at(&request->key, i);
+		struct kvc_pool_place place = {spans[0], WINDOW_BYTES, 2};
+		unsigned __int128 last = (unsigned __int128)geometry.key.page * (geometry.pages - 1) +
+		                         (unsigned __int128)geometry.key.token * (geometry.page_tokens - 1) +
+		                         (unsigned __int128)geometry.key.head * (geometry.heads - 1);
+
+		if (kvc_pool_base_check(&request->key, i, &place, &problem) == KVC_OK)
+			must(base.offset + last + geometry.key_dim * 2 <= WINDOW_BYTES, "in the region");
+	}
+}
+
 static kvc_status parse(unsigned which, struct kvc_body body, struct kvc_problem *problem)
 {
 	static const struct kvc_rpc_limits limits = {
@@ -107,6 +167,7 @@ static kvc_status parse(unsigned which, struct kvc_body body, struct kvc_problem
 	struct kvc_hello_request hello;
 	struct kvc_keys_request keys;
 	struct kvc_open_request open;
+	struct kvc_pool_request pool;
 	kvc_status status;
 	uint32_t id;
 
@@ -119,7 +180,10 @@ static kvc_status parse(unsigned which, struct kvc_body body, struct kvc_problem
 			open_touch(&open);
 		return status;
 	case 2:
-		return kvc_parse_attach(convert, body, &attach, problem);
+		status = kvc_parse_attach(convert, body, &attach, problem);
+		if (status == KVC_OK)
+			attach_touch(&attach);
+		return status;
 	case 3:
 		status = kvc_parse_put(convert, body, &limits, &blocks, problem);
 		if (status == KVC_OK)
@@ -137,6 +201,11 @@ static kvc_status parse(unsigned which, struct kvc_body body, struct kvc_problem
 		return status;
 	case 6:
 		return kvc_parse_close(convert, body, &id, problem);
+	case 8:
+		status = kvc_parse_pool(convert, body, &pool, problem);
+		if (status == KVC_OK)
+			pool_touch(&pool);
+		return status;
 	default:
 		return kvc_parse_empty(convert, body, problem);
 	}
@@ -153,7 +222,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (size == 0 || size - 1 > KVC_FRAME_BODY_MAX)
 		return 0;
 	allocated = kvc_alloc_count();
-	status = parse(data[0] % 8, (struct kvc_body){data + 1, size - 1}, &problem);
+	status = parse(data[0] % 9, (struct kvc_body){data + 1, size - 1}, &problem);
 	must(status == KVC_OK || problem.detail[0], "a refusal says why");
 	must(memchr(problem.detail, 0, sizeof problem.detail) != NULL, "the text ends");
 	must(kvc_alloc_count() == allocated, "nothing is allocated");

@@ -3,8 +3,10 @@
  *
  * The input is pieces: length (1 byte), flags (1 byte), bytes. Flags: 1 a memfd comes with the piece; 2
  * operations are held from now on; 4 one held operation ends; 8 operations end at once from now on; 16 the
- * piece is a frame's body, and its first byte the verb: a right header is made for it. If the first byte of
- * the input is odd, hello, a namespace and a region come before. */
+ * piece is a frame's body, and its first byte the verb: a right header is made for it; 32 the GPU engine's
+ * answers are held from now on; 64 one comes; 128 they come at once from now on. If the first byte of the
+ * input is odd, hello, a namespace and a region come before; if its second bit is set, device memory and a
+ * pool too, as regions 2 and 3. */
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -18,14 +20,26 @@
 #include "daemon/base/log.h"
 #include "daemon/rpc/rpc.h"
 #include "tests/fake/fake_cache.h"
+#include "tests/fake/fake_gpu.h"
 
-enum { FLAG_FD = 1, FLAG_HOLD = 2, FLAG_RELEASE = 4, FLAG_AT_ONCE = 8, FLAG_FRAME = 16, TURNS = 3 };
+enum {
+	FLAG_FD = 1,
+	FLAG_HOLD = 2,
+	FLAG_RELEASE = 4,
+	FLAG_AT_ONCE = 8,
+	FLAG_FRAME = 16,
+	FLAG_GPU_HOLD = 32,
+	FLAG_GPU_RELEASE = 64,
+	FLAG_GPU_AT_ONCE = 128,
+	TURNS = 3
+};
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static struct kvc_loop *loop;
 static struct kvc_stats *stats;
 static struct kvc_cache *cache;
+static struct kvc_gpu *gpu;
 static struct kvc_rpc *rpc;
 static struct kvc_task nudge;
 static int memfd;
@@ -61,7 +75,7 @@ static void begin(void)
 	                   .inflight = 4,
 	                   .batch = 64,
 	                   .namespaces = 3,
-	                   .regions = 3,
+	                   .regions = 6,
 	                   .pins = 10,
 	                   .region_bytes = 1 << 20,
 	                   .inline_bytes = 1 << 16,
@@ -76,6 +90,9 @@ static void begin(void)
 	must(kvc_loop_open(&loop) == KVC_OK && kvc_stats_open(&stats) == KVC_OK, "loop");
 	nudge.run = nothing;
 	cache = kvc_fake_cache_open(loop);
+	gpu = kvc_fake_gpu_open(loop, 0);
+	options.gpus = &gpu;
+	options.gpu_count = 1;
 	options.loop = loop;
 	options.stats = stats;
 	options.cache = cache;
@@ -135,6 +152,25 @@ static void prelude(int fd)
 	turns(TURNS);
 }
 
+/* Region 2: 4096 bytes at a handle. Pool 3: pages of 8 tokens of 1 layer, 1 head of 16 channels. */
+static void prelude_cuda(int fd)
+{
+	static const uint8_t begin[] = {0x08, 2, 0x10, 3, 0x18, 0x80, 0x20, 0x22, 16};
+	static const uint8_t pool[] = {0x08, 3,    0x10, 1, 0x18, 8, 0x20, 8,    0x2A, 7,    0x08, 0x80, 2,
+	                               0x10, 0x20, 0x18, 2, 0x32, 7, 0x08, 0x80, 2,    0x10, 0x20, 0x18, 2,
+	                               0x3A, 2,    0x08, 2, 0x42, 5, 0x08, 2,    0x10, 0x80, 0x10};
+	uint8_t attach[sizeof begin + 16 + 2 + 64] = {0};
+
+	memcpy(attach, begin, sizeof begin);
+	memcpy(attach + sizeof begin, kvc_gpu_uuid(gpu), 16);
+	attach[sizeof begin + 16] = 0x2A;
+	attach[sizeof begin + 17] = 64;
+	send_frame(fd, KVC_VERB_ATTACH, attach, sizeof attach, false);
+	send_frame(fd, KVC_VERB_POOL, pool, sizeof pool, false);
+	turns(2 * TURNS);
+	must(kvc_fake_gpu_pools(gpu) == 1, "the prelude's pool is open");
+}
+
 static void drain_replies(int fd)
 {
 	uint8_t sink[4096];
@@ -149,6 +185,8 @@ static void piece(int fd, uint8_t flags, const uint8_t *data, size_t bytes)
 		kvc_fake_mode_set(cache, flags & FLAG_RELEASE ? KVC_FAKE_STUCK : KVC_FAKE_HOLD);
 	if (flags & FLAG_AT_ONCE)
 		kvc_fake_mode_set(cache, KVC_FAKE_AT_ONCE);
+	if (flags & (FLAG_GPU_HOLD | FLAG_GPU_AT_ONCE))
+		kvc_fake_gpu_hold(gpu, flags & FLAG_GPU_HOLD);
 	if (flags & FLAG_FRAME && bytes)
 		send_frame(fd, data[0], data + 1, bytes - 1, flags & FLAG_FD);
 	else
@@ -156,6 +194,8 @@ static void piece(int fd, uint8_t flags, const uint8_t *data, size_t bytes)
 	turns(TURNS);
 	if (flags & FLAG_RELEASE)
 		kvc_fake_release(cache, 1);
+	if (flags & FLAG_GPU_RELEASE)
+		kvc_fake_gpu_release(gpu);
 	drain_replies(fd);
 }
 
@@ -167,6 +207,8 @@ static void end(int fd)
 	close(fd);
 	for (int i = 0; i < 50 && kvc_stat_get(connections); i++) {
 		kvc_fake_release(cache, 1000);
+		while (kvc_fake_gpu_release(gpu))
+			;
 		turns(1);
 	}
 	must(kvc_stat_get(connections) == 0, "the session ended");
@@ -174,6 +216,8 @@ static void end(int fd)
 	must(kvc_stat_get(kvc_stats_cell(stats, "rpc.inline_bytes")) == 0, "its payloads were freed");
 	must(kvc_stat_get(kvc_stats_cell(stats, "rpc.inflight")) == 0, "its requests ended");
 	must(kvc_stat_get(kvc_stats_cell(stats, "rpc.region_bytes")) == 0, "its memory was unmapped");
+	must(kvc_stat_get(kvc_stats_cell(stats, "rpc.device_bytes")) == 0, "its device memory was let go");
+	must(kvc_fake_gpu_regions(gpu) + kvc_fake_gpu_pools(gpu) == 0, "by the engine too");
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -190,8 +234,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	live = kvc_alloc_live();
 	must(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0, "socketpair");
 	must(kvc_rpc_adopt(rpc, pair[1], getuid()) == KVC_OK, "session");
-	if (*data++ & 1)
+	kvc_fake_gpu_hold(gpu, false);
+	if (*data & 1)
 		prelude(pair[0]);
+	if ((*data & 3) == 3)
+		prelude_cuda(pair[0]);
+	data++;
 	while (stop - data >= 2) {
 		size_t bytes = data[0] < stop - data - 2 ? data[0] : (size_t)(stop - data - 2);
 

@@ -19,7 +19,7 @@ parts=("$@")
 export KVC_BIN=$out/bin KVC_LIB=$out/lib
 # Road 2's library finds the client's there.
 export LD_LIBRARY_PATH=$PWD/$out/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
-seconds=${STEP_SECONDS:-6}
+seconds=${STEP_SECONDS:-3}
 failed=0
 
 must() {

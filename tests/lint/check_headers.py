@@ -11,7 +11,7 @@ import tempfile
 
 import source
 
-PUBLIC = ("client/kvcellar.h", "proto/kvc_status.h")
+PUBLIC = ("client/kvcellar.h", "client/kvcellar_cuda.h", "proto/kvc_status.h")
 PACKAGES = ("libuv", "liburing", "libprotobuf-c", "libxxhash", "libsodium", "inih", "libsystemd", "cmocka",
             "jansson", "smartcols")
 SIMD = {"avx2": ["-mavx2", "-mf16c", "-mfma"],
@@ -26,7 +26,7 @@ def compile_alone(command, code, top):
 
 
 def check_public(top, path, report):
-    """As an installed header: both public headers lie in one folder."""
+    """As an installed header: the public headers lie in one folder."""
     with tempfile.TemporaryDirectory() as folder:
         for name in PUBLIC:
             if (top / name).is_file():

@@ -24,6 +24,7 @@ GOOD = {
     "Makefile": MAKEFILE,
     "README.md": "# x\n\n```sh\nmake demo\n```\n",
     "client/kvcellar.h": HEADER_CLIENT,
+    "client/kvcellar_cuda.h": GUARDED.format("KVCELLAR_CUDA_H", '#include "kvcellar.h"'),
     "proto/kvc_status.h": HEADER_STATUS,
     "daemon/base/list.h": GUARDED.format("KVC_LIST_H", "struct kvc_list {\n\tint n;\n};"),
     "daemon/base/list.c": SOURCE,

@@ -1,5 +1,7 @@
 /* The cuda plane of a session over a socketpair, with a fake cache and fake GPUs: what is refused and why,
- * what is answered when the engine has answered, what is let go when, and in which order. */
+ * what is answered when the engine has answered, what is let go when, and in which order.
+ *
+ * Long because all tests share the requests that are made at the top. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -14,7 +14,7 @@
 #include "tests/gpu/e2e/load.h"
 
 #define READY_MS 2000.0
-#define PIN_S    60.0 /* and no longer: ready does not wait for it */
+#define PIN_S    10.0 /* and no longer: ready does not wait for it */
 #define MIB      1048576.0
 
 /* The arena's size in GiB: 64, or $KVC_TEST_RAM_GIB on a machine with less memory. */
