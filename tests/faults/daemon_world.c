@@ -47,6 +47,7 @@ void dw_init(struct daemon_world *w, bool disk)
 		return;
 	kvc_server_arg(&w->server, "--disk", w->server.disk);
 	kvc_server_arg(&w->server, "--disk-size", "256M");
+	kvc_server_arg(&w->server, "--segment-size", "1M"); /* each life begins a segment of its own */
 }
 
 void dw_spawn(struct daemon_world *w)
