@@ -367,9 +367,12 @@ static void life_check(struct history *h)
 	}
 }
 
-static void cache_close(struct history *h, uint64_t flush_ms)
+/* In the daemon's order: the tier may ask the cache until it is closed. */
+static void daemon_stop(struct history *h, uint64_t flush_ms)
 {
-	cache_end(&h->world, flush_ms);
+	cache_stop(&h->world, flush_ms);
+	tier_close(h);
+	cache_free(&h->world);
 	kvc_arena_close(h->world.arena);
 	assert_int_equal(kvc_arena_open(ARENA, h->world.stats, &h->world.arena), KVC_OK);
 }
@@ -378,9 +381,8 @@ static void life_stop(struct history *h)
 {
 	sim_disk_fault_set(SIM_HANG, 0);
 	sim_disk_release();
-	cache_close(h, 100000);
+	daemon_stop(h, 100000);
 	jobs_harvest(h);
-	tier_close(h);
 }
 
 /* What comes to its end after the crash has no one who hears of it. */
@@ -389,9 +391,8 @@ static void life_crash(struct history *h)
 	jobs_harvest(h);
 	sim_disk_crash();
 	sim_disk_faults_clear();
-	cache_close(h, 0);
+	daemon_stop(h, 0);
 	memset(h->busy, 0, sizeof h->busy);
-	tier_close(h);
 	sim_disk_restart(loss_pick(h));
 	h->crashes++;
 }

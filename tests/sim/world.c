@@ -109,16 +109,26 @@ void settle(struct world *w)
 		assert_true(i < STEPS_MAX);
 }
 
-void cache_end(struct world *w, uint64_t flush_ms)
+void cache_stop(struct world *w, uint64_t flush_ms)
 {
 	w->stopped = false;
 	kvc_cache_stop(w->cache, flush_ms, stop_done, w);
 	settle(w);
 	assert_true(w->stopped);
+}
+
+void cache_free(struct world *w)
+{
 	kvc_ns_close(w->ns);
 	settle(w);
 	kvc_cache_close(w->cache);
 	w->cache = NULL;
+}
+
+void cache_end(struct world *w, uint64_t flush_ms)
+{
+	cache_stop(w, flush_ms);
+	cache_free(w);
 }
 
 void world_close(struct world *w)

@@ -67,6 +67,10 @@ void world_open_gpu(struct world *w, uint64_t seed, uint32_t disk_records, uint3
 /* Step until nothing is left to do. */
 void settle(struct world *w);
 
+/* The two halves of cache_end: between them the disk tier closes. */
+void cache_stop(struct world *w, uint64_t flush_ms);
+void cache_free(struct world *w);
+
 /* Stop and close the cache. */
 void cache_end(struct world *w, uint64_t flush_ms);
 
