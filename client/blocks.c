@@ -145,12 +145,12 @@ static kvc_status encode_blocks(const struct kvcc_work *work, struct kvcc_reques
 {
 	struct kvcc_wire_blocks wire = wire_blocks(work, request->region ? request->region->id : 0);
 	const struct kvc_transfer *transfer = wire.transfer;
-	kvc_status status = kvcc_wire_blocks(&wire, &request->frame);
+	kvc_status status = KVC_OK;
 
 	request->images = request->region && transfer->form == KVC_FORM_IMAGE;
-	if (status == KVC_OK && request->region && transfer->pool)
-		status = kvcc_pool_record(transfer->pool, transfer->stream);
-	return status;
+	if (request->region && transfer->pool)
+		status = kvcc_pool_record(transfer->pool, transfer->stream, &wire.event);
+	return status == KVC_OK ? kvcc_wire_blocks(&wire, &request->frame) : status;
 }
 
 static void work_place(struct kvcc_work *work, const struct kvc_transfer *transfer)

@@ -12,7 +12,11 @@
  * completes the pages may be reused (put) or hold the block, verified (get). Everything said in kvcellar.h
  * holds: after a deadline that the daemon did not answer the pool is fenced (KVC_FENCED) until it has, or
  * until the end of the connection, because its pages may still be touched. The pool's memory must not be
- * freed before kvc_pool_destroy. */
+ * freed before kvc_pool_destroy, and kvc_client_destroy does not wait for it: destroy pools first.
+ *
+ * The stream is of the pool's GPU and is not being captured into a graph. Several threads may use one pool
+ * with a stream each. A pool of VMM memory keeps a descriptor for each of its chunks open, here and in the
+ * daemon. */
 #ifndef KVCELLAR_CUDA_H
 #define KVCELLAR_CUDA_H
 
@@ -31,11 +35,15 @@ struct kvc_pool_strides {
 };
 
 /* Where the elements lie. Layouts are described, not named: an element of page p, token t of it, head h is at
- * base[layer] + p * page + t * token + h * head. Examples, L layers, P pages of T tokens, H heads, D
- * channels, 2 bytes each; with one tensor a layer: (2, P, T, H, D)    page T*H*D*2, token H*D*2, head D*2;
- * value base = key base + P*T*H*D*2 (P, 2, T, H, D)    page 2*T*H*D*2, token H*D*2, head D*2; value base =
- * key base + T*H*D*2 (2, P, H, T, D)    page H*T*D*2, token D*2, head T*D*2 (P, H, T, 2*D)     page H*T*4*D,
- * token 4*D, head T*4*D; value base = key base + 2*D */
+ * base[layer] + p * page + t * token + h * head. Examples with one tensor a layer: P pages of T tokens, H
+ * heads, D channels of 2 bytes.
+ *
+ *   tensor             page        token      head       value base - key base
+ *   (2, P, T, H, D)    2*T*H*D     2*H*D      2*D        2*P*T*H*D
+ *   (P, 2, T, H, D)    4*T*H*D     2*H*D      2*D        2*T*H*D
+ *   (2, P, H, T, D)    2*T*H*D     2*D        2*T*D      2*P*T*H*D
+ *   (P, H, T, 2*D)     4*T*H*D     4*D        4*T*D      2*D
+ *   (P, T, D), latent  2*T*D       2*D        0          none */
 struct kvc_pool_options {
 	size_t size;
 	uint32_t layers;                /* as the namespace's */

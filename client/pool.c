@@ -4,9 +4,10 @@
  * and taken back before them. What a request means to its memory (fences, zombies) is the pool's region's
  * alone.
  *
- * Ordering. A pool has one event. A transfer records it on its stream just before the request is sent, and
- * the daemon waits for what it recorded last. So that this includes what other threads' streams were asked
- * for before, the stream first waits for the event as it was. */
+ * Ordering. A pool has a ring of events. A transfer records the next one on its stream just before the
+ * request is sent, and the daemon asks it until it has come; so it must not be recorded anew before the
+ * answer. With more requests under way than there are events one is: then the stream first waits for the
+ * event as it was, and the daemon waits for too much rather than too little. */
 #include "client/pool.h"
 
 #include <string.h>
@@ -112,18 +113,32 @@ static kvc_status context_choose(struct kvc_pool *pool, kvcc_cu_address address)
 	return KVC_OK;
 }
 
-static kvc_status event_make(struct kvc_pool *pool, struct kvcc_wire_pool *wire)
+static kvc_status events_make(struct kvc_pool *pool, struct kvcc_wire_pool *wire)
 {
 	const struct kvcc_cuda *cuda = pool->cuda;
-	kvcc_cu_result error =
-	        cuda->event_create(&pool->event, KVCC_CU_EVENT_INTERPROCESS | KVCC_CU_EVENT_DISABLE_TIMING);
+	kvcc_cu_result error = 0;
 
-	if (error == 0)
-		error = cuda->ipc_event(wire->event, pool->event);
+	for (unsigned i = 0; error == 0 && i < KVCC_POOL_EVENTS; i++) {
+		error = cuda->event_create(&pool->events[i],
+		                           KVCC_CU_EVENT_INTERPROCESS | KVCC_CU_EVENT_DISABLE_TIMING);
+		if (error == 0)
+			error = cuda->ipc_event(wire->events[i], pool->events[i]);
+	}
 	return error == 0 ? KVC_OK : kvcc_cuda_fail(cuda, error, "cannot share an event with the daemon");
 }
 
-kvc_status kvcc_pool_record(struct kvc_pool *pool, void *stream)
+static kvcc_cu_result record_next(struct kvc_pool *pool, void *stream, uint32_t *event)
+{
+	uint32_t i = pool->next_event++ % KVCC_POOL_EVENTS;
+	kvcc_cu_result error = pool->cuda->stream_wait(stream, pool->events[i], 0);
+
+	if (error == 0)
+		error = pool->cuda->event_record(pool->events[i], stream);
+	*event = i + 1;
+	return error;
+}
+
+kvc_status kvcc_pool_record(struct kvc_pool *pool, void *stream, uint32_t *event)
 {
 	const struct kvcc_cuda *cuda = pool->cuda;
 	void *popped;
@@ -132,9 +147,7 @@ kvc_status kvcc_pool_record(struct kvc_pool *pool, void *stream)
 	if (error != 0)
 		return kvcc_cuda_fail(cuda, error, "cannot use the pool's CUDA context");
 	(void)pthread_mutex_lock(&pool->record_lock);
-	error = cuda->stream_wait(stream, pool->event, 0);
-	if (error == 0)
-		error = cuda->event_record(pool->event, stream);
+	error = record_next(pool, stream, event);
 	(void)pthread_mutex_unlock(&pool->record_lock);
 	(void)cuda->context_pop(&popped);
 	return error == 0 ? KVC_OK : kvcc_cuda_fail(cuda, error, "cannot record the transfer's stream");
@@ -147,8 +160,9 @@ static void driver_release(struct kvc_pool *pool, bool forked)
 
 	if (forked || !pool->context)
 		return;
-	if (pool->event && pool->cuda->context_push(pool->context) == 0) {
-		(void)pool->cuda->event_destroy(pool->event);
+	if (pool->cuda->context_push(pool->context) == 0) {
+		for (unsigned i = 0; i < KVCC_POOL_EVENTS && pool->events[i]; i++)
+			(void)pool->cuda->event_destroy(pool->events[i]);
 		(void)pool->cuda->context_pop(&popped);
 	}
 	if (pool->retained)
@@ -322,7 +336,7 @@ static kvc_status pool_export(struct kvc_pool *pool, struct kvc_namespace *ns, s
 	if (status != KVC_OK)
 		return status;
 	error = pool->cuda->device_uuid(wire->uuid, pool->device);
-	status = error == 0 ? event_make(pool, wire)
+	status = error == 0 ? events_make(pool, wire)
 	                    : kvcc_cuda_fail(pool->cuda, error, "cannot tell the GPU's UUID");
 	if (status == KVC_OK)
 		status = pool_enlist(pool, ns, wire, &exports, extents);

@@ -16,13 +16,15 @@ struct kvc_pool {
 	const struct kvcc_cuda *cuda;
 	int device;
 	void *context;
-	bool retained; /* the context is the primary one, kept alive by us */
-	void *event;
-	pthread_mutex_t record_lock; /* guards the order of waiting for the event and recording it */
+	bool retained;                  /* the context is the primary one, kept alive by us */
+	void *events[KVCC_POOL_EVENTS]; /* taken in turn */
+	pthread_mutex_t record_lock;    /* guards what follows, and the order of waiting and recording */
+	uint32_t next_event;
 };
 
-/* Note on the stream what the daemon is to wait for. Without the client's lock: the driver may block. */
-kvc_status kvcc_pool_record(struct kvc_pool *pool, void *stream);
+/* Note on the stream what the daemon is to wait for; *event as in struct kvcc_wire_blocks. Without the
+ * client's lock: the driver may block. */
+kvc_status kvcc_pool_record(struct kvc_pool *pool, void *stream, uint32_t *event);
 
 /* forked: in a child of the process that made it. */
 void kvcc_pool_free(struct kvc_pool *pool, bool forked);

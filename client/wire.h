@@ -44,9 +44,11 @@ struct kvcc_wire_base {
 	uint64_t offset;
 };
 
+#define KVCC_POOL_EVENTS 16u /* the daemon takes no more */
+
 struct kvcc_wire_pool {
 	uint8_t uuid[KVCC_CUDA_UUID_BYTES]; /* of its regions' GPU */
-	uint8_t event[KVCC_CUDA_HANDLE_BYTES];
+	uint8_t events[KVCC_POOL_EVENTS][KVCC_CUDA_HANDLE_BYTES];
 	uint32_t ns;
 	uint64_t pages;
 	uint32_t page_tokens;
@@ -65,6 +67,7 @@ struct kvcc_wire_blocks {
 	uint32_t deadline_ms;
 	uint64_t expires_ns;
 	uint32_t region; /* 0: the inline plane. A pool if the transfer has one */
+	uint32_t event;  /* pool: 1 + which of its events was recorded; else 0 */
 	const struct kvc_transfer *transfer;
 	const struct kvc_block *blocks;
 	size_t count;

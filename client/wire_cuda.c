@@ -66,7 +66,7 @@ kvc_status kvcc_wire_pool(uint32_t id, const struct kvcc_wire_pool *pool, struct
 		message.key_bases = pointers;
 		message.n_value_bases = count - pool->layers;
 		message.value_bases = pointers + pool->layers;
-		message.event = bytes_of(pool->event, KVCC_CUDA_HANDLE_BYTES);
+		message.events = bytes_of(pool->events[0], sizeof(pool->events));
 		status = kvcc_wire_pack(&message.base, out);
 	}
 	kvcc_free(fields);

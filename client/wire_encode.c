@@ -313,6 +313,7 @@ static kvc_status put_pack(const struct kvcc_wire_blocks *request, struct blocks
 	put.plane = plane_of(request);
 	put.form = (Kvcellar__Form)(request->region ? request->transfer->form : KVC_FORM_BLOCK);
 	put.region = request->region;
+	put.event = request->event;
 	put.ack = (Kvcellar__Ack)request->transfer->ack;
 	if (has_layouts(request)) {
 		put.key_layout = layout_fields(&request->transfer->key_layout, &fields->key_layout);
@@ -334,6 +335,7 @@ static kvc_status get_pack(const struct kvcc_wire_blocks *request, struct blocks
 	get.plane = plane_of(request);
 	get.form = (Kvcellar__Form)(request->region ? request->transfer->form : KVC_FORM_BLOCK);
 	get.region = request->region;
+	get.event = request->event;
 	if (has_layouts(request)) {
 		get.key_layout = layout_fields(&request->transfer->key_layout, &fields->key_layout);
 		get.value_layout = layout_fields(&request->transfer->value_layout, &fields->value_layout);

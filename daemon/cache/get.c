@@ -104,7 +104,7 @@ static void decode_done(struct kvc_move *move)
 	else if (move->status == KVC_CORRUPT)
 		get_miss(op);
 	else
-		kvc_op_finish(op, move->status == KVC_CANCELLED ? op->cancel_status : move->status);
+		kvc_op_finish(op, op->cancel_status != KVC_OK ? op->cancel_status : move->status);
 }
 
 /* Ready to be submitted, but for what depends on where the image is. */

@@ -167,12 +167,14 @@ const struct kvc_option kvc_options[] = {
         {.section = "gpu",
          .name = "gpu-sms",
          .type = KVC_OPTION_COUNT,
+         .automatic = true,
          AT(gpu_sms),
          .min = 1,
          .max = 1024,
-         .initial = "32",
-         .help = "Multiprocessors that a launch of the codec takes at most. The rest is left to the "
-                 "workers."},
+         .initial = "auto",
+         .help = "Multiprocessors that a launch of the codec takes at most. auto: 32 where kernels of "
+                 "several "
+                 "processes run at the same time (MPS), all where they take turns."},
         {.section = "gpu",
          .name = "gpu-low-priority",
          .type = KVC_OPTION_BOOL,

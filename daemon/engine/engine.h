@@ -35,6 +35,7 @@ struct kvc_device_view {
 	const uint32_t *pages; /* ids of its pages, in order */
 	uint32_t page_count;
 	uint32_t first_token; /* where in the first page it begins */
+	uint32_t event;       /* 1 + which of the pool's events to wait for first; 0: none */
 };
 
 /* An image in a client's host memory. */

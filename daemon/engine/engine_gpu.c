@@ -109,11 +109,16 @@ static void submit(struct kvc_engine *engine, struct kvc_engine_job *job)
 	kvc_gpu_pump(gpu);
 }
 
-/* What has been sent ends as it would: the engine has no way back either. */
+/* What has been sent ends as it would, unless it still waits for its worker's event: the engine is told. */
 static void cancel(struct kvc_engine *engine, struct kvc_engine_job *job)
 {
 	struct kvc_gpu *gpu = gpu_of(engine);
 
+	if (job->state == KVC_JOB_RUNNING && !gpu->slots[job->slot].cancel) {
+		gpu->slots[job->slot].cancel = true;
+		gpu->cancels++;
+		kvc_gpu_pump(gpu);
+	}
 	if (job->state != KVC_JOB_QUEUED)
 		return;
 	kvc_list_remove(&job->node);
@@ -145,6 +150,8 @@ static void slot_free(struct kvc_gpu *gpu, uint32_t number)
 {
 	struct gpu_slot *slot = &gpu->slots[number];
 
+	gpu->cancels -= slot->cancel;
+	slot->cancel = false;
 	slot->job = NULL;
 	slot->generation++;
 	slot->next_free = gpu->free_slot;
@@ -185,9 +192,15 @@ static bool same_plan(const struct kvc_image_plan *a, const struct kvc_image_pla
 	                  memcmp(&a->codec, &b->codec, sizeof a->codec) == 0);
 }
 
+static uint32_t event_of(const struct kvc_engine_job *job)
+{
+	return pool_of(job) ? job->device.event : 0;
+}
+
 static bool same_group(const struct kvc_engine_job *a, const struct kvc_engine_job *b)
 {
-	return a->op == b->op && pool_of(a) == pool_of(b) && same_plan(a->plan, b->plan);
+	return a->op == b->op && pool_of(a) == pool_of(b) && event_of(a) == event_of(b) &&
+	       same_plan(a->plan, b->plan);
 }
 
 static uint32_t pages_of(const struct kvc_engine_job *job)
@@ -252,6 +265,7 @@ static size_t packet_write(struct kvc_gpu *gpu, const struct kvc_list *packet, u
 	        .header = {KVC_GPU_JOBS, pool_of(first) ? kvc_gpu_pool_id(pool_of(first)) : 0},
 	        .op = first->op,
 	        .count = count,
+	        .event = event_of(first),
 	        .shape = first->plan->shape,
 	        .codec = first->plan->codec,
 	};
@@ -297,6 +311,40 @@ kvc_status kvc_gpu_jobs_send(struct kvc_gpu *gpu)
 	kvc_stat_add(gpu->cells[GPU_CELL_JOBS_QUEUED], -(int64_t)count);
 	kvc_stat_add(gpu->cells[GPU_CELL_JOBS_SENT], count);
 	return KVC_OK;
+}
+
+/* Those that fit a packet; the rest goes with the next one. */
+static uint32_t cancels_write(struct kvc_gpu *gpu, uint64_t *seqs, uint32_t most)
+{
+	uint32_t count = 0;
+
+	kvc_list_each (node, &gpu->sent) {
+		const struct kvc_engine_job *job = kvc_container_of(node, struct kvc_engine_job, node);
+
+		if (count == most)
+			break;
+		if (gpu->slots[job->slot].cancel)
+			seqs[count++] = seq_of(gpu, job);
+	}
+	return count;
+}
+
+kvc_status kvc_gpu_cancels_send(struct kvc_gpu *gpu)
+{
+	struct kvc_gpu_header *header = (struct kvc_gpu_header *)(void *)gpu->out;
+	uint64_t *seqs = (uint64_t *)(void *)(header + 1);
+	kvc_status status;
+	uint32_t count;
+
+	if (!gpu->cancels)
+		return KVC_MISS;
+	count = cancels_write(gpu, seqs, (KVC_GPU_MESSAGE_BYTES - sizeof *header) / sizeof *seqs);
+	*header = (struct kvc_gpu_header){KVC_GPU_CANCEL, count};
+	status = kvc_gpu_link_send(gpu, sizeof *header + count * sizeof *seqs, NULL, 0);
+	for (uint32_t i = 0; status == KVC_OK && i < count; i++)
+		gpu->slots[(uint32_t)seqs[i]].cancel = false;
+	gpu->cancels -= status == KVC_OK ? count : 0;
+	return status;
 }
 
 uint64_t kvc_gpu_jobs_oldest_ms(const struct kvc_gpu *gpu)

@@ -44,7 +44,7 @@ struct kvc_gpu_options {
 	struct kvc_arena *arena;
 	const char *program;    /* path of kvcellar-engine */
 	uint32_t ordinal;       /* CUDA's number of the device */
-	uint32_t sms;           /* most multiprocessors that a launch occupies */
+	uint32_t sms;           /* most multiprocessors that a launch occupies; 0: the engine decides */
 	bool low_priority;      /* of its streams */
 	uint64_t vram_bytes;    /* of the VRAM tier; 0: none */
 	uint64_t staging_bytes; /* device memory for images on their way, all together */
@@ -109,7 +109,8 @@ struct kvc_pool_options {
 	struct kvc_gpu_pool_geometry geometry;
 	const struct kvc_pool_base *key;   /* geometry.layers of them */
 	const struct kvc_pool_base *value; /* the same, or NULL: key-only */
-	const uint8_t *event;              /* KVC_GPU_HANDLE_BYTES, or NULL: no ordering */
+	const uint8_t *events;             /* event_count handles of KVC_GPU_HANDLE_BYTES */
+	uint32_t event_count;              /* at most KVC_GPU_EVENTS_MAX */
 };
 
 /* As region open. The regions' opens have ended well. KVC_SHAPE: some page would lie outside its region. */

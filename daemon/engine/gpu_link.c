@@ -71,6 +71,8 @@ static void pump_run(struct kvc_task *task)
 	while (status == KVC_OK && (gpu->state == GPU_RESTORING || gpu->state == GPU_UP)) {
 		status = kvc_gpu_memory_send(gpu);
 		if (status == KVC_MISS)
+			status = kvc_gpu_cancels_send(gpu);
+		if (status == KVC_MISS)
 			status = kvc_gpu_jobs_send(gpu);
 	}
 	if (status == KVC_MISS)

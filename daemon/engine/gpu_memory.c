@@ -503,6 +503,7 @@ kvc_status kvc_pool_open(struct kvc_gpu *gpu, const struct kvc_pool_options *opt
 
 	KVC_PRE(layers && layers <= KVC_LAYERS_MAX && options->key && done);
 	KVC_PRE(!options->geometry.value_dim || options->value);
+	KVC_PRE(options->event_count <= KVC_GPU_EVENTS_MAX);
 	opened = kvc_calloc(1, sizeof *opened + count * sizeof opened->bases[0]);
 	if (!opened)
 		return KVC_NO_MEMORY;
@@ -510,9 +511,10 @@ kvc_status kvc_pool_open(struct kvc_gpu *gpu, const struct kvc_pool_options *opt
 	opened->context = context;
 	opened->base_count = count;
 	opened->head.geometry = options->geometry;
-	opened->head.has_event = options->event != NULL;
-	if (options->event)
-		memcpy(opened->head.event, options->event, sizeof opened->head.event);
+	opened->head.event_count = options->event_count;
+	if (options->event_count)
+		memcpy(opened->head.events, options->events,
+		       (size_t)options->event_count * KVC_GPU_HANDLE_BYTES);
 	bases_take(opened, options);
 	object_open(&opened->object, &gpu->pools, &pool_kind, gpu, regions_usable(opened));
 	*pool = opened;

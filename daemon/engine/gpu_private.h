@@ -53,6 +53,7 @@ struct gpu_slot {
 	uint64_t sent_ms;
 	uint32_t generation;
 	uint32_t next_free;
+	bool cancel; /* to be told to the engine */
 };
 
 struct kvc_gpu {
@@ -94,6 +95,7 @@ struct kvc_gpu {
 	struct kvc_list sent;  /* oldest first */
 	struct gpu_slot *slots;
 	uint32_t free_slot; /* GPU_SLOTS: none */
+	uint32_t cancels;   /* slots to be told */
 
 	/* regions and pools */
 	struct kvc_list regions;
@@ -147,6 +149,7 @@ void kvc_gpu_jobs_close(struct kvc_gpu *gpu);
 
 /* The next packet of jobs. KVC_MISS: there is none. */
 kvc_status kvc_gpu_jobs_send(struct kvc_gpu *gpu);
+kvc_status kvc_gpu_cancels_send(struct kvc_gpu *gpu);
 void kvc_gpu_jobs_results(struct kvc_gpu *gpu, const struct kvc_gpu_result *results, uint32_t count);
 
 /* The process is gone: all jobs end. */

@@ -18,6 +18,7 @@
 #define KVC_GPU_FD            3      /* of the engine */
 #define KVC_GPU_MESSAGE_BYTES 65536u /* longest packet */
 #define KVC_GPU_HANDLE_BYTES  64u    /* of a CUDA IPC handle of memory or of an event */
+#define KVC_GPU_EVENTS_MAX    16u    /* of a pool */
 #define KVC_GPU_CHUNKS_MAX    240u   /* descriptors of one region: the kernel passes 253 at a time */
 #define KVC_GPU_DETAIL_BYTES  256u
 #define KVC_GPU_PAGES_MAX     4096u /* pages of one block */
@@ -30,6 +31,8 @@ enum kvc_gpu_type {
 	KVC_GPU_POOL_OPEN, /* kvc_gpu_pool, its bases. Answered by REPLY */
 	KVC_GPU_POOL_CLOSE, /* header.id: pool. Answered by REPLY */
 	KVC_GPU_JOBS,       /* kvc_gpu_jobs, jobs, page ids. Answered by DONE, in any order */
+	KVC_GPU_CANCEL, /* header.id: how many numbers of jobs, uint64_t, follow. Those that wait for their
+	                 * worker's event end now */
 
 	/* engine to core */
 	KVC_GPU_READY = 64, /* kvc_gpu_ready */
@@ -48,7 +51,7 @@ struct kvc_gpu_start {
 	struct kvc_gpu_header header;
 	uint32_t wire;
 	uint32_t ordinal;
-	uint32_t sms;
+	uint32_t sms; /* 0: the engine decides */
 	uint32_t low_priority;
 	uint64_t vram_bytes;
 	uint64_t staging_bytes;
@@ -117,9 +120,9 @@ struct kvc_gpu_base {
 /* Followed by `layers` bases of keys, and as many of values unless value_dim is 0. */
 struct kvc_gpu_pool {
 	struct kvc_gpu_header header;
-	uint32_t has_event;
+	uint32_t event_count;
 	uint32_t reserved;
-	uint8_t event[KVC_GPU_HANDLE_BYTES];
+	uint8_t events[KVC_GPU_EVENTS_MAX][KVC_GPU_HANDLE_BYTES];
 	struct kvc_gpu_pool_geometry geometry;
 };
 
@@ -130,7 +133,7 @@ struct kvc_gpu_jobs {
 	uint32_t count;
 	struct kvc_block_shape shape;
 	struct kvc_block_codec codec;
-	uint32_t reserved; /* what follows is aligned to 8 bytes */
+	uint32_t event; /* 1 + which of the pool's events to wait for first; 0: none */
 };
 
 #define KVC_GPU_NOWHERE UINT64_MAX

@@ -27,6 +27,7 @@ struct kvc_dev_info {
 	uint8_t uuid[16];
 	char name[64];
 	uint32_t sms;
+	bool shared; /* kernels of other processes run at the same time (MPS), not in turn */
 };
 
 /* --- the device --- */

@@ -219,6 +219,16 @@ static kvc_status context_make(struct kvc_dev *dev)
 	return status;
 }
 
+/* A driver that does not know the question does not share. */
+static bool is_shared(const struct kvc_dev *dev)
+{
+	int shared = 0;
+
+	if (cudaDeviceGetAttribute(&shared, cudaDevAttrMpsEnabled, dev->ordinal) != cudaSuccess)
+		(void)cudaGetLastError();
+	return shared != 0;
+}
+
 static kvc_status info_get(struct kvc_dev *dev, struct kvc_dev_info *info)
 {
 	struct cudaDeviceProp properties;
@@ -233,7 +243,8 @@ static kvc_status info_get(struct kvc_dev *dev, struct kvc_dev_info *info)
 		status = status_of(dev, (int)dev->driver.device_uuid(&uuid, device), "ask the device");
 	if (status)
 		return status;
-	*info = (struct kvc_dev_info){.sms = (uint32_t)properties.multiProcessorCount};
+	*info = (struct kvc_dev_info){.sms = (uint32_t)properties.multiProcessorCount,
+	                              .shared = is_shared(dev)};
 	memcpy(info->uuid, uuid.bytes, sizeof info->uuid);
 	snprintf(info->name, sizeof info->name, "%.63s", properties.name);
 	return KVC_OK;

@@ -172,57 +172,32 @@ static void order_enqueue(struct kvc_executor *executor, struct kvc_order *order
 	}
 }
 
-/* The worker's event, as it is now, by way of an event of our own: the worker may record its own again. The
- * wait is on the pool's stream, so that a worker that never comes to its event holds up nobody else. */
-static kvc_status gate_set(struct kvc_executor *executor, struct kvc_order *order)
-{
-	struct kvc_worker_pool *pool = order->pool;
-	kvc_status status = kvc_dev_event_open(executor->dev, &order->gate);
-
-	if (status)
-		return status;
-	status = kvc_dev_event_wait(executor->dev, pool->event, pool->gate);
-	if (status == KVC_OK)
-		status = kvc_dev_event_record(executor->dev, order->gate, pool->gate);
-	return status == KVC_OK ? kvc_dev_event_poll(executor->dev, order->gate) : status;
-}
-
-static void gate_drop(struct kvc_executor *executor, struct kvc_order *order)
-{
-	kvc_list_remove(&order->node);
-	if (order->gate)
-		kvc_dev_event_close(executor->dev, order->gate);
-	order->gate = NULL;
-}
-
 static void gate_open(struct kvc_executor *executor, struct kvc_order *order, kvc_status status)
 {
-	gate_drop(executor, order);
+	kvc_list_remove(&order->node);
 	if (status == KVC_OK)
 		order_enqueue(executor, order);
 	else
 		order_fail(executor, order, status);
 }
 
+/* The worker's event is asked, not waited for by a stream: the event of a worker that died before it came to
+ * it never comes, and then no memory could be unmapped any more, which waits for all streams. The worker does
+ * not record the event again before the answer, so that asking later asks for the same. */
 static void order_begin(struct kvc_executor *executor, struct kvc_order *order)
 {
-	kvc_status status = KVC_OK;
+	kvc_status status = order->event ? kvc_dev_event_poll(executor->dev, order->event) : KVC_OK;
 
-	if (order->pool && order->pool->event)
-		status = gate_set(executor, order);
-	if (status != KVC_BUSY) {
-		gate_open(executor, order, status);
-		return;
-	}
-	order->gated_ns = kvc_executor_now_ns();
 	kvc_list_push(&executor->gated, &order->node);
-	(void)kvc_dev_hint(executor->dev, order->pool->gate, executor->world.wake);
+	order->gated_ns = kvc_executor_now_ns();
+	if (status != KVC_BUSY)
+		gate_open(executor, order, status);
 }
 
 /* True if the order waits no more. */
 static bool gate_poll(struct kvc_executor *executor, struct kvc_order *order)
 {
-	kvc_status status = kvc_dev_event_poll(executor->dev, order->gate);
+	kvc_status status = kvc_dev_event_poll(executor->dev, order->event);
 
 	if (status == KVC_BUSY && kvc_executor_now_ns() - order->gated_ns < GATE_NS)
 		return false;
@@ -233,6 +208,35 @@ static bool gate_poll(struct kvc_executor *executor, struct kvc_order *order)
 	}
 	gate_open(executor, order, status);
 	return true;
+}
+
+static struct kvc_order *gated_order(const struct kvc_executor *executor, uint64_t seq)
+{
+	kvc_list_each (node, &executor->gated) {
+		struct kvc_order *order = kvc_container_of(node, struct kvc_order, node);
+
+		for (uint32_t i = 0; i < order->count; i++)
+			if (order->jobs[i].wish.seq == seq)
+				return order;
+	}
+	return NULL;
+}
+
+/* An order's jobs wait for one event, so they are one request's, and are cancelled together. */
+static kvc_status message_cancel(struct kvc_executor *executor, uint32_t bytes)
+{
+	const struct kvc_gpu_header *header = (const void *)executor->link.packet;
+	const uint64_t *seqs = (const void *)(header + 1);
+
+	if (bytes != sizeof *header + header->id * sizeof *seqs)
+		return KVC_BAD_MESSAGE;
+	for (uint32_t i = 0; i < header->id; i++) {
+		struct kvc_order *order = gated_order(executor, seqs[i]);
+
+		if (order)
+			gate_open(executor, order, KVC_CANCELLED);
+	}
+	return KVC_OK;
 }
 
 bool kvc_executor_gates_poll(struct kvc_executor *executor)
@@ -264,6 +268,10 @@ static kvc_status message_jobs(struct kvc_executor *executor, uint32_t bytes)
 	if (status)
 		return status;
 	status = kvc_order_check(order, jobs);
+	if (status == KVC_OK && pool && jobs->event > pool->event_count)
+		status = KVC_INVALID;
+	if (status == KVC_OK && pool && jobs->event)
+		order->event = pool->events[jobs->event - 1];
 	if (status)
 		order_fail(executor, order, status);
 	else
@@ -290,6 +298,8 @@ kvc_status kvc_executor_message(struct kvc_executor *executor, uint32_t bytes)
 		return message_pool_close(executor, bytes);
 	case KVC_GPU_JOBS:
 		return message_jobs(executor, bytes);
+	case KVC_GPU_CANCEL:
+		return message_cancel(executor, bytes);
 	default:
 		return KVC_BAD_MESSAGE;
 	}

@@ -8,6 +8,8 @@
 #include "daemon/base/log.h"
 #include "daemon/gpu/executor.h"
 
+#define SMS_BESIDE 32u
+
 #define MIB(bytes)     ((unsigned long long)((bytes) >> 20))
 #define SLOT_BYTES_MIN (64ull << 10)
 
@@ -100,6 +102,16 @@ static enum kvc_engine_exit arena_open(struct kvc_executor *executor, const stru
 	return KVC_EXIT_DONE;
 }
 
+/* Where kernels of processes run in turn, ours are through the sooner the more of the device they take; where
+ * they run side by side, a part is enough to fill PCIe and leaves the rest to the workers (figures in
+ * docs/gpu.md). */
+static uint32_t sms_choose(uint32_t wanted, const struct kvc_dev_info *info)
+{
+	uint32_t sms = wanted ? wanted : info->shared ? SMS_BESIDE : info->sms;
+
+	return sms < info->sms ? sms : info->sms;
+}
+
 static enum kvc_engine_exit device_open(struct kvc_executor *executor, const struct kvc_gpu_start *start,
                                         struct kvc_dev_info *info)
 {
@@ -108,7 +120,7 @@ static enum kvc_engine_exit device_open(struct kvc_executor *executor, const str
 
 	if (status == KVC_OK) {
 		executor->world.dev = executor->dev;
-		executor->world.sms = start->sms && start->sms < info->sms ? start->sms : info->sms;
+		executor->world.sms = sms_choose(start->sms, info);
 		return KVC_EXIT_DONE;
 	}
 	snprintf(detail, sizeof detail,
@@ -127,8 +139,9 @@ static void ready_send(struct kvc_executor *executor, const struct kvc_dev_info 
 
 	memcpy(ready.uuid, info->uuid, sizeof ready.uuid);
 	memcpy(ready.name, info->name, sizeof ready.name);
-	kvc_info("GPU %u: %s, %u of %u multiprocessors, %llu MiB of device memory", executor->ordinal,
-	         info->name, executor->world.sms, info->sms, MIB(ready.device_bytes));
+	kvc_info("GPU %u: %s, %u of %u multiprocessors%s, %llu MiB of device memory", executor->ordinal,
+	         info->name, executor->world.sms, info->sms,
+	         info->shared ? " beside other processes (MPS)" : "", MIB(ready.device_bytes));
 	/* If the core is gone the loop is about to find out. */
 	if (kvc_link_send(&executor->link, &ready, sizeof ready))
 		kvc_warn("GPU %u: the core does not listen any more", executor->ordinal);

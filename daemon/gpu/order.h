@@ -25,7 +25,7 @@ struct kvc_order {
 	struct kvc_worker_pool *pool; /* NULL: lower */
 	enum kvc_engine_op op;
 	struct kvc_image_plan plan;
-	struct kvc_dev_event *gate; /* while gated */
+	struct kvc_dev_event *event; /* of the worker, that must have come first; NULL: none */
 	uint64_t gated_ns;
 	uint32_t count;
 	uint32_t left; /* without a result */

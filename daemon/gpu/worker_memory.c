@@ -212,15 +212,15 @@ static kvc_status table_send(struct kvc_worker_memory *memory, uint32_t table, c
 	return status ? refuse(detail, status, kvc_dev_why()) : KVC_OK;
 }
 
-static kvc_status event_open(struct kvc_worker_memory *memory, struct kvc_worker_pool *pool,
-                             const struct kvc_gpu_pool *wish, char *detail)
+static kvc_status events_open(struct kvc_worker_memory *memory, struct kvc_worker_pool *pool,
+                              const struct kvc_gpu_pool *wish, char *detail)
 {
 	kvc_status status = KVC_OK;
 
-	if (wish->has_event) {
-		status = kvc_dev_event_import(memory->dev, wish->event, &pool->event);
-		if (status == KVC_OK)
-			status = kvc_dev_stream_open(memory->dev, false, &pool->gate);
+	while (status == KVC_OK && pool->event_count < wish->event_count) {
+		status = kvc_dev_event_import(memory->dev, wish->events[pool->event_count],
+		                              &pool->events[pool->event_count]);
+		pool->event_count += status == KVC_OK;
 	}
 	return status ? refuse(detail, status, kvc_dev_why()) : KVC_OK;
 }
@@ -233,7 +233,7 @@ static kvc_status pool_set_up(struct kvc_worker_memory *memory, struct kvc_worke
 	if (status == KVC_OK && pool->geometry.value_dim)
 		status = place_make(memory, pool, KVC_KIND_VALUE, bases + pool->geometry.layers, detail);
 	if (status == KVC_OK)
-		status = event_open(memory, pool, wish, detail);
+		status = events_open(memory, pool, wish, detail);
 	if (status == KVC_OK)
 		status = table_send(memory, pool->table, detail);
 	return status;
@@ -290,10 +290,8 @@ void kvc_worker_pool_close(struct kvc_worker_memory *memory, struct kvc_worker_p
 	kvc_list_remove(&pool->node);
 	for (uint32_t i = 0; i < pool->region_count; i++)
 		pool->regions[i]->users--;
-	if (pool->gate)
-		kvc_dev_stream_close(memory->dev, pool->gate);
-	if (pool->event)
-		kvc_dev_event_close(memory->dev, pool->event);
+	while (pool->event_count)
+		kvc_dev_event_close(memory->dev, pool->events[--pool->event_count]);
 	memory->table_taken[pool->table] = false;
 	kvc_free(pool);
 }

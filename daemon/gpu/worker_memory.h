@@ -25,8 +25,8 @@ struct kvc_worker_pool {
 	uint32_t table;  /* number of its table of base addresses */
 	struct kvc_gpu_pool_geometry geometry;
 	struct kvc_kern_pool kern;
-	struct kvc_dev_event *event; /* the worker's; NULL: no ordering */
-	struct kvc_dev_stream *gate; /* waits for the event, beside all other work; with an event */
+	uint32_t event_count;
+	struct kvc_dev_event *events[KVC_GPU_EVENTS_MAX]; /* the worker's */
 	uint32_t region_count;
 	struct kvc_worker_region *regions[]; /* one a base */
 };

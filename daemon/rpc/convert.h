@@ -72,7 +72,8 @@ struct kvc_pool_request {
 	uint32_t page_tokens;
 	struct kvc_pool_kind key;
 	struct kvc_pool_kind value; /* no bases: key-only */
-	const uint8_t *event;       /* KVC_GPU_HANDLE_BYTES, or NULL */
+	const uint8_t *events;      /* event_count handles of KVC_GPU_HANDLE_BYTES */
+	uint32_t event_count;
 };
 
 struct kvc_wire_base {
@@ -103,6 +104,7 @@ struct kvc_blocks_request {
 	enum kvc_plane plane;
 	enum kvc_op_form form; /* follows from plane and form */
 	uint32_t region;       /* shm: memory. cuda: a pool */
+	uint32_t event;        /* cuda: 1 + which of the pool's; 0: none */
 	bool durable;          /* put */
 	struct kvc_wire_layout key_layout;
 	struct kvc_wire_layout value_layout;

@@ -84,6 +84,7 @@ struct blocks_fields {
 	Kvcellar__Plane plane;
 	Kvcellar__Form form;
 	uint32_t region;
+	uint32_t event;
 	const Kvcellar__Layout *key_layout;
 	const Kvcellar__Layout *value_layout;
 	size_t count;
@@ -235,6 +236,7 @@ static kvc_status blocks_parse(const struct blocks_fields *fields, const struct 
 	        .plane = (enum kvc_plane)fields->plane,
 	        .form = form_of(fields),
 	        .region = fields->region,
+	        .event = fields->event,
 	        .key_layout = layout_of(fields->key_layout),
 	        .value_layout = layout_of(fields->value_layout),
 	        .count = (uint32_t)fields->count,
@@ -264,6 +266,7 @@ kvc_status kvc_parse_put(struct kvc_convert *convert, struct kvc_body body,
 	        .plane = put->plane,
 	        .form = put->form,
 	        .region = put->region,
+	        .event = put->event,
 	        .key_layout = put->key_layout,
 	        .value_layout = put->value_layout,
 	        .count = put->n_blocks,
@@ -291,6 +294,7 @@ kvc_status kvc_parse_get(struct kvc_convert *convert, struct kvc_body body,
 	        .plane = get->plane,
 	        .form = get->form,
 	        .region = get->region,
+	        .event = get->event,
 	        .key_layout = get->key_layout,
 	        .value_layout = get->value_layout,
 	        .count = get->n_blocks,

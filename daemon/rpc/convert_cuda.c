@@ -167,6 +167,14 @@ static struct kvc_gpu_strides strides_of(const Kvcellar__PoolStrides *strides)
 	               : (struct kvc_gpu_strides){0};
 }
 
+static kvc_status events_check(size_t bytes, struct kvc_problem *problem)
+{
+	if (bytes % KVC_GPU_HANDLE_BYTES == 0 && bytes / KVC_GPU_HANDLE_BYTES <= KVC_GPU_EVENTS_MAX)
+		return KVC_OK;
+	return kvc_problem_set(problem, KVC_INVALID, "events: %zu bytes, expected at most %u handles of %u",
+	                       bytes, KVC_GPU_EVENTS_MAX, KVC_GPU_HANDLE_BYTES);
+}
+
 kvc_status kvc_parse_pool(struct kvc_convert *convert, struct kvc_body body, struct kvc_pool_request *request,
                           struct kvc_problem *problem)
 {
@@ -178,8 +186,8 @@ kvc_status kvc_parse_pool(struct kvc_convert *convert, struct kvc_body body, str
 	status = id_check(pool->id, problem);
 	if (status == KVC_OK)
 		status = pool_sizes_check(pool, problem);
-	if (status == KVC_OK && pool->event.len)
-		status = length_check("event", pool->event.len, KVC_GPU_HANDLE_BYTES, problem);
+	if (status == KVC_OK)
+		status = events_check(pool->events.len, problem);
 	if (status == KVC_OK)
 		status = bases_check("key_bases", pool->key_bases, pool->n_key_bases, problem);
 	if (status == KVC_OK)
@@ -193,7 +201,8 @@ kvc_status kvc_parse_pool(struct kvc_convert *convert, struct kvc_body body, str
 	        .page_tokens = pool->page_tokens,
 	        .key = {"key", strides_of(pool->key_strides), pool->n_key_bases, pool->key_bases},
 	        .value = {"value", strides_of(pool->value_strides), pool->n_value_bases, pool->value_bases},
-	        .event = pool->event.len ? pool->event.data : NULL,
+	        .events = pool->events.data,
+	        .event_count = (uint32_t)(pool->events.len / KVC_GPU_HANDLE_BYTES),
 	};
 	return KVC_OK;
 }

@@ -367,7 +367,8 @@ static kvc_status pool_fill(struct kvc_device *pool, const struct kvc_pool_reque
                             struct kvc_pool_base *bases, struct kvc_problem *problem)
 {
 	const struct kvc_block_shape *shape = &pool->shape;
-	struct kvc_pool_options options = {.key = bases, .event = request->event};
+	struct kvc_pool_options options = {
+	        .key = bases, .events = request->events, .event_count = request->event_count};
 	uint64_t spans[2] = {0, 0};
 	kvc_status status = kvc_pool_geometry_make(request, shape, &options.geometry, spans, problem);
 
@@ -377,6 +378,7 @@ static kvc_status pool_fill(struct kvc_device *pool, const struct kvc_pool_reque
 		status = bases_find(pool, &request->value, spans[1], bases + request->key.count, problem);
 	if (status != KVC_OK)
 		return status;
+	pool->event_count = request->event_count;
 	if (shape->value_dim)
 		options.value = bases + request->key.count;
 	status = kvc_pool_open(pool->gpu, &options, pool_opened, pool, &pool->pool);

@@ -685,5 +685,6 @@ kvc_status kvc_dev_event_import(struct kvc_dev *dev, const uint8_t handle[KVC_GP
 	if (!*event)
 		return refuse(KVC_NO_MEMORY, "no memory");
 	(*event)->file = file;
+	(*event)->at.busy = (const _Atomic uint64_t *)file + 1;
 	return KVC_OK;
 }

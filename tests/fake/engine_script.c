@@ -3,7 +3,7 @@
  * the image.
  *
  * At start:    exit, never-ready, refuse, wire, rubbish, early, inherited, uuid=N
- * Jobs:        die-after=N, abort-after=N, refuse-after=N, hang-after=N, stuck, slow=MS, idle-death=MS
+ * Jobs:        die-after=N, abort-after=N, refuse-after=N, hang-after=N, stuck, held, slow=MS, idle-death=MS
  * Results:     unknown, twice, long, short, status, count, big, no-space
  * Memory:      import-fails, import-silent, pool-fails, reply-unknown, reply-status
  * At the end:  lingers */
@@ -305,7 +305,7 @@ static void take_jobs(const struct kvc_gpu_jobs *jobs)
 		fate();
 		image_write(jobs, job, pages);
 		pages += job->page_count;
-		if (script.jobs > 1 || !word("stuck"))
+		if ((script.jobs > 1 || !word("stuck")) && !word("held"))
 			results[count++] = job_result(jobs, job);
 	}
 	script.gauges.launches++;
@@ -313,6 +313,19 @@ static void take_jobs(const struct kvc_gpu_jobs *jobs)
 	say_gauges();
 	if (count)
 		say_done(results, count);
+}
+
+/* Jobs that are held wait for their worker's event until they are cancelled. */
+static void take_cancel(const struct kvc_gpu_header *header)
+{
+	const uint64_t *seqs = (const void *)(header + 1);
+	struct kvc_gpu_result results[RESULTS_MAX];
+
+	if (!word("held"))
+		return;
+	for (uint32_t i = 0; i < header->id && i < RESULTS_MAX; i++)
+		results[i] = (struct kvc_gpu_result){.seq = seqs[i], .status = KVC_CANCELLED};
+	say_done(results, header->id);
 }
 
 /* ---- packets ------------------------------------------------------------------------------- */
@@ -372,6 +385,9 @@ static void take(size_t bytes)
 		break;
 	case KVC_GPU_JOBS:
 		take_jobs(message);
+		break;
+	case KVC_GPU_CANCEL:
+		take_cancel(header);
 		break;
 	default:
 		refuse("unknown message");

@@ -76,7 +76,8 @@ static struct context contexts[DEVICES];
 static struct mapping mappings[OBJECTS];
 static struct chunk chunks[OBJECTS];
 static unsigned serial;
-static int devices; /* 0: not initialised */
+static int devices;      /* 0: not initialised */
+static uint64_t stalled; /* events that are recorded now never come */
 static _Thread_local struct context *stack[STACK];
 static _Thread_local unsigned depth;
 
@@ -696,6 +697,15 @@ API(cuEventRecord, void *event, void *stream)
 	if (!current() || !recorded)
 		return INVALID_HANDLE;
 	(void)__atomic_add_fetch(recorded->counter, 1, __ATOMIC_RELEASE);
+	__atomic_store_n(recorded->counter + 1, stalled, __ATOMIC_RELEASE);
+	return OK;
+}
+
+/* Whatever the function does: no stream gets anywhere after it. */
+API(cuLaunchHostFunc, void *stream, void (*function)(void *), void *data)
+{
+	(void)stream, (void)function, (void)data;
+	stalled = 1;
 	return OK;
 }
 

@@ -45,6 +45,7 @@ void kvc_test_orders_send(const struct kvc_test_orders *orders, enum kvc_engine_
 	struct kvc_gpu_jobs head = {.header = {.type = KVC_GPU_JOBS, .id = orders->pool->id},
 	                            .op = op,
 	                            .count = count,
+	                            .event = op == KVC_ENGINE_LOWER ? 0 : orders->pool->event,
 	                            .shape = orders->pool->plan.shape,
 	                            .codec = orders->pool->plan.codec};
 	uint8_t *end = put(packet, &head, sizeof head);

@@ -167,9 +167,10 @@ kvc_status kvc_engine_test_pool_open(struct kvc_engine_test_pool *pool, uint32_t
 			return status;
 	}
 	pool->id = id;
-	message.pool.has_event = event != NULL;
+	pool->event = event != NULL;
+	message.pool.event_count = pool->event;
 	if (event)
-		memcpy(message.pool.event, event, sizeof message.pool.event);
+		memcpy(message.pool.events[0], event, sizeof message.pool.events[0]);
 	memcpy(message.bases, pool->bases, sizeof message.bases);
 	kvc_engine_rig_send(pool->rig, &message, sizeof message.pool + bases * sizeof message.bases[0], NULL,
 	                    0);

@@ -20,6 +20,7 @@ enum kvc_gpu_pool_layout {
 struct kvc_engine_test_pool {
 	struct kvc_engine_rig *rig;
 	uint32_t id;
+	uint32_t event; /* that jobs wait for: 1, or 0 */
 	struct kvc_image_plan plan;
 	struct kvc_gpu_pool_geometry geometry;
 	struct kvc_gpu_base bases[KVC_TEST_REGIONS_MAX];

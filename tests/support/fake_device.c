@@ -79,7 +79,7 @@ struct fake_pool fake_pool_make(const Kvcellar__Pool *message,
 	struct fake_pool pool = {.pages = message->pages, .page_tokens = message->page_tokens};
 
 	MUST(message->n_key_bases <= FAKE_POOL_LAYERS && message->n_value_bases <= FAKE_POOL_LAYERS);
-	MUST(message->event.len == 64);
+	MUST(message->events.len == 16 * 64);
 	strides_set(pool.strides[0], message->key_strides);
 	for (size_t i = 0; i < message->n_key_bases; i++)
 		pool.bases[0][i] =

@@ -253,6 +253,26 @@ static void test_cancel(void **state)
 	gpu_rig_stop();
 }
 
+/* Sent already, but the worker's event has not come: the engine is told, once for each. */
+static void test_cancel_what_was_sent(void **state)
+{
+	(void)state;
+	assert_int_equal(gpu_rig_start("held"), KVC_OK);
+	gpu_rig_pool();
+	for (uint32_t i = 0; i < 3; i++)
+		gpu_rig_submit(i, KVC_ENGINE_ENCODE);
+	gpu_rig_wait_stat("gpu.2.jobs_sent", 3);
+	kvc_engine_cancel(kvc_gpu_engine(rig.gpu), &rig.jobs[2].job);
+	kvc_engine_cancel(kvc_gpu_engine(rig.gpu), &rig.jobs[2].job);
+	kvc_engine_cancel(kvc_gpu_engine(rig.gpu), &rig.jobs[0].job);
+	assert_int_equal(gpu_rig_finish(2), KVC_CANCELLED);
+	assert_int_equal(gpu_rig_finish(0), KVC_CANCELLED);
+	assert_false(rig.jobs[1].done);
+	kvc_engine_cancel(kvc_gpu_engine(rig.gpu), &rig.jobs[1].job);
+	assert_int_equal(gpu_rig_finish(1), KVC_CANCELLED);
+	gpu_rig_stop();
+}
+
 static void test_needs_more_room(void **state)
 {
 	(void)state;
@@ -605,6 +625,7 @@ int main(void)
 	        GPU_TEST(test_full_packets),
 	        GPU_TEST(test_socket_is_full),
 	        GPU_TEST(test_cancel),
+	        GPU_TEST(test_cancel_what_was_sent),
 	        GPU_TEST(test_needs_more_room),
 	        cmocka_unit_test(test_death),
 	        cmocka_unit_test(test_hang),

@@ -111,8 +111,8 @@ static kvc_status pool_wish(struct kvc_test_fixture *fixture, const struct kvc_g
 	uint32_t count = geometry->layers * (geometry->value_dim ? 2 : 1);
 
 	if (event) {
-		message.pool.has_event = 1;
-		strcpy((char *)message.pool.event, event);
+		message.pool.event_count = 1;
+		strcpy((char *)message.pool.events[0], event);
 	}
 	memcpy(message.bases, bases, count * sizeof bases[0]);
 	kvc_engine_rig_send(&fixture->rig, &message, sizeof message.pool + count * sizeof bases[0], NULL, 0);
@@ -200,6 +200,10 @@ static void test_gate(void **state)
 	uint8_t handle[KVC_GPU_HANDLE_BYTES];
 	_Atomic uint64_t *event;
 	struct kvc_test_orders orders;
+	struct {
+		struct kvc_gpu_header header;
+		uint64_t seqs[2];
+	} cancel = {{KVC_GPU_CANCEL, 2}, {0, UINT64_MAX}};
 
 	(void)state;
 	memset(&fixture, 0, sizeof fixture);
@@ -215,12 +219,20 @@ static void test_gate(void **state)
 	other = fixture.pool;
 	assert_int_equal(pool_wish(&fixture, &other.geometry, other.bases, 2, NULL), KVC_OK);
 	other.id = 2;
+	other.event = 0;
 	assert_int_equal(kvc_test_one(&other, KVC_ENGINE_ENCODE, &fixture.blocks[2], 2 << 20, 1 << 20,
 	                              KVC_GPU_NOWHERE, NULL),
 	                 KVC_OK);
 	atomic_store(&event[1], 0);
 	assert_true(kvc_test_orders_await(&orders));
 	kvc_test_orders_all(&orders, KVC_OK);
+	/* Who cancels waits no longer; numbers that are not known are nothing. */
+	atomic_store(&event[1], 1);
+	kvc_test_orders_send(&orders, KVC_ENGINE_ENCODE, 0, 1);
+	cancel.seqs[0] = orders.jobs[0].seq;
+	kvc_engine_rig_send(&fixture.rig, &cancel, sizeof cancel, NULL, 0);
+	assert_true(kvc_test_orders_await(&orders));
+	kvc_test_orders_all(&orders, KVC_CANCELLED);
 	/* Closing waits for what is under way. */
 	atomic_store(&event[1], 1);
 	kvc_test_orders_send(&orders, KVC_ENGINE_ENCODE, 0, 1);

@@ -28,6 +28,7 @@ enum { PAGE_TOKENS = 8, PAGES = 16, KIND_BYTES = 2048 * PAGES, REGION_BYTES = 4 
 static uint8_t uuid[] = "fake-gpu-0000000";
 static uint8_t handle[64] = "mem-1-1";
 static uint8_t event[64] = "event-1-1";
+static uint8_t many_events[17 * 64];
 static char detail[KVC_PROBLEM_BYTES];
 
 /* ---- requests ------------------------------------------------------------------------------ */
@@ -86,7 +87,7 @@ static void pool_init(struct pool_parts *parts, uint32_t id)
 	parts->pool.n_key_bases = parts->pool.n_value_bases = 2;
 	parts->pool.key_bases = parts->pointers;
 	parts->pool.value_bases = parts->pointers + 2;
-	parts->pool.event = (ProtobufCBinaryData){sizeof event, event};
+	parts->pool.events = (ProtobufCBinaryData){sizeof event, event};
 }
 
 /* Status of the next reply; a failure's text goes to `detail`. */
@@ -438,6 +439,10 @@ static void test_pool_refused(void **state)
 	pool_refused(fd, &parts, KVC_SHAPE, "value_bases[1].offset");
 	parts.bases[0].offset = 1;
 	pool_refused(fd, &parts, KVC_SHAPE, "key_bases[0].offset: 1, expected a multiple of 2");
+	parts.pool.events.len = 63;
+	pool_refused(fd, &parts, KVC_INVALID, "events: 63 bytes, expected at most 16 handles of 64");
+	parts.pool.events = (ProtobufCBinaryData){17 * 64, many_events};
+	pool_refused(fd, &parts, KVC_INVALID, "events: 1088 bytes");
 	parts.pool.pages = 0;
 	pool_refused(fd, &parts, KVC_INVALID, "pages: 0");
 	close(fd);
@@ -506,6 +511,8 @@ static void test_blocks_refused(void **state)
 	put_refused(fd, &t, KVC_LIMIT, "blocks.pages[0]: 4097 ids");
 	t.blocks[0].key_offset = 64;
 	put_refused(fd, &t, KVC_INVALID, "blocks.key_offset[0]");
+	t.put.event = 2;
+	put_refused(fd, &t, KVC_INVALID, "event: 2, expected at most 1");
 	t.put.form = KVCELLAR__FORM__FORM_IMAGE;
 	put_refused(fd, &t, KVC_INVALID, "form: 1");
 	t.blocks[1].tokens = 17;

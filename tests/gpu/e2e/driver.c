@@ -5,6 +5,7 @@
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #define SKIP_STATUS 77
 #define FAKE_BYTES  (UINT64_C(1) << 36) /* the stand-in does not count */
@@ -59,6 +60,7 @@ static struct {
 	int (*priorities)(int *, int *);
 	int (*stream)(void **, unsigned, int);
 	int (*stream_wait)(void *);
+	int (*host_function)(void *, void (*)(void *), void *);
 	int (*get_later)(void *, uint64_t, size_t, void *);
 	int (*put_later)(uint64_t, const void *, size_t, void *);
 } cuda;
@@ -95,6 +97,7 @@ static const struct {
         {"cuCtxGetStreamPriorityRange", &cuda.priorities},
         {"cuStreamCreateWithPriority", &cuda.stream},
         {"cuStreamSynchronize", &cuda.stream_wait},
+        {"cuLaunchHostFunc", &cuda.host_function},
         {"cuMemcpyDtoHAsync_v2", &cuda.get_later},
         {"cuMemcpyHtoDAsync_v2", &cuda.put_later},
 };
@@ -242,9 +245,16 @@ int driver_vmm_export(const struct driver_vmm *vmm, uint64_t chunk)
 	return fd;
 }
 
+/* The driver may return before the bytes are there, and the streams of driver_stream do not wait for them. */
+static void arrived(void)
+{
+	check(cuda.stream_wait(NULL), "wait for the device");
+}
+
 void driver_put(uint64_t to, const void *from, size_t bytes)
 {
 	check(cuda.put(to, from, bytes), "copy to the device");
+	arrived();
 }
 
 void driver_get(void *to, uint64_t from, size_t bytes)
@@ -256,6 +266,7 @@ void driver_fill(uint64_t to, uint8_t byte, size_t bytes)
 {
 	need(fill);
 	check(cuda.fill(to, byte, bytes), "fill device memory");
+	arrived();
 }
 
 void driver_ipc_handle(uint64_t address, uint8_t handle[64])
@@ -300,6 +311,18 @@ void *driver_stream(bool low_priority)
 	                  low_priority ? lowest : highest),
 	      "stream");
 	return stream;
+}
+
+static void sleep_for_good(void *unused)
+{
+	(void)unused;
+	for (;;)
+		pause();
+}
+
+void driver_stream_stall(void *stream)
+{
+	check(cuda.host_function(stream, sleep_for_good, NULL), "stall a stream");
 }
 
 void driver_stream_wait(void *stream)

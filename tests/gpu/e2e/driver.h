@@ -58,6 +58,9 @@ void *driver_pinned(uint64_t bytes);
 void driver_pinned_free(void *memory);
 void *driver_stream(bool low_priority);
 void driver_stream_wait(void *stream);
+
+/* Nothing that is given to the stream from now on is ever done. */
+void driver_stream_stall(void *stream);
 void driver_get_later(void *to, uint64_t from, size_t bytes, void *stream);
 void driver_put_later(uint64_t to, const void *from, size_t bytes, void *stream);
 

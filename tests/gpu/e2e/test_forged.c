@@ -292,7 +292,7 @@ static void test_pools(void **state)
 	lie_by_pool(&frame, "a stride beyond the region");
 	pool_init(&frame);
 	memset(event, 0x5A, sizeof event);
-	frame.pool.event = (ProtobufCBinaryData){.len = sizeof event, .data = event};
+	frame.pool.events = (ProtobufCBinaryData){.len = sizeof event, .data = event};
 	lie_by_pool(&frame, "a forged event");
 	detach(REGION);
 }

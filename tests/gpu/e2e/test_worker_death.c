@@ -1,9 +1,9 @@
 /* A worker dies in the middle of a put, or of a get.
  *
  * A victim, this program again, registers a pool and puts new blocks (or reads old ones) as fast as it can,
- * telling through a pipe which; then it is killed. The daemon must give up its mapping within a second, and
- * the device its memory; every block that is present must be whole; the engine must be the same process and
- * serve. */
+ * telling through a pipe which; then it is killed. Or it puts behind work that its stream never ends. The
+ * daemon must give up its mapping within a second, and the device its memory; every block that is present
+ * must be whole; the engine must be the same process and serve. */
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -53,7 +53,7 @@ static void victim_request(struct load_user *user, uint64_t first, uint32_t batc
 		kvc_put(user->ns, &transfer, blocks, LOAD_BATCH, NULL);
 }
 
-/* victim SOCKET put|get ipc|vmm FIRST */
+/* victim SOCKET put|get|stall ipc|vmm FIRST */
 static int victim_main(char *const argv[])
 {
 	const struct paged_form form = {.name = "victim",
@@ -75,6 +75,8 @@ static int victim_main(char *const argv[])
 	}
 	if (load_put(&user, first, LOAD_BATCH, KVC_ACK_RAM) != LOAD_BATCH)
 		return 1;
+	if (strcmp(argv[2], "stall") == 0)
+		driver_stream_stall(NULL);
 	for (uint32_t batch = get ? 0 : 1;; batch += get ? 0 : 1) {
 		tell(batch);
 		victim_request(&user, first, batch, get);
@@ -86,7 +88,8 @@ struct victim {
 	int pipe;
 };
 
-static bool victim_start(struct victim *victim, const char *socket, bool get, bool vmm, uint64_t first)
+static bool victim_start(struct victim *victim, const char *socket, const char *what, bool vmm,
+                         uint64_t first)
 {
 	char number[24];
 	int ends[2];
@@ -99,8 +102,7 @@ static bool victim_start(struct victim *victim, const char *socket, bool get, bo
 		dup2(ends[1], STDOUT_FILENO);
 		close(ends[0]);
 		close(ends[1]);
-		execl("/proc/self/exe", "victim", socket, get ? "get" : "put", vmm ? "vmm" : "ipc", number,
-		      NULL);
+		execl("/proc/self/exe", "victim", socket, what, vmm ? "vmm" : "ipc", number, NULL);
 		_exit(127);
 	}
 	close(ends[1]);
@@ -227,17 +229,18 @@ static void check_engine(uint64_t first)
 	assert_int_equal(load_get(&world.device, first, LOAD_BATCH), LOAD_BATCH);
 }
 
-static void kill_once(unsigned round, bool get)
+static void kill_once(unsigned round, const char *what, unsigned requests)
 {
-	uint64_t first = (uint64_t)(round + 1) << 24 | (uint64_t)get << 23;
+	uint64_t first = (uint64_t)(round + 1) << 26 | (uint64_t)(what[0] & 7)
+	                                                       << 23; /* put, get, stall: 0, 7, 3 */
 	uint64_t random = first;
 	struct timespec moment = {.tv_nsec = 0};
 	struct victim victim = {0};
 	double started;
 	int status;
 
-	assert_true(victim_start(&victim, world.rig.server.socket, get, round % 2, first));
-	assert_int_equal(victim_await(&victim, 2 + round % 5), 2 + round % 5);
+	assert_true(victim_start(&victim, world.rig.server.socket, what, round % 2, first));
+	assert_int_equal(victim_await(&victim, requests), requests);
 	moment.tv_nsec = (long)(kvc_sample_random(&random) % 3000000);
 	nanosleep(&moment, NULL);
 	started = rig_now_ms();
@@ -250,14 +253,12 @@ static void kill_once(unsigned round, bool get)
 	check_engine(first | 1u << 22);
 }
 
-static void test_killed(const char *what, bool get)
+static void test_killed(const char *what, unsigned rounds, unsigned requests)
 {
-	unsigned rounds = rig_rounds(25, 4); /* and as many in the other test */
-
 	world.gone.count = world.regions.count = world.memory.count = 0;
 	world.blocks = world.present = 0;
 	for (unsigned round = 0; round < rounds; round++)
-		kill_once(round, get);
+		kill_once(round, what, requests + (requests > 1 ? round % 5 : 0));
 	printf("# worker killed in a %s\n", what);
 	rig_times_print(&world.gone, "process gone");
 	rig_times_print(&world.regions, "then its regions");
@@ -272,13 +273,20 @@ static void test_killed(const char *what, bool get)
 static void test_mid_put(void **state)
 {
 	(void)state;
-	test_killed("put", false);
+	test_killed("put", rig_rounds(25, 4), 2); /* and as many gets */
 }
 
 static void test_mid_get(void **state)
 {
 	(void)state;
-	test_killed("get", true);
+	test_killed("get", rig_rounds(25, 4), 2);
+}
+
+/* The events that the engine asks never come. */
+static void test_stalled(void **state)
+{
+	(void)state;
+	test_killed("stall", rig_rounds(10, 2), 1);
 }
 
 int main(int argc, char **argv)
@@ -286,6 +294,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(test_mid_put),
 	        cmocka_unit_test(test_mid_get),
+	        cmocka_unit_test(test_stalled),
 	};
 
 	if (argc == 5)
