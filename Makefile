@@ -114,14 +114,23 @@ SCRIPT_BIN := $(BIN)/tests/fake/engine_script
 FAKE_CUDA := $(BIN)/tests/fake/libcuda.so.1
 TEST_BIN := $(UNIT_BIN) $(SIM_BIN) $(INTEGRATION_BIN) $(FAULT_BIN)
 
+# Faults that only the fault sheet has.
+SHEET_BIN := $(patsubst tests/faults/%.c,$(BIN)/tests/faults/%,$(wildcard tests/faults/test_*.c))
+SHEET_OBJ := $(call objs,$(filter-out tests/faults/test_%,$(wildcard tests/faults/*.c)))
+TEST_BIN += $(SHEET_BIN)
+
+# The simulation with a bug planted in the code under test, one program for each.
+PLANTS := $(patsubst tests/sim/plants/%.sed,%,$(wildcard tests/sim/plants/*.sed))
+PLANT_BIN := $(PLANTS:%=$(BIN)/tests/sim/plants/%)
+
 # --- goals ------------------------------------------------------------------------------------
 
-.PHONY: all tests benches fuzzers help deps demo test check bench fuzz killloop lint format install uninstall clean
+.PHONY: all tests benches fuzzers help deps demo test check bench fuzz killloop faults lint format install uninstall clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
 all: $(BIN)/kvcellard $(BIN)/kvcellar $(CLIENT_A) $(CLIENT_SO) $(CLIENT_PC)
-tests: all $(FAKE_CUDA) $(TEST_BIN) $(KILL_BIN) $(AGENT_BIN) $(SCRIPT_BIN)
+tests: all $(FAKE_CUDA) $(TEST_BIN) $(if $(filter $(DEFAULT_VARIANT),$(VARIANT)),$(PLANT_BIN)) $(KILL_BIN) $(AGENT_BIN) $(SCRIPT_BIN)
 benches: all $(BENCH_BIN)
 fuzzers: $(FUZZ_BIN)
 
@@ -132,6 +141,7 @@ help:
 	@echo 'make check        the tests of one variant (CC=gcc|clang SAN=address|thread)'
 	@echo 'make bench        speed, as ratios against references of the same run'
 	@echo 'make fuzz         fuzz every target for FUZZ_SECONDS (default 60) each'
+	@echo 'make faults       the fault sheet in full, into docs/faults.md'
 	@echo 'make killloop     kill the daemon KILLS times (default 300) under load, and look what is left'
 	@echo 'make lint         the checks of the sources alone'
 	@echo 'make install      into $$DESTDIR$$PREFIX; make uninstall takes it back'
@@ -159,6 +169,10 @@ lint: all
 
 format:
 	$(Q)git ls-files '*.c' '*.h' | xargs clang-format -i
+
+# Every test that injects a fault of the sheet, in its long form.
+faults: tests
+	$(Q)KVC_TEST_FULL=1 python3 tests/faults/sheet.py --run $(OUT) --kills $(or $(KILLS),200) --doc docs/faults.md
 
 killloop: all $(KILL_BIN)
 	$(Q)$(KILL_BIN) --kills $(or $(KILLS),300) $(if $(SEED),--seed $(SEED))
@@ -263,7 +277,7 @@ $(KILL_BIN): $(KILL_OBJ) $(ALL_A)
 $(AGENT_BIN): $(MAIN_OBJ) $(OBJ)/tests/fault/agent.o $(DAEMON_A) $(KERNEL_A)
 	$(call say,LD,$@)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(LDFLAGS_ALL) $^ $(DAEMON_LIBS) -lm -o $@
+	$(Q)$(CC) $(LDFLAGS_ALL) -Wl,--wrap=accept4,--wrap=pthread_create,--wrap=clock_gettime $^ $(DAEMON_LIBS) -lm -o $@
 
 # An engine process that does as a test says.
 $(SCRIPT_BIN): $(OBJ)/tests/fake/engine_script.o $(KERNEL_A)
@@ -271,9 +285,26 @@ $(SCRIPT_BIN): $(OBJ)/tests/fake/engine_script.o $(KERNEL_A)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS_ALL) $^ $(shell pkg-config --libs libxxhash) -lm -o $@
 
+$(SHEET_BIN): $(SHEET_OBJ)
+$(SHEET_BIN): TEST_OBJ := $(SHEET_OBJ)
+
 # Simulation: the objects of tests/sim stand in for the loop's, so they come before the archives.
 $(SIM_BIN): $(SIM_OBJ)
 $(SIM_BIN): TEST_OBJ := $(SIM_OBJ)
+
+# A plant's object comes before the archives too, in the place of the file that it spoils.
+PLANT_LINK := $(OBJ)/tests/sim/test_disk_histories.o $(SIM_OBJ) $(B)/libkvcsupport.a $(DAEMON_A) $(CLIENT_A) $(KERNEL_A)
+$(PLANTS:%=$(OBJ)/tests/sim/plants/%.c): $(OBJ)/tests/sim/plants/%.c: tests/sim/plants/%.sed tests/sim/plant.sh $(DAEMON_SRC) $(KERNEL_SRC)
+	$(Q)tests/sim/plant.sh $< $@
+
+$(PLANTS:%=$(OBJ)/tests/sim/plants/%.o): %.o: %.c $(FLAGS_STAMP) | $(GEN_H)
+	$(call say,CC,$@)
+	$(Q)$(COMPILE) -w -c $< -o $@
+
+$(PLANT_BIN): $(BIN)/%: $(OBJ)/%.o $(PLANT_LINK)
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(LDFLAGS_ALL) $< $(PLANT_LINK) $(DAEMON_LIBS) $(CLIENT_LIBS) $(CLI_LIBS) $(TEST_LIBS) -lm -o $@
 
 # A CUDA driver without GPU, for who loads one at run time.
 $(FAKE_CUDA): $(OBJ)/tests/fake/libcuda.pic.o

@@ -5,8 +5,9 @@
 #   VARIANT  gcc, clang, gcc-address, ...; a name with a sanitizer in it gives tests more time
 #
 # Test programs by folder: unit, sim, integration, fault (C); integration scripts (shell, Python); each fuzz target
-# over its corpus. KVC_TEST_FULL=1 asks for the full form of those that have a quick one. The last line is
-# `VARIANT: N passed, N failed, N skipped`; tests/runner.py says what counts as what.
+# over its corpus; then the fault sheet of what they reported (tests/faults/sheet.py). KVC_TEST_FULL=1 asks for the
+# full form of those that have a quick one. The last line is `VARIANT: N passed, N failed, N skipped`;
+# tests/runner.py says what counts as what.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -61,7 +62,7 @@ built() {
 	done
 }
 
-for folder in unit sim integration fault; do
+for folder in unit sim integration fault faults; do
 	mapfile -t binaries < <(built $folder test)
 	programs+=("${binaries[@]}")
 done
@@ -79,6 +80,10 @@ fi
 for program in "${plane[@]}"; do
 	programs+=("tests/gpu/e2e_fake.sh $program")
 done
+# The simulation with planted bugs, each of which must be caught: built in one variant.
+if [ -d "$out/bin/tests/sim/plants" ]; then
+	programs+=("tests/sim/plants.sh $out/bin/tests/sim/plants")
+fi
 # The kill loop in a quick form; `make killloop` is the long one.
 programs+=("$out/bin/tests/fault/kill_loop --kills ${KVC_TEST_KILLS:-10}")
 while read -r target; do
@@ -89,5 +94,11 @@ if [ ${#programs[@]} -eq 0 ]; then
 	echo "$variant: no test programs"
 	exit 1
 fi
-exec python3 tests/runner.py --name "$variant" --logs "$logs" --timeout "$timeout_s" --prefix "$prefix" \
-	${KVC_TEST_JOBS:+--jobs "$KVC_TEST_JOBS"} "${programs[@]}"
+mkdir -p "$logs"
+rm -f "$logs/$variant.rows"
+status=0
+KVC_FAULT_SHEET=$(realpath "$logs")/$variant.rows \
+	python3 tests/runner.py --name "$variant" --logs "$logs" --timeout "$timeout_s" --prefix "$prefix" \
+	${KVC_TEST_JOBS:+--jobs "$KVC_TEST_JOBS"} "${programs[@]}" || status=1
+python3 tests/faults/sheet.py --name "$variant" --logs "$logs" || status=1
+exit $status

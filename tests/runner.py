@@ -270,7 +270,7 @@ class Runner:
         """Fault tests load the machine and measure the time of answers: one at a time, after the others."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.interrupt)
-        alone = [program for program in self.options.programs if "/fault/" in program]
+        alone = [program for program in self.options.programs if "/fault" in program]
         together = [program for program in self.options.programs if program not in alone]
         with concurrent.futures.ThreadPoolExecutor(self.options.jobs) as pool:
             results = list(pool.map(self.run_and_report, together))

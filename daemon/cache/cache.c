@@ -201,7 +201,7 @@ static bool record_recovered(void *context, const struct kvc_record *record, uin
 	entry->image_bytes = (uint32_t)record->image_bytes;
 	entry->tokens = (uint16_t)record->tokens;
 	entry->depth = record->depth > UINT16_MAX ? UINT16_MAX : (uint16_t)record->depth;
-	entry->flags = KVC_ENTRY_VISIBLE | KVC_ENTRY_ON_DISK;
+	entry->flags = KVC_ENTRY_VISIBLE | KVC_ENTRY_ON_DISK | KVC_ENTRY_UNREAD;
 	if (record->generation > cache->generation)
 		cache->generation = record->generation;
 	kvc_stat_add(cache->count.entries, 1);
@@ -220,8 +220,10 @@ static void place_reclaimed(void *context, uint32_t cookie, struct kvc_place pla
 	struct kvc_cache *cache = context;
 	const struct kvc_entry *entry = kvc_cache_entry(cache, cookie);
 
-	if (entry->flags & KVC_ENTRY_ON_DISK && same_place(&entry->place, &place))
-		kvc_entry_lose_place(cache, cookie);
+	if (!(entry->flags & KVC_ENTRY_ON_DISK) || !same_place(&entry->place, &place))
+		return;
+	kvc_sync_lost(cache, cookie);
+	kvc_entry_lose_place(cache, cookie);
 }
 
 /* Generations, tenants and parents are not in the index, and not needed to find a block again. */

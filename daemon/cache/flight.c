@@ -189,7 +189,7 @@ static void store_place(struct kvc_flight *flight)
 		cache->options.disk->ops->forget(cache->options.disk, &flight->record);
 		return;
 	}
-	entry->flags = (uint8_t)((entry->flags | KVC_ENTRY_ON_DISK) & ~KVC_ENTRY_LOOSE);
+	entry->flags = (uint8_t)((entry->flags | KVC_ENTRY_ON_DISK) & ~(KVC_ENTRY_LOOSE | KVC_ENTRY_UNREAD));
 	entry->place = flight->record.place;
 	entry->epoch = (uint32_t)flight->record.epoch;
 	kvc_stat_add(cache->count.demoted, 1);
@@ -309,6 +309,21 @@ void kvc_sync_last(struct kvc_cache *cache)
 {
 	KVC_PRE(!cache->sync.running);
 	sync_start(cache);
+}
+
+static void waiters_lost(struct kvc_list *waiters, uint32_t id)
+{
+	kvc_list_each (node, waiters) {
+		struct kvc_op *op = kvc_container_of(node, struct kvc_op, wait_node);
+
+		op->lost = op->lost || op->entry == id;
+	}
+}
+
+void kvc_sync_lost(struct kvc_cache *cache, uint32_t id)
+{
+	waiters_lost(&cache->sync.current, id);
+	waiters_lost(&cache->sync.next, id);
 }
 
 void kvc_sync_join(struct kvc_cache *cache, struct kvc_op *op)

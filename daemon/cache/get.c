@@ -25,6 +25,14 @@ static void get_hit(struct kvc_op *op)
 	kvc_op_finish(op, KVC_OK);
 }
 
+/* Every tile of it was checked. */
+static void get_sound(struct kvc_op *op)
+{
+	struct kvc_entry *entry = kvc_cache_entry(op->cache, op->entry);
+
+	entry->flags &= (uint8_t)~KVC_ENTRY_UNREAD;
+}
+
 /* The copy that was read is damaged. One in VRAM may not be the only one. */
 static void get_corrupt(struct kvc_op *op)
 {
@@ -109,6 +117,8 @@ static void decode_done(struct kvc_move *move)
 	}
 	if (move->status == KVC_CORRUPT)
 		get_corrupt(op);
+	else if (move->status == KVC_OK)
+		get_sound(op);
 	kvc_entry_unref(op->cache, op->entry);
 	kvc_cleaner_run(op->cache);
 	if (move->status == KVC_OK)

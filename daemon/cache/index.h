@@ -27,6 +27,7 @@ enum kvc_entry_flag {
 	KVC_ENTRY_LOOSE = 16,   /* in RAM only, and not to be written to disk */
 	KVC_ENTRY_HIT = 32,     /* used since it was written to disk */
 	KVC_ENTRY_IN_VRAM = 64, /* vram.h knows where */
+	KVC_ENTRY_UNREAD = 128, /* found at start, and not restored since: its image may be damaged */
 };
 
 /* One block. 84 bytes; owned by the index, filled by the cache. */

@@ -216,6 +216,9 @@ void kvc_cleaner_run(struct kvc_cache *cache);
 /* The operation waits for a sync that begins from now on. */
 void kvc_sync_join(struct kvc_cache *cache, struct kvc_op *op);
 
+/* The entry's place on disk is gone: what waits for the sync of it does not succeed. */
+void kvc_sync_lost(struct kvc_cache *cache, uint32_t id);
+
 /* One more sync, for the stop. */
 void kvc_sync_last(struct kvc_cache *cache);
 

@@ -11,6 +11,7 @@ static void put_settle(struct kvc_op *op, uint32_t id);
 
 static void put_sync(struct kvc_op *op)
 {
+	op->lost = false;
 	kvc_op_move(op, KVC_OP_SYNC);
 	kvc_sync_join(op->cache, op);
 }
@@ -56,9 +57,11 @@ void kvc_put_stored(struct kvc_op *op, kvc_status status)
 		kvc_op_finish(op, status);
 }
 
+/* The tier's own answer tells of losses since the submission of the sync before this one. That one may have
+ * waited for a slot of the mover after this put joined: hence `lost`. */
 void kvc_put_synced(struct kvc_op *op, kvc_status status)
 {
-	kvc_op_finish(op, status);
+	kvc_op_finish(op, status == KVC_OK && op->lost ? KVC_IO : status);
 }
 
 /* The block is there, complete: what is left to do for this operation. */
@@ -313,14 +316,21 @@ static void put_create(struct kvc_op *op)
 
 static void put_present(struct kvc_op *op, uint32_t id)
 {
-	const struct kvc_entry *entry = kvc_cache_entry(op->cache, id);
+	struct kvc_cache *cache = op->cache;
+	const struct kvc_entry *entry = kvc_cache_entry(cache, id);
 
 	if (entry->tokens != op->tokens) {
 		kvc_op_finish(op, KVC_CONFLICT);
 		return;
 	}
-	kvc_stat_add(op->cache->count.puts_present, 1);
-	kvc_admission_use(op->cache, id);
+	/* What was torn by the crash may look whole until it is restored: no promise can be made for it. */
+	if (op->durable && entry->flags & KVC_ENTRY_UNREAD) {
+		kvc_entry_drop(cache, id);
+		put_create(op);
+		return;
+	}
+	kvc_stat_add(cache->count.puts_present, 1);
+	kvc_admission_use(cache, id);
 	put_settle(op, id);
 }
 

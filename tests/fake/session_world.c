@@ -18,6 +18,7 @@
 
 #include "daemon/base/alloc.h"
 #include "tests/support/loop_run.h"
+#include "tests/support/row.h"
 
 enum { WAIT_MS = 10000, SETTLE_TURNS = 20 };
 
@@ -106,6 +107,7 @@ int kvc_ses_teardown(void **state)
 		kvc_fake_gpu_close(kvc_ses.gpus[i]);
 	kvc_stats_close(kvc_ses.stats);
 	kvc_loop_close(kvc_ses.loop);
+	kvc_row_end();
 	return kvc_alloc_live() != live_before;
 }
 

@@ -1,14 +1,110 @@
-/* Linked into the test build of kvcellard (kvcellard_agent): lets a test make the daemon's allocations fail.
+/* Linked into the test build of kvcellard (kvcellard_agent): lets a test make its allocations, its disk,
+ * accept and its wall clock fail.
  *
  * A thread reads commands from the descriptor named in KVC_TEST_AGENT_FD, carries them out and answers each.
- * KVC_TEST_FAIL_START=N lets the N-th allocation of the start fail. */
+ * What it sets, other threads read: relaxed atomics, as nothing else hangs on them. KVC_TEST_FAIL_START=N
+ * lets the N-th allocation of the start fail, KVC_TEST_FAIL_THREAD=N the N-th creation of a thread. accept4,
+ * pthread_create and clock_gettime of the daemon's own code come through here (ld --wrap). */
 #include "tests/fault/agent.h"
 
+#include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "daemon/base/alloc.h"
+#include "daemon/base/check.h"
+#include "daemon/io/io_fault.h"
+
+static atomic_uint disk_ops;
+static atomic_int disk_error;
+static atomic_uint accept_times;
+static atomic_int accept_error;
+static atomic_long wall_seconds;
+static atomic_long injected;
+static long fail_thread; /* set before any thread */
+static atomic_long threads;
+
+/* ---- faults -------------------------------------------------------------------------------- */
+
+int __real_accept4(int fd, struct sockaddr *address, socklen_t *bytes, int flags);
+int __wrap_accept4(int fd, struct sockaddr *address, socklen_t *bytes, int flags);
+int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
+                          void *argument);
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
+                          void *argument);
+int __real_clock_gettime(clockid_t clock, struct timespec *now);
+int __wrap_clock_gettime(clockid_t clock, struct timespec *now);
+
+int __wrap_accept4(int fd, struct sockaddr *address, socklen_t *bytes, int flags)
+{
+	unsigned left = atomic_load(&accept_times);
+
+	if (!left)
+		return __real_accept4(fd, address, bytes, flags);
+	atomic_store(&accept_times, left - 1);
+	atomic_fetch_add(&injected, 1);
+	errno = atomic_load(&accept_error);
+	return -1;
+}
+
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
+                          void *argument)
+{
+	if (fail_thread && atomic_fetch_add(&threads, 1) + 1 == fail_thread)
+		return EAGAIN;
+	return __real_pthread_create(thread, attributes, run, argument);
+}
+
+int __wrap_clock_gettime(clockid_t clock, struct timespec *now)
+{
+	int result = __real_clock_gettime(clock, now);
+
+	if (clock == CLOCK_REALTIME)
+		now->tv_sec += atomic_load(&wall_seconds);
+	return result;
+}
+
+static void disk_hook(void *context, const struct kvc_io_req *req, struct kvc_io_fault *fault)
+{
+	int error = atomic_load(&disk_error);
+
+	(void)context;
+	if (!(atomic_load(&disk_ops) & 1u << req->op))
+		return;
+	atomic_fetch_add(&injected, 1);
+	fault->kind = error < 0 ? KVC_FAULT_HOLD : KVC_FAULT_ERROR;
+	fault->error = error;
+}
+
+/* ---- commands ------------------------------------------------------------------------------ */
+
+static void carry_out(const struct agent_command *command)
+{
+	switch ((enum agent_what)command->what) {
+	case AGENT_ALLOC:
+		if (command->set)
+			kvc_alloc_fail_at(command->fail_at, command->forever);
+		break;
+	case AGENT_ABORT:
+		KVC_INVARIANT(command->what != AGENT_ABORT);
+		break;
+	case AGENT_DISK:
+		atomic_store(&disk_error, command->error);
+		atomic_store(&disk_ops, command->disk_ops);
+		break;
+	case AGENT_ACCEPT:
+		atomic_store(&accept_error, command->error);
+		atomic_store(&accept_times, command->times);
+		break;
+	case AGENT_WALL:
+		atomic_store(&wall_seconds, command->seconds);
+		break;
+	}
+}
 
 static void *agent_run(void *argument)
 {
@@ -17,29 +113,37 @@ static void *agent_run(void *argument)
 	struct agent_answer answer;
 
 	while (read(fd, &command, sizeof command) == (ssize_t)sizeof command) {
-		if (command.set)
-			kvc_alloc_fail_at(command.fail_at, command.forever);
+		carry_out(&command);
 		answer.count = kvc_alloc_count();
 		answer.live = kvc_alloc_live();
+		answer.injected = (uint64_t)atomic_load(&injected);
 		if (write(fd, &answer, sizeof answer) != (ssize_t)sizeof answer)
 			break;
 	}
 	return NULL;
 }
 
+static long number_of(const char *name)
+{
+	const char *text = getenv(name);
+
+	return text ? strtol(text, NULL, 10) : 0;
+}
+
 __attribute__((constructor)) static void agent_start(void)
 {
 	static int fd;
 	const char *descriptor = getenv("KVC_TEST_AGENT_FD");
-	const char *start = getenv("KVC_TEST_FAIL_START");
 	pthread_t thread;
 
-	if (start)
-		kvc_alloc_fail_at(strtoull(start, NULL, 10), 0);
+	if (number_of("KVC_TEST_FAIL_START"))
+		kvc_alloc_fail_at((uint64_t)number_of("KVC_TEST_FAIL_START"), 0);
+	fail_thread = number_of("KVC_TEST_FAIL_THREAD");
 	if (!descriptor)
 		return;
+	kvc_io_fault_install(disk_hook, NULL);
 	fd = atoi(descriptor);
-	if (pthread_create(&thread, NULL, agent_run, &fd) != 0)
+	if (__real_pthread_create(&thread, NULL, agent_run, &fd) != 0)
 		abort();
 	pthread_detach(thread);
 }

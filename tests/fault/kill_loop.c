@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "tests/fault/kill_world.h"
+#include "tests/support/row.h"
 
 #define EPOCH_KILLS     60u
 #define READY_MS        30000u
@@ -493,6 +494,15 @@ static void report(const struct totals *t, uint64_t seed)
 	printf("%sok 1 - %u kills\n", failed(t) ? "not " : "", t->kills);
 }
 
+static void row_report(const struct totals *t, uint64_t seed)
+{
+	kvc_row.injected = t->kills;
+	kvc_row.verified = t->verified + t->worker_verified;
+	kvc_row.wrong = t->wrong + t->missing;
+	kvc_row.seed = seed;
+	kvc_row_end();
+}
+
 static bool arguments(int argc, char **argv, unsigned *kills, uint64_t *seed)
 {
 	const char *text = getenv("KVC_TEST_SEED");
@@ -524,6 +534,7 @@ int main(int argc, char **argv)
 	sigaction(SIGTERM, &action, NULL);
 	printf("1..1\n# seed %llu\n", (unsigned long long)seed);
 	fflush(stdout);
+	KVC_ROW("A2");
 	sup.random = seed;
 	sup.board = mmap(NULL, sizeof *sup.board, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (sup.board == MAP_FAILED || !kvc_server_init(&sup.server))
@@ -538,5 +549,6 @@ int main(int argc, char **argv)
 	kvc_server_remove(&sup.server);
 	munmap(sup.board, sizeof *sup.board);
 	report(&sup.totals, seed);
+	row_report(&sup.totals, seed);
 	return failed(&sup.totals) || interrupted ? 1 : 0;
 }

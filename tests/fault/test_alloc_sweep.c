@@ -22,6 +22,7 @@
 
 #include "client/alloc.h"
 #include "tests/fault/agent.h"
+#include "tests/support/row.h"
 #include "tests/support/sample.h"
 #include "tests/support/server.h"
 
@@ -160,6 +161,7 @@ static int world_close(void **state)
 	close(w->agent);
 	free(w);
 	kvcc_alloc_set(NULL);
+	kvc_row_end();
 	return 0;
 }
 
@@ -215,6 +217,7 @@ static void check(const struct script *s, size_t i, const void *data)
 
 	assert_true(kvc_sample_sum(&s->w->space, s->first + i, &sum));
 	assert_true(kvc_sample_sum_of(data, kvc_sample_bytes(&s->w->space, s->first + i)) == sum);
+	kvc_row.verified++;
 }
 
 static bool script_open(struct script *s, struct world *w)
@@ -394,6 +397,13 @@ static uint64_t daemon_measure(struct world *w, int64_t *live)
 	return count;
 }
 
+static void sweep_count(void)
+{
+	kvc_row.injected++;
+	kvc_row.points++;
+	kvc_row.points_total++;
+}
+
 static void daemon_sweep(struct world *w, int forever)
 {
 	int64_t live;
@@ -404,6 +414,7 @@ static void daemon_sweep(struct world *w, int forever)
 		agent_fail(w, n, forever);
 		felt += !script_run(w);
 		agent_fail(w, 0, 0);
+		sweep_count();
 		expect_recovery(w);
 		expect_live(w, live);
 	}
@@ -414,11 +425,13 @@ static void daemon_sweep(struct world *w, int forever)
 
 static void each_allocation_of_the_daemon_fails(void **state)
 {
+	KVC_ROW("C1");
 	daemon_sweep(*state, 0);
 }
 
 static void all_later_allocations_of_the_daemon_fail(void **state)
 {
+	KVC_ROW("C2");
 	daemon_sweep(*state, 1);
 }
 
@@ -435,6 +448,7 @@ static void client_sweep(struct world *w, int forever)
 		heap_fail(n, forever);
 		felt += !script_run(w);
 		heap_fail(0, 0);
+		sweep_count();
 		assert_int_equal(atomic_load(&heap_live), 0);
 		assert_true(script_run(w));
 		assert_int_equal(atomic_load(&heap_live), 0);
@@ -446,11 +460,13 @@ static void client_sweep(struct world *w, int forever)
 
 static void each_allocation_of_the_client_fails(void **state)
 {
+	KVC_ROW("C1");
 	client_sweep(*state, 0);
 }
 
 static void all_later_allocations_of_the_client_fail(void **state)
 {
+	KVC_ROW("C2");
 	client_sweep(*state, 1);
 }
 

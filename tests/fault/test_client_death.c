@@ -17,6 +17,7 @@
 #include <cmocka.h>
 
 #include "tests/support/raw_session.h"
+#include "tests/support/row.h"
 #include "tests/support/server.h"
 
 #define SETTLE_MS 20000u
@@ -108,6 +109,7 @@ static void check_block(struct world *w, uint64_t id, bool arrived, bool answere
 	kvc_sample_source(&w->space, id, expected);
 	assert_true(kvc_sample_restore(&w->space, id, expected, expected));
 	assert_memory_equal(expected, data, kvc_sample_bytes(&w->space, id));
+	kvc_row.verified++;
 }
 
 static void check_session(struct world *w, const struct raw_session *session, size_t cut, bool answered)
@@ -202,6 +204,8 @@ static void cut_one(struct world *w, size_t cut, enum parting how)
 	part(&session, fd, cut, how);
 	check_session(w, &session, cut, how == CLOSE_AFTER_REPLIES);
 	raw_session_close(&session);
+	kvc_row.injected++;
+	kvc_row.points++;
 }
 
 static size_t session_length(const struct world *w)
@@ -224,6 +228,7 @@ static void sweep(struct world *w, enum parting how)
 	w->visible = 0;
 	for (size_t cut = 0; cut <= length; cut++)
 		cut_one(w, cut, how);
+	kvc_row.points_total += length + 1;
 	/* Again, now that the daemon has certainly seen each end. */
 	for (size_t cut = 0; cut <= length; cut++) {
 		struct raw_session session;
@@ -240,17 +245,23 @@ static void sweep(struct world *w, enum parting how)
 
 static void cut_at_every_byte(void **state)
 {
+	KVC_ROW("D1");
 	sweep(*state, CLOSE_AT_ONCE);
+	kvc_row_end_here();
 }
 
 static void cut_at_every_byte_after_replies(void **state)
 {
+	KVC_ROW("D1 D2");
 	sweep(*state, CLOSE_AFTER_REPLIES);
+	kvc_row_end_here();
 }
 
 static void half_closed_at_every_byte(void **state)
 {
+	KVC_ROW("D1");
 	sweep(*state, CLOSE_ONE_SIDE);
+	kvc_row_end_here();
 }
 
 /* ---- processes ----------------------------------------------------------------------------- */
@@ -274,6 +285,7 @@ static void killed_at_every_frame(void **state)
 	struct world *w = *state;
 	uint64_t first = w->next_id;
 
+	KVC_ROW("D2 D3");
 	baseline_take(w);
 	for (unsigned i = 0; i <= 2 * RAW_FRAMES + 1; i++) {
 		unsigned frames = i / 2;
@@ -289,10 +301,14 @@ static void killed_at_every_frame(void **state)
 			die_at(w, &session, frames, after_replies);
 		assert_int_equal(waitpid(pid, &status, 0), pid);
 		assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+		kvc_row.injected++;
+		kvc_row.points++;
+		kvc_row.points_total++;
 		check_session(w, &session, raw_session_boundary(&session, frames), after_replies);
 		raw_session_close(&session);
 	}
 	baseline_expect(w, first);
+	kvc_row_end_here();
 }
 
 /* ---- resident memory ----------------------------------------------------------------------- */
@@ -303,6 +319,7 @@ static void resident_memory_returns(void **state)
 	uint64_t before;
 	uint64_t after;
 
+	KVC_ROW("D1");
 	if (kvc_server_patience() > 1) {
 		print_message("# a sanitizer keeps freed memory\n");
 		skip();
@@ -316,6 +333,7 @@ static void resident_memory_returns(void **state)
 	              (unsigned long long)after);
 	assert_true(before > 0);
 	assert_true(after <= before + before / 100);
+	kvc_row_end_here();
 }
 
 int main(void)

@@ -17,6 +17,7 @@
 
 #include <cmocka.h>
 
+#include "tests/support/row.h"
 #include "tests/support/sample.h"
 #include "tests/support/server.h"
 
@@ -95,6 +96,7 @@ static int world_close(void **state)
 	kvc_client_destroy(w->client);
 	kvc_server_remove(&w->server);
 	free(w);
+	kvc_row_end();
 	return 0;
 }
 
@@ -135,6 +137,7 @@ static void batch_expect(const struct batch *batch, const struct world *w, struc
 		assert_int_equal(batch->blocks[i].status, KVC_OK);
 		assert_true(kvc_sample_sum(&w->space, id, &sum));
 		assert_true(kvc_sample_sum_of(data, kvc_sample_bytes(&w->space, id)) == sum);
+		kvc_row.verified++;
 	}
 }
 
@@ -287,6 +290,7 @@ static void pending_calls_end_at_once(void **state)
 	struct batch *batches = calloc(ASYNC_REQUESTS, sizeof *batches);
 	uint64_t killed_ms;
 
+	KVC_ROW("A6");
 	assert_non_null(batches);
 	kill(w->server.pid, SIGSTOP); /* so that nothing is answered any more */
 	callers_start(w, callers, threads);
@@ -294,6 +298,7 @@ static void pending_calls_end_at_once(void **state)
 		async_submit(w, &batches[i], i);
 	killed_ms = now_ms();
 	kvc_server_kill(&w->server);
+	kvc_row.injected++;
 	async_expect_gone(w, batches, killed_ms + bound(ERROR_WITHIN_MS));
 	for (unsigned i = 0; i < VERBS; i++) {
 		pthread_join(threads[i], NULL);
@@ -330,10 +335,12 @@ static void works_again_after_restart(void **state)
 	kvc_status status;
 	uint64_t started_ms;
 
+	KVC_ROW("A6");
 	batch_init(&batch, w, w->memory, 1000);
 	put_all(w, &batch, KVC_ACK_DISK);
 	assert_int_equal(kvc_client_info(w->client, &before, 0), KVC_OK);
 	kvc_server_kill(&w->server);
+	kvc_row.injected++;
 	assert_gone(kvc_get(w->ns, &batch.transfer, batch.blocks, BLOCKS, NULL));
 	started_ms = now_ms();
 	assert_true(kvc_server_start(&w->server));
@@ -356,10 +363,12 @@ static void many_restarts(void **state)
 	struct world *w = *state;
 	struct batch batch;
 
+	KVC_ROW("A10");
 	batch_init(&batch, w, w->memory, 2000);
 	put_all(w, &batch, KVC_ACK_DISK);
 	for (unsigned i = 0; i < 5; i++) {
 		kvc_server_kill(&w->server);
+		kvc_row.injected++;
 		start(w);
 		get_all(w, &batch);
 	}
@@ -399,9 +408,11 @@ static void frozen_daemon_fences_memory(void **state)
 	struct batch batch;
 	uint64_t begun_ms;
 
+	KVC_ROW("G2");
 	batch_init(&batch, w, w->memory, 3000);
 	put_all(w, &batch, KVC_ACK_RAM);
 	kill(w->server.pid, SIGSTOP);
+	kvc_row.injected++;
 	expect_deadline(w, &batch);
 	begun_ms = now_ms();
 	assert_int_equal(kvc_ping(w->client, 200), KVC_DEADLINE);
@@ -436,11 +447,13 @@ static void killed_while_fenced(void **state)
 	struct world *w = *state;
 	struct batch batch;
 
+	KVC_ROW("A6");
 	batch_init(&batch, w, w->memory, 4000);
 	put_all(w, &batch, KVC_ACK_DISK);
 	kill(w->server.pid, SIGSTOP);
 	expect_deadline(w, &batch);
 	kvc_server_kill(&w->server);
+	kvc_row.injected++;
 	start(w);
 	get_when_unfenced(w, &batch);
 	batch_expect(&batch, w, w->memory);
@@ -505,6 +518,7 @@ static void sigterm_under_load_keeps_everything(void **state)
 	struct batch batch;
 	unsigned total = 0;
 
+	KVC_ROW("A5");
 	memset(writers, 0, sizeof writers);
 	for (unsigned i = 0; i < WRITERS; i++) {
 		writers[i].w = w;
@@ -516,6 +530,7 @@ static void sigterm_under_load_keeps_everything(void **state)
 		kvc_server_show_log(&w->server);
 		fail_msg("no clean stop");
 	}
+	kvc_row.injected++;
 	for (unsigned i = 0; i < WRITERS; i++)
 		pthread_join(threads[i], NULL);
 	start(w);

@@ -15,6 +15,7 @@
 
 #include <cmocka.h>
 
+#include "tests/support/row.h"
 #include "tests/support/sample.h"
 #include "tests/support/server.h"
 
@@ -151,6 +152,12 @@ static size_t drop(struct peer *peer, uint64_t first, size_t count)
 	return done;
 }
 
+static enum version version_verified(enum version version)
+{
+	kvc_row.verified++;
+	return version;
+}
+
 /* The version that lies in a slot; anything else fails. */
 static enum version version_of(const struct peer *peer, uint64_t id, size_t i)
 {
@@ -160,7 +167,7 @@ static enum version version_of(const struct peer *peer, uint64_t id, size_t i)
 
 		assert_true(kvc_sample_sum(space, id, &sum));
 		if (kvc_sample_sum_of(slot(peer, i), kvc_sample_bytes(space, id)) == sum)
-			return (enum version)v;
+			return version_verified((enum version)v);
 	}
 	fail_msg("block %llu is neither of the two that were put", (unsigned long long)id);
 	return VERSIONS;
@@ -176,6 +183,7 @@ static void same_key_same_bytes_is_one_block(void **state)
 	uint64_t first = w->next_id;
 	double used;
 
+	KVC_ROW("D17");
 	w->next_id += BATCH;
 	peer_open(&one, w);
 	peer_open(&two, w);
@@ -191,8 +199,10 @@ static void same_key_same_bytes_is_one_block(void **state)
 		assert_int_equal(version_of(&two, first + i, i), A);
 	}
 	assert_int_equal(drop(&one, first, BATCH), BATCH);
+	kvc_row.injected += 2 * BATCH;
 	peer_close(&one);
 	peer_close(&two);
+	kvc_row_end_here();
 }
 
 static void first_writer_wins(void **state)
@@ -202,6 +212,7 @@ static void first_writer_wins(void **state)
 	struct peer two;
 	uint64_t first = w->next_id;
 
+	KVC_ROW("D18");
 	w->next_id += BATCH;
 	peer_open(&one, w);
 	peer_open(&two, w);
@@ -216,8 +227,10 @@ static void first_writer_wins(void **state)
 	for (size_t i = 0; i < BATCH; i++)
 		assert_int_equal(version_of(&one, first + i, i), B);
 	drop(&one, first, BATCH);
+	kvc_row.injected += BATCH;
 	peer_close(&one);
 	peer_close(&two);
+	kvc_row_end_here();
 }
 
 /* The same key in one request. */
@@ -228,6 +241,7 @@ static void twice_in_one_batch(void **state)
 	struct kvc_transfer transfer;
 	uint64_t id = w->next_id++;
 
+	KVC_ROW("D17 D18");
 	peer_open(&one, w);
 	kvc_sample_block(&w->spaces[A], id, 0, one.keys[0], &one.blocks[0]);
 	kvc_sample_block(&w->spaces[B], id, STEP_BYTES, one.keys[1], &one.blocks[1]);
@@ -241,7 +255,9 @@ static void twice_in_one_batch(void **state)
 	assert_int_equal(one.blocks[0].status, KVC_OK);
 	version_of(&one, id, 0);
 	assert_int_equal(drop(&one, id, 1), 1);
+	kvc_row.injected++;
 	peer_close(&one);
+	kvc_row_end_here();
 }
 
 /* ---- races --------------------------------------------------------------------------------- */
@@ -295,6 +311,7 @@ static void two_puts_of_one_key_race(void **state)
 	unsigned wins[VERSIONS] = {0, 0};
 	uint64_t first = w->next_id;
 
+	KVC_ROW("D19");
 	w->next_id += (uint64_t)rounds * BATCH;
 	pthread_barrier_init(&barrier, NULL, VERSIONS + 1);
 	for (unsigned v = A; v < VERSIONS; v++) {
@@ -316,8 +333,10 @@ static void two_puts_of_one_key_race(void **state)
 		peer_close(&racers[v].peer);
 	}
 	pthread_barrier_destroy(&barrier);
+	kvc_row.injected += (uint64_t)rounds * BATCH;
 	print_message("# %u races, won %u to %u\n", rounds * BATCH, wins[A], wins[B]);
 	assert_true(wins[A] > 0 && wins[B] > 0);
+	kvc_row_end_here();
 }
 
 /* ---- drops during gets --------------------------------------------------------------------- */
@@ -352,6 +371,7 @@ static void drop_during_get(void **state)
 	unsigned exact = 0;
 	unsigned misses = 0;
 
+	KVC_ROW("D20 D24");
 	peer_open(&reader, w);
 	peer_open(&churner.peer, w);
 	churner.first = w->next_id;
@@ -371,10 +391,12 @@ static void drop_during_get(void **state)
 	}
 	atomic_store(&churner.stop, 1);
 	pthread_join(thread, NULL);
+	kvc_row.injected += churner.rounds;
 	print_message("# %u gets during %u puts and drops: %u exact blocks, %u misses\n", gets,
 	              churner.rounds, exact, misses);
 	peer_close(&reader);
 	peer_close(&churner.peer);
+	kvc_row_end_here();
 }
 
 static void nothing_is_left(void **state)

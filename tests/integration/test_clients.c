@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "tests/support/protocol_fixture.h"
+#include "tests/support/row.h"
 
 /* ---- E1, E2: what may be attached ---------------------------------------------------------- */
 
@@ -247,6 +248,7 @@ static void test_d4_client_that_does_not_read(void **state)
 	int fd = kvc_test_client_now();
 
 	(void)state;
+	KVC_ROW("D4");
 	kvc_frame_encode(&frame, bytes);
 	fcntl(fd, F_SETFL, O_NONBLOCK);
 	wait = (struct pollfd){.fd = fd, .events = POLLOUT};
@@ -264,6 +266,7 @@ static void test_d5_frame_that_does_not_end(void **state)
 	size_t cuts[] = {1, KVC_FRAME_HEADER_BYTES - 1, KVC_FRAME_HEADER_BYTES, 40, total - 1};
 
 	(void)state;
+	KVC_ROW("D5");
 	for (size_t i = 0; i < sizeof cuts / sizeof cuts[0]; i++) {
 		int fd = kvc_test_client_now();
 
@@ -280,6 +283,7 @@ static void test_d5_no_hello(void **state)
 	int fd = kvc_test_connect(kvc_test_now.socket);
 
 	(void)state;
+	KVC_ROW("D5");
 	kvc_test_assert_eof(fd);
 	assert_true(kvc_test_fault_counted(&kvc_test_fault_now, "rpc.dropped.no_hello", 1));
 	assert_true(kvc_test_fault_harmless(&kvc_test_fault_now));
@@ -292,6 +296,7 @@ static void test_d5_idle_client_stays(void **state)
 	int fd = kvc_test_connect(kvc_test_now.socket);
 
 	(void)state;
+	KVC_ROW("D6");
 	kvc_test_assert_eof(fd); /* three stall times later at the earliest, this one has been dropped */
 	kvc_test_assert_pings(idle);
 	close(idle);
@@ -314,6 +319,7 @@ static void test_d6_connection_flood(void **state)
 	int fds[TAKEN];
 
 	(void)state;
+	KVC_ROW("D6");
 	for (int i = 0; i < TAKEN; i++)
 		fds[i] = kvc_test_client_now();
 	for (int i = 0; i < FLOOD; i++) {
@@ -353,6 +359,7 @@ static void test_c5_no_descriptors_left(void **state)
 	int turned_away = 0;
 
 	(void)state;
+	KVC_ROW("C5");
 	for (int i = 0; i < FEW_DESCRIPTORS; i++) {
 		fds[i] = kvc_test_connect(kvc_test_now.socket);
 		assert_true(fds[i] >= 0);
@@ -385,12 +392,14 @@ static void test_c5_no_slot_for_a_descriptor(void **state)
 	int count = 0;
 
 	(void)state;
+	KVC_ROW("C5");
 	for (; count < FEW_DESCRIPTORS; count++) {
 		fds[count] = kvc_test_connect(kvc_test_now.socket);
 		if (kvc_test_hello(fds[count], 1, 1) != KVC_OK)
 			break;
 	}
 	assert_true(kvc_test_send_fds(sender, frame, bytes, &memfd, 1));
+	kvc_row.injected++;
 	kvc_test_assert_eof(sender);
 	close(memfd);
 	for (int i = 0; i <= count && i < FEW_DESCRIPTORS; i++)
@@ -429,6 +438,7 @@ static bool served_as(uid_t uid, gid_t gid)
 static void test_h5_users(void **state)
 {
 	(void)state;
+	KVC_ROW("H5");
 	if (geteuid() != 0) {
 		print_message("needs root to become other users\n");
 		skip();

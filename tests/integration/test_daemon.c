@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "tests/support/daemon.h"
+#include "tests/support/row.h"
 #include "tests/support/wire.h"
 
 static struct kvc_test_daemon first;
@@ -81,14 +82,17 @@ static void test_wrong_arguments_exit_2(void **state)
 static void test_b24_path_taken(void **state)
 {
 	(void)state;
+	KVC_ROW("B24");
 	assert_true(kvc_test_daemon_prepare(&second, small));
 	second.args[2] = first.socket;
 	assert_true(kvc_test_daemon_spawn(&second));
 	assert_int_equal(kvc_test_daemon_wait(&second), 1);
 	assert_true(kvc_test_daemon_logged(&second, first.socket));
 	assert_true(kvc_test_daemon_logged(&second, "another kvcellard uses this socket"));
+	kvc_row.injected++;
 	assert_true(kvc_test_daemon_end(&second));
 	assert_served(&first);
+	kvc_row_end();
 }
 
 static int listening_socket(const char *path)
@@ -254,10 +258,12 @@ static void blocks_over_end(Kvcellar__Ack ack, int signal)
 	assert_true(get_inline(fd, data));
 	close(fd);
 	kvc_test_daemon_stop(daemon, signal);
+	kvc_row.injected++;
 	assert_true(kvc_test_daemon_restart(daemon));
 	fd = kvc_test_client(daemon->socket);
 	assert_int_equal(kvc_test_open_ns(fd, "raw"), KVC_OK);
 	assert_true(get_inline(fd, data));
+	kvc_row.verified++;
 	close(fd);
 	assert_true(kvc_test_daemon_end(daemon));
 }
@@ -265,13 +271,17 @@ static void blocks_over_end(Kvcellar__Ack ack, int signal)
 static void test_c2_durable_block_survives_kill(void **state)
 {
 	(void)state;
+	KVC_ROW("A1");
 	blocks_over_end(KVCELLAR__ACK__ACK_DISK, SIGKILL);
+	kvc_row_end();
 }
 
 static void test_a5_stop_writes_what_rests_in_ram(void **state)
 {
 	(void)state;
+	KVC_ROW("A5");
 	blocks_over_end(KVCELLAR__ACK__ACK_RAM, SIGTERM);
+	kvc_row_end();
 }
 
 /* Two daemons on one directory of the disk tier. */
@@ -280,6 +290,7 @@ static void test_b24_disk_taken(void **state)
 	struct kvc_test_daemon owner;
 
 	(void)state;
+	KVC_ROW("B24");
 	assert_true(
 	        kvc_test_daemon_prepare(&owner, (const char *const[]){"--ram", "16M", "--disk-size", "64M",
 	                                                              "--disk", owner.disk, NULL}));
@@ -287,8 +298,10 @@ static void test_b24_disk_taken(void **state)
 	assert_refuses(
 	        (const char *const[]){"--ram", "16M", "--disk-size", "64M", "--disk", owner.disk, NULL}, 1,
 	        owner.disk);
+	kvc_row.injected++;
 	assert_served(&owner);
 	assert_true(kvc_test_daemon_end(&owner));
+	kvc_row_end();
 }
 
 /* ---- signals ------------------------------------------------------------------------------- */
@@ -334,6 +347,7 @@ static void test_g3_reload(void **state)
 	char path[KVC_TEST_PATH_BYTES + 8];
 
 	(void)state;
+	KVC_ROW("G3");
 	assert_true(kvc_test_daemon_prepare(&second, (const char *const[]){"--config", path, NULL}));
 	snprintf(path, sizeof path, "%s/conf", second.directory);
 	conf_write(path, "[memory]\nram = 16M\n[limits]\nbatch = 5\n");
@@ -347,7 +361,9 @@ static void test_g3_reload(void **state)
 	kill(second.pid, SIGHUP);
 	wait_logged(&second, "conf:3: unknown option 'batsh'");
 	assert_int_equal(batch_limit(&second), 6);
+	kvc_row.injected += 2;
 	assert_true(kvc_test_daemon_end(&second));
+	kvc_row_end();
 }
 
 /* SIGTERM while requests are running: they are answered or the connection ends, and the daemon ends with 0.
@@ -359,14 +375,17 @@ static void test_a5_stop_under_load(void **state)
 	struct kvc_test_reply reply;
 
 	(void)state;
+	KVC_ROW("A5");
 	assert_int_equal(kvc_test_open_ns(fd, "quality"), KVC_OK);
 	for (int i = 0; i < 20; i++)
 		assert_int_equal(put_inline(fd, KVCELLAR__ACK__ACK_RAM, data), KVC_OK);
 	kill(first.pid, SIGTERM);
+	kvc_row.injected++;
 	while (kvc_test_call(fd, KVC_VERB_PING, NULL, &reply) == KVC_OK)
 		;
 	close(fd);
 	assert_int_equal(kvc_test_daemon_wait(&first), 0);
+	kvc_row_end();
 }
 
 /* A put whose payload does not end keeps its session busy. Its client. */
@@ -414,15 +433,18 @@ static void test_a5_stop_timeout_ends_what_does_not(void **state)
 	int fd;
 
 	(void)state;
+	KVC_ROW("A5");
 	assert_true(kvc_test_daemon_start(
 	        &second, (const char *const[]){"--ram", "16M", "--stop-timeout-ms", "300", NULL}));
 	fd = unfinished_put(&second);
 	wait_inflight(&second);
 	assert_int_equal(kvc_test_daemon_stop(&second, SIGTERM), 0);
+	kvc_row.injected++;
 	assert_int_equal(kvc_test_receive(fd, &reply), KVC_TEST_EOF);
 	assert_true(kvc_test_daemon_logged(&second, "did not end before the stop timeout"));
 	close(fd);
 	assert_true(kvc_test_daemon_end(&second));
+	kvc_row_end();
 }
 
 /* A daemon that ends at once joins no thread, which the thread sanitizer would hold against it: the only test
@@ -493,6 +515,7 @@ static void test_notifications(void **state)
 	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
 	(void)state;
+	KVC_ROW("A5");
 	assert_true(kvc_test_daemon_prepare(&second, small));
 	snprintf(address.sun_path, sizeof address.sun_path, "%.90s/notify", second.directory);
 	assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof address), 0);
@@ -510,9 +533,11 @@ static void test_notifications(void **state)
 	assert_true(notified(fd, "READY=1"));
 	kill(second.pid, SIGTERM);
 	assert_true(notified(fd, "STOPPING=1"));
+	kvc_row.injected++;
 	assert_int_equal(kvc_test_daemon_wait(&second), 0);
 	close(fd);
 	assert_true(kvc_test_daemon_end(&second));
+	kvc_row_end();
 }
 
 /* The socket becomes descriptor 3; the shell says that its own number is the one that is meant. */

@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "tests/support/protocol_fixture.h"
+#include "tests/support/row.h"
 
 /* Send a frame with these bytes as body; status of its reply. */
 static kvc_status call_raw(int fd, enum kvc_verb verb, const void *body, size_t bytes,
@@ -58,6 +59,7 @@ static void test_d7_foreign_protocols(void **state)
 	static uint8_t zeros[1 << 20];
 
 	(void)state;
+	KVC_ROW("D7");
 	drop_within_one_frame(http, sizeof http - 1);
 	drop_within_one_frame(tls_hello, sizeof tls_hello);
 	drop_within_one_frame(zeros, sizeof zeros);
@@ -70,6 +72,7 @@ static void test_d7_random_bytes(void **state)
 	uint8_t bytes[4096];
 
 	(void)state;
+	KVC_ROW("D7");
 	print_message("seed %u\n", seed);
 	srand(seed);
 	for (int round = 0; round < 50; round++) {
@@ -90,6 +93,7 @@ static void test_d7_random_headers(void **state)
 	uint8_t bytes[KVC_FRAME_HEADER_BYTES] = {'K', 'V', 'C', 'F'};
 
 	(void)state;
+	KVC_ROW("D7");
 	print_message("seed %u\n", seed);
 	srand(seed);
 	for (int round = 0; round < 500; round++) {
@@ -99,6 +103,7 @@ static void test_d7_random_headers(void **state)
 			bytes[i] = rand() % 3 ? 0 : (uint8_t)rand();
 		assert_true(kvc_test_send(fd, bytes, sizeof bytes));
 		close(fd);
+		kvc_row.injected++;
 	}
 	assert_true(kvc_test_fault_harmless(&kvc_test_fault_now));
 }
@@ -126,6 +131,7 @@ static void test_d8_body_lengths(void **state)
 	int fd = kvc_test_client_now();
 
 	(void)state;
+	KVC_ROW("D8");
 	assert_int_equal(call_raw(fd, KVC_VERB_PING, body, 0, &reply), KVC_OK);
 	assert_int_equal(call_raw(fd, KVC_VERB_PING, body, 1, &reply), KVC_BAD_MESSAGE);
 	assert_true(kvc_test_fault_counted(&kvc_test_fault_now, "rpc.refused.BAD_MESSAGE", 1));
@@ -153,6 +159,7 @@ static void test_d8_payload_lengths(void **state)
 	static const uint64_t over[] = {(1u << 20) + 1, INT32_MAX, UINT32_MAX, INT64_MAX, UINT64_MAX};
 
 	(void)state;
+	KVC_ROW("D8");
 	for (size_t i = 0; i < sizeof over / sizeof over[0]; i++) {
 		struct kvc_frame frame = {.verb = KVC_VERB_PUT, .request_id = 1, .payload_bytes = over[i]};
 		uint8_t header[KVC_FRAME_HEADER_BYTES];
@@ -216,11 +223,59 @@ static void test_d9_malformed_messages(void **state)
 	int fd = kvc_test_client_now();
 
 	(void)state;
+	KVC_ROW("D9");
 	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
 		print_message("%s\n", cases[i].what);
 		assert_int_equal(call_raw(fd, KVC_VERB_LOOKUP, cases[i].bytes, cases[i].count, &reply),
 		                 KVC_BAD_MESSAGE);
 		assert_true(kvc_test_fault_counted(&kvc_test_fault_now, "rpc.refused.BAD_MESSAGE", 1));
+	}
+	kvc_test_assert_pings(fd);
+	close(fd);
+	assert_true(kvc_test_fault_harmless(&kvc_test_fault_now));
+}
+
+/* Messages in messages, as deep as a frame allows: each level a field 8 (blocks) or 12 (codec) with the rest
+ * of the frame as its content; and groups, which nest without lengths. */
+static size_t nested(uint8_t *body, size_t room, uint8_t tag)
+{
+	size_t used = 0;
+
+	while (used + 4 < room) {
+		size_t rest = room - used - 4;
+
+		body[used++] = tag;
+		body[used++] = (uint8_t)(0x80 | (rest & 0x7F));
+		body[used++] = (uint8_t)(0x80 | (rest >> 7 & 0x7F));
+		body[used++] = (uint8_t)(rest >> 14);
+	}
+	return used;
+}
+
+static void test_c9_nested_messages(void **state)
+{
+	static const uint8_t tags[] = {0x42, 0x3A, 0x62, 0x2A, 0x22, 0x0A, 0x7A};
+	static uint8_t body[KVC_FRAME_BODY_MAX];
+	struct kvc_test_reply reply;
+	int fd = kvc_test_client_now();
+
+	(void)state;
+	KVC_ROW("C9");
+	for (uint16_t verb = KVC_VERB_OPEN; verb < KVC_VERB_COUNT; verb++) {
+		if (verb == KVC_VERB_ATTACH)
+			continue; /* comes with a descriptor */
+		for (size_t i = 0; i < sizeof tags; i++) {
+			size_t bytes = nested(body, sizeof body - 64, tags[i]);
+
+			assert_int_not_equal(call_raw(fd, (enum kvc_verb)verb, body, bytes, &reply),
+			                     KVC_DISCONNECTED);
+			free(reply.payload);
+			kvc_row.injected++;
+		}
+		memset(body, 0x0B, sizeof body);
+		assert_int_not_equal(call_raw(fd, (enum kvc_verb)verb, body, sizeof body, &reply), KVC_OK);
+		free(reply.payload);
+		kvc_row.injected++;
 	}
 	kvc_test_assert_pings(fd);
 	close(fd);
@@ -235,6 +290,7 @@ static void test_d9_many_empty_entries(void **state)
 	int fd = kvc_test_client_now();
 
 	(void)state;
+	KVC_ROW("D9");
 	for (size_t i = 6; i + 1 < sizeof body; i += 2)
 		body[i] = 0x42; /* Put.blocks, length 0 */
 	assert_int_equal(call_raw(fd, KVC_VERB_PUT, body, sizeof body / 2 * 2, &reply), KVC_LIMIT);
@@ -252,6 +308,7 @@ static void test_d9_unknown_and_repeated_fields(void **state)
 	int fd = kvc_test_client_now();
 
 	(void)state;
+	KVC_ROW("D9");
 	assert_int_equal(kvc_test_open_ns(fd, "raw"), KVC_OK);
 	assert_int_equal(call_raw(fd, KVC_VERB_LOOKUP, body, sizeof body, &reply), KVC_OK);
 	close(fd);
@@ -269,6 +326,7 @@ static void test_d10_unset_values(void **state)
 	int fd = kvc_test_client_with_region(&memfd);
 
 	(void)state;
+	KVC_ROW("D10");
 	put = kvc_test_put_of(blocks, &block);
 	put.ack = KVCELLAR__ACK__ACK_UNSET;
 	kvc_test_put_refused(fd, &put, KVC_INVALID, "rpc.refused.INVALID", "ack");
@@ -299,6 +357,7 @@ static void test_d11_d12_layouts(void **state)
 	int fd = kvc_test_client_with_region(&memfd);
 
 	(void)state;
+	KVC_ROW("D11 D12");
 	kvcellar__layout__init(&layout);
 	put = kvc_test_put_of(blocks, &block);
 	put.key_layout = &layout;
@@ -336,6 +395,7 @@ static void test_d25_versions(void **state)
 	int fd;
 
 	(void)state;
+	KVC_ROW("D25");
 	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
 		fd = kvc_test_connect(kvc_test_now.socket);
 		assert_int_equal(kvc_test_hello(fd, cases[i].min, cases[i].max), cases[i].status);
@@ -354,6 +414,7 @@ static void test_d26_order(void **state)
 	int fd;
 
 	(void)state;
+	KVC_ROW("D26");
 	for (uint16_t verb = KVC_VERB_PING; verb < KVC_VERB_COUNT; verb++) {
 		if (verb == KVC_VERB_ATTACH)
 			continue; /* comes with a descriptor: E5 */
@@ -405,6 +466,8 @@ static void test_d26_pipelined(void **state)
 	int fd = kvc_test_client_with_region(&memfd);
 
 	(void)state;
+	KVC_ROW("D26");
+	kvc_row.injected = 20000;
 	count = kvc_test_frame(&frame, NULL, bytes);
 	pipeline(fd, bytes, count, 10000);
 	frame.verb = KVC_VERB_PUT;
@@ -449,6 +512,7 @@ static void test_h7_tenant_names(void **state)
 	int fd = kvc_test_client_now();
 
 	(void)state;
+	KVC_ROW("H7");
 	memset(huge, 'a', sizeof huge);
 	for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
 		assert_int_equal(open_raw(fd, bad[i].name, bad[i].bytes, &reply), KVC_INVALID);
@@ -493,6 +557,7 @@ static void test_d1_client_dies_mid_put(void **state)
 	size_t step = 1;
 
 	(void)state;
+	KVC_ROW("D1");
 	assert_int_equal(kvc_test_open_ns(kvc_test_fault_now.witness, "raw"), KVC_OK);
 	for (size_t cut = 0; cut < total; cut += step) {
 		int fd = kvc_test_client_now();
@@ -501,6 +566,9 @@ static void test_d1_client_dies_mid_put(void **state)
 		assert_int_equal(kvc_test_open_ns(fd, "raw"), KVC_OK);
 		assert_true(kvc_test_send(fd, bytes, cut));
 		close(fd);
+		kvc_row.injected++;
+		kvc_row.points++;
+		kvc_row.points_total++;
 		assert_int_equal(lookup_prefix(kvc_test_fault_now.witness), 0);
 	}
 	assert_true(kvc_test_send(kvc_test_fault_now.witness, bytes, total));
@@ -515,21 +583,14 @@ static void test_d1_client_dies_mid_put(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        ROW(test_d7_foreign_protocols),
-	        ROW(test_d7_random_bytes),
-	        ROW(test_d7_random_headers),
-	        ROW(test_d8_body_lengths),
-	        ROW(test_d8_payload_lengths),
-	        ROW(test_d8_payload_of_refused_request_is_skipped),
-	        ROW(test_d9_malformed_messages),
-	        ROW(test_d9_many_empty_entries),
-	        ROW(test_d9_unknown_and_repeated_fields),
-	        ROW(test_d10_unset_values),
-	        ROW(test_d11_d12_layouts),
-	        ROW(test_d25_versions),
-	        ROW(test_d26_order),
-	        ROW(test_d26_pipelined),
-	        ROW(test_h7_tenant_names),
+	        ROW(test_d7_foreign_protocols),   ROW(test_d7_random_bytes),
+	        ROW(test_d7_random_headers),      ROW(test_d8_body_lengths),
+	        ROW(test_d8_payload_lengths),     ROW(test_d8_payload_of_refused_request_is_skipped),
+	        ROW(test_d9_malformed_messages),  ROW(test_c9_nested_messages),
+	        ROW(test_d9_many_empty_entries),  ROW(test_d9_unknown_and_repeated_fields),
+	        ROW(test_d10_unset_values),       ROW(test_d11_d12_layouts),
+	        ROW(test_d25_versions),           ROW(test_d26_order),
+	        ROW(test_d26_pipelined),          ROW(test_h7_tenant_names),
 	        ROW(test_d1_client_dies_mid_put),
 	};
 

@@ -8,7 +8,9 @@
 
 #include <cmocka.h>
 
+#include "daemon/base/alloc.h"
 #include "tests/sim/world.h"
+#include "tests/support/row.h"
 
 static void put_then_get(void **state)
 {
@@ -31,6 +33,7 @@ static void first_writer_wins(void **state)
 	struct job jobs[8];
 
 	(void)state;
+	KVC_ROW("D18");
 	world_open(&w, 2, 0);
 	for (uint32_t i = 0; i < 8; i++)
 		put_submit(&w, &jobs[i], 1, i, false);
@@ -41,7 +44,9 @@ static void first_writer_wins(void **state)
 	assert_int_equal(get(&w, 1, 0), KVC_OK);
 	assert_int_equal(stat(&w, "cache.blocks"), 1);
 	assert_int_equal(stat(&w, "move.encode"), 1);
+	kvc_row.injected += 7;
 	world_close(&w);
+	kvc_row_end();
 }
 
 static void second_writer_after_a_cancelled_first(void **state)
@@ -110,6 +115,7 @@ static void other_token_count_is_a_conflict(void **state)
 	struct job job;
 
 	(void)state;
+	KVC_ROW("D13");
 	world_open(&w, 5, 0);
 	job_init(&w, &job, KVC_OP_PUT, 1);
 	job.op.tokens = 3;
@@ -118,7 +124,9 @@ static void other_token_count_is_a_conflict(void **state)
 	assert_int_equal(finish(&w, &job), KVC_OK);
 	assert_int_equal(put(&w, 1, 1), KVC_CONFLICT);
 	assert_int_equal(get(&w, 1, 1), KVC_CONFLICT);
+	kvc_row.injected += 2;
 	world_close(&w);
+	kvc_row_end();
 }
 
 /* Many more blocks than the arena holds: without a disk the coldest are lost, with one none is. */
@@ -238,12 +246,15 @@ static void failed_sync_is_no_success(void **state)
 	struct job job;
 
 	(void)state;
+	KVC_ROW("B10");
 	world_open(&w, 11, 100);
 	w.disk->faults.sync_error = 1;
 	put_submit(&w, &job, 1, 1, true);
 	assert_int_equal(finish(&w, &job), KVC_IO);
 	w.disk->faults.sync_error = 0;
+	kvc_row.injected += w.disk->errors;
 	world_close(&w);
+	kvc_row_end();
 }
 
 /* Put enough blocks that block 0 rests on disk only. */
@@ -264,6 +275,7 @@ static void damaged_record_is_a_miss(void **state)
 	struct world w;
 
 	(void)state;
+	KVC_ROW("B3");
 	world_open(&w, 12, 1000);
 	push_out(&w);
 	w.disk->faults.flip = 1;
@@ -271,9 +283,11 @@ static void damaged_record_is_a_miss(void **state)
 	w.disk->faults.flip = 0;
 	assert_int_equal(w.disk->flips, 2); /* it was read a second time */
 	assert_int_equal(stat(&w, "cache.reread"), 1);
+	kvc_row.injected++;
 	assert_int_equal(stat(&w, "cache.corrupt"), 1);
 	assert_int_equal(get(&w, 0, 0), KVC_MISS);
 	world_close(&w);
+	kvc_row_end();
 }
 
 /* The copy in RAM is damaged, what rests on disk is sound: it is read again. */
@@ -302,14 +316,17 @@ static void damaged_slab_is_a_miss(void **state)
 	struct job job;
 
 	(void)state;
+	KVC_ROW("C8");
 	world_open(&w, 13, 0);
 	assert_int_equal(put(&w, 1, 1), KVC_OK);
 	get_submit(&w, &job, 1);
 	job.op.move.slab[KVC_RECORD_HEADER_BYTES + 600] ^= 1; /* before the engine reads it */
+	kvc_row.injected++;
 	assert_int_equal(finish(&w, &job), KVC_MISS);
 	assert_int_equal(stat(&w, "cache.corrupt"), 1);
 	assert_int_equal(stat(&w, "cache.blocks"), 0);
 	world_close(&w);
+	kvc_row_end();
 }
 
 static void read_error_is_a_miss(void **state)
@@ -317,12 +334,15 @@ static void read_error_is_a_miss(void **state)
 	struct world w;
 
 	(void)state;
+	KVC_ROW("B8");
 	world_open(&w, 14, 1000);
 	push_out(&w);
 	w.disk->faults.load_error = 1;
 	assert_int_equal(get(&w, 0, 0), KVC_MISS);
 	w.disk->faults.load_error = 0;
+	kvc_row.injected += w.disk->errors;
 	world_close(&w);
+	kvc_row_end();
 }
 
 static void hung_disk_ends_by_the_deadline(void **state)
@@ -331,6 +351,7 @@ static void hung_disk_ends_by_the_deadline(void **state)
 	struct job reader, writer;
 
 	(void)state;
+	KVC_ROW("B20 D27");
 	world_open(&w, 15, 1000);
 	push_out(&w);
 	w.disk->faults.hang = 1;
@@ -338,6 +359,7 @@ static void hung_disk_ends_by_the_deadline(void **state)
 	put_submit(&w, &writer, 1, 1, true);
 	settle(&w);
 	assert_false(reader.done || writer.done);
+	kvc_row.injected += 2;
 	kvc_op_cancel(&reader.op, KVC_DEADLINE);
 	kvc_op_cancel(&writer.op, KVC_DEADLINE);
 	assert_int_equal(finish(&w, &reader), KVC_DEADLINE);
@@ -347,6 +369,7 @@ static void hung_disk_ends_by_the_deadline(void **state)
 	settle(&w);
 	assert_int_equal(get(&w, 0, 0), KVC_OK);
 	world_close(&w);
+	kvc_row_end();
 }
 
 static void concurrent_gets_share_one_load(void **state)
@@ -377,11 +400,13 @@ static void drop_during_get_and_load(void **state)
 	struct kvc_storage_key key;
 
 	(void)state;
+	KVC_ROW("D24");
 	world_open(&w, 17, 1000);
 	assert_int_equal(put(&w, 1, 1), KVC_OK);
 	key = storage_key(&w, 1);
 	get_submit(&w, &reader, 1);
 	assert_int_equal(kvc_cache_drop(w.cache, &key, 1), 1);
+	kvc_row.injected++;
 	assert_int_equal(finish(&w, &reader), KVC_OK);
 	assert_true(restored_is(&w, &reader, 1));
 	assert_int_equal(get(&w, 1, 1), KVC_MISS);
@@ -391,6 +416,7 @@ static void drop_during_get_and_load(void **state)
 	assert_int_equal(kvc_cache_drop(w.cache, &key, 1), 1);
 	assert_int_equal(finish(&w, &reader), KVC_MISS);
 	world_close(&w);
+	kvc_row_end();
 }
 
 static void pinned_blocks_stay(void **state)
@@ -487,6 +513,30 @@ static void operations_over_the_limit_are_busy(void **state)
 	world_close(&w);
 }
 
+/* Of tiny blocks no more are known than there is room for, at a page each, in RAM and on disk. */
+static void tiny_blocks_fill_no_more_than_their_room(void **state)
+{
+	enum { RECORDS = 200, BLOCKS = 10000 };
+	struct world w;
+	int64_t live;
+
+	(void)state;
+	KVC_ROW("C10");
+	world_open(&w, 24, RECORDS);
+	for (uint32_t i = 0; i < BLOCKS / 10; i++)
+		assert_int_equal(put(&w, i, i), KVC_OK);
+	live = kvc_alloc_live();
+	for (uint32_t i = BLOCKS / 10; i < BLOCKS; i++) {
+		assert_int_equal(put(&w, i, i), KVC_OK);
+		assert_true(stat(&w, "cache.blocks") <= ARENA / 4096 + RECORDS);
+		kvc_row.injected++;
+	}
+	assert_true(kvc_alloc_live() <= live + 16);
+	assert_int_equal(get(&w, BLOCKS - 1, BLOCKS - 1), KVC_OK);
+	world_close(&w);
+	kvc_row_end();
+}
+
 static void tenants_do_not_meet(void **state)
 {
 	struct kvc_ns_options options = ns_options("b");
@@ -494,6 +544,7 @@ static void tenants_do_not_meet(void **state)
 	struct world w;
 
 	(void)state;
+	KVC_ROW("D22");
 	world_open(&w, 22, 0);
 	own = w.ns;
 	assert_int_equal(put(&w, 1, 1), KVC_OK);
@@ -502,10 +553,13 @@ static void tenants_do_not_meet(void **state)
 	assert_ptr_equal(other, again);
 	w.ns = other;
 	assert_int_equal(get(&w, 1, 1), KVC_MISS);
+	kvc_row.injected++;
 	w.ns = own;
+	assert_int_equal(get(&w, 1, 1), KVC_OK);
 	kvc_ns_close(other);
 	kvc_ns_close(again);
 	world_close(&w);
+	kvc_row_end();
 }
 
 int main(void)
@@ -536,6 +590,7 @@ int main(void)
 	        cmocka_unit_test(all_pinned_is_no_space),
 	        cmocka_unit_test(stop_flushes_and_recovery_finds),
 	        cmocka_unit_test(operations_over_the_limit_are_busy),
+	        cmocka_unit_test(tiny_blocks_fill_no_more_than_their_room),
 	        cmocka_unit_test(tenants_do_not_meet),
 	};
 

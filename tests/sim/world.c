@@ -10,6 +10,7 @@
 
 #include "daemon/base/alloc.h"
 #include "tests/sim/world.h"
+#include "tests/support/row.h"
 
 struct kvc_ns_options ns_options(const char *tenant)
 {
@@ -43,7 +44,7 @@ void cache_begin(struct world *w)
 	        .stats = w->stats,
 	        .arena = w->arena,
 	        .engine = w->engine,
-	        .disk = w->disk ? &w->disk->tier : NULL,
+	        .disk = w->tier,
 	        .gpus = &w->gpu,
 	        .gpu_count = w->gpu != NULL,
 	        .secret = w->secret,
@@ -84,12 +85,7 @@ void world_budget(uint64_t disk_day_bytes)
 	budget_next = disk_day_bytes;
 }
 
-void world_open(struct world *w, uint64_t seed, uint32_t disk_records)
-{
-	world_open_gpu(w, seed, disk_records, UINT32_MAX);
-}
-
-void world_open_gpu(struct world *w, uint64_t seed, uint32_t disk_records, uint32_t vram_blocks)
+void world_open_bare(struct world *w, uint64_t seed)
 {
 	*w = (struct world){.random.state = seed ? seed : 1,
 	                    .secret.bytes = {7},
@@ -99,8 +95,20 @@ void world_open_gpu(struct world *w, uint64_t seed, uint32_t disk_records, uint3
 	assert_int_equal(kvc_stats_open(&w->stats), KVC_OK);
 	assert_int_equal(kvc_arena_open(ARENA, w->stats, &w->arena), KVC_OK);
 	assert_int_equal(sim_engine_open(w->loop, &w->engine), KVC_OK);
-	if (disk_records)
+}
+
+void world_open(struct world *w, uint64_t seed, uint32_t disk_records)
+{
+	world_open_gpu(w, seed, disk_records, UINT32_MAX);
+}
+
+void world_open_gpu(struct world *w, uint64_t seed, uint32_t disk_records, uint32_t vram_blocks)
+{
+	world_open_bare(w, seed);
+	if (disk_records) {
 		assert_int_equal(sim_tier_open(w->loop, &w->random, disk_records, &w->disk), KVC_OK);
+		w->tier = &w->disk->tier;
+	}
 	if (vram_blocks != UINT32_MAX) {
 		assert_int_equal(sim_gpu_open(w->loop, &w->random, vram_blocks * vram_block_bytes(), &w->gpu),
 		                 KVC_OK);
@@ -121,20 +129,32 @@ void settle(struct world *w)
 		assert_true(i < STEPS_MAX);
 }
 
-void cache_end(struct world *w, uint64_t flush_ms)
+void cache_stop(struct world *w, uint64_t flush_ms)
 {
 	w->stopped = false;
 	kvc_cache_stop(w->cache, flush_ms, stop_done, w);
 	settle(w);
 	assert_true(w->stopped);
+}
+
+void cache_free(struct world *w)
+{
 	kvc_ns_close(w->ns);
 	settle(w);
 	kvc_cache_close(w->cache);
+	w->cache = NULL;
+}
+
+void cache_end(struct world *w, uint64_t flush_ms)
+{
+	cache_stop(w, flush_ms);
+	cache_free(w);
 }
 
 void world_close(struct world *w)
 {
-	cache_end(w, 1000);
+	if (w->cache)
+		cache_end(w, 1000);
 	kvc_engine_close(w->engine);
 	kvc_arena_close(w->arena);
 	if (w->gpu) {
@@ -303,17 +323,14 @@ kvc_status put(struct world *w, uint32_t number, uint32_t content)
 	return finish(w, &job);
 }
 
-/* What a get must restore for a content: through the codec, without the cache. */
-bool restored_is(struct world *w, const struct job *job, uint32_t content)
+void content_restore(struct world *w, uint32_t content, uint16_t key[ELEMENTS], uint16_t value[ELEMENTS])
 {
 	const struct kvc_image_plan *plan = kvc_ns_plan(w->ns);
-	uint16_t key[ELEMENTS], value[ELEMENTS];
-	struct kvc_block_view view = view_of(w, (struct job *)(uintptr_t)job);
+	struct kvc_block_view view = view_of(w, &(struct job){.world = w});
 	uint8_t *image = aligned_alloc(64, 65536), *scratch = aligned_alloc(64, 65536);
 	const struct kvc_codec *codec = kvc_codec_get(KVC_SIMD_SCALAR);
 	struct kvc_image opened;
 	uint64_t length;
-	bool same;
 
 	content_fill(content, key, value);
 	view.key = key;
@@ -323,9 +340,18 @@ bool restored_is(struct world *w, const struct job *job, uint32_t content)
 	assert_int_equal(kvc_image_seal(plan, &view, image, 65536, &length), KVC_OK);
 	assert_int_equal(kvc_image_open(image, length, 0, &opened), KVC_OK);
 	assert_int_equal(kvc_image_decode_tiles(&opened, codec, &view, 0, plan->tiles, 0, scratch), KVC_OK);
-	same = !memcmp(key, job->key, BYTES) && !memcmp(value, job->value, BYTES);
 	free(image);
 	free(scratch);
+}
+
+bool restored_is(struct world *w, const struct job *job, uint32_t content)
+{
+	uint16_t key[ELEMENTS], value[ELEMENTS];
+	bool same;
+
+	content_restore(w, content, key, value);
+	same = !memcmp(key, job->key, BYTES) && !memcmp(value, job->value, BYTES);
+	kvc_row.verified += same;
 	return same;
 }
 

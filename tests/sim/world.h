@@ -25,7 +25,8 @@ struct world {
 	struct kvc_arena *arena;
 	struct kvc_engine *engine;
 	struct sim_tier *disk;
-	struct kvc_gpu *gpu; /* NULL: none */
+	struct kvc_tier *tier; /* of the cache: disk->tier, a real one, or NULL: none */
+	struct kvc_gpu *gpu;   /* NULL: none */
 	struct kvc_pool *pool;
 	uint32_t next_page;
 	struct kvc_cache *cache;
@@ -61,6 +62,9 @@ void cache_begin(struct world *w);
 void world_policy(enum kvc_policy_kind policy);
 void world_budget(uint64_t disk_day_bytes);
 
+/* Everything but a cache and a disk. */
+void world_open_bare(struct world *w, uint64_t seed);
+
 /* A daemon with an empty cache. disk_records 0: no disk. */
 void world_open(struct world *w, uint64_t seed, uint32_t disk_records);
 
@@ -69,6 +73,10 @@ void world_open_gpu(struct world *w, uint64_t seed, uint32_t disk_records, uint3
 
 /* Step until nothing is left to do. */
 void settle(struct world *w);
+
+/* The two halves of cache_end: between them the disk tier closes. */
+void cache_stop(struct world *w, uint64_t flush_ms);
+void cache_free(struct world *w);
 
 /* Stop and close the cache. */
 void cache_end(struct world *w, uint64_t flush_ms);
@@ -105,6 +113,9 @@ kvc_status finish(struct world *w, struct job *job);
 
 /* Put and finish. */
 kvc_status put(struct world *w, uint32_t number, uint32_t content);
+
+/* What a get must restore for a content: through the codec, without the cache. */
+void content_restore(struct world *w, uint32_t content, uint16_t key[ELEMENTS], uint16_t value[ELEMENTS]);
 
 /* Whether a get restored what the codec makes of a content. */
 bool restored_is(struct world *w, const struct job *job, uint32_t content);

@@ -13,6 +13,7 @@
 #include "kernels/image.h"
 #include "tests/support/loop_run.h"
 #include "tests/support/prng.h"
+#include "tests/support/row.h"
 
 enum { TOKENS = 16, DIM = 64 };
 
@@ -48,6 +49,15 @@ uint64_t rig_image_bytes(uint32_t size)
 uint64_t rig_record_bytes(uint32_t size)
 {
 	return kvc_record_bytes(rig_image_bytes(size));
+}
+
+static uint32_t size_of(uint64_t image_bytes)
+{
+	uint32_t size = 0;
+
+	while (rig_image_bytes(size) != image_bytes)
+		assert_true(++size < RIG_SIZES);
+	return size;
 }
 
 /* The image of a block: noise of its number's own. */
@@ -160,8 +170,7 @@ static bool block_recovered(void *context, const struct kvc_record *record, uint
 		rig->tier->ops->forget(rig->tier, &block->record);
 	block->stored = true;
 	block->record = *record;
-	for (block->size = 0; rig_image_bytes(block->size) != record->image_bytes; block->size++)
-		assert_true(block->size < RIG_SIZES - 1);
+	block->size = size_of(record->image_bytes);
 	*cookie = number;
 	return true;
 }
@@ -288,6 +297,7 @@ static void request_take_in(const struct rig_request *request)
 	block->stored = true;
 	block->synced = false;
 	block->record = request->req.record;
+	block->size = size_of(block->record.image_bytes);
 }
 
 static void request_done(struct kvc_tier_req *req)
@@ -325,7 +335,6 @@ struct rig_request *rig_store_begin(struct rig *rig, uint32_t block, uint32_t si
 	        .tokens = TOKENS,
 	};
 	key_make(block, &request->req.record.key);
-	rig->blocks[block].size = size;
 	rig->tier->ops->submit(rig->tier, &request->req);
 	assert_false(request->done);
 	return request;
@@ -377,7 +386,6 @@ kvc_status rig_end(struct rig_request *request)
 
 static enum rig_answer judge(const struct rig_request *request)
 {
-	const struct rig_block *block = &request->rig->blocks[request->block];
 	uint64_t bytes = request->req.record.image_bytes;
 	const uint8_t *image = request->req.slab + KVC_RECORD_HEADER_BYTES;
 	struct kvc_image opened;
@@ -389,7 +397,7 @@ static enum rig_answer judge(const struct rig_request *request)
 	if (kvc_image_open(image, bytes, 0, &opened) || kvc_image_verify(&opened))
 		return RIG_DAMAGED;
 	right = aligned_alloc(KVC_IMAGE_ALIGN, (bytes + 63) / 64 * 64);
-	image_make(request->block, block->size, right, bytes);
+	image_make(request->block, size_of(bytes), right, bytes);
 	answer = memcmp(image, right, bytes) ? RIG_WRONG : RIG_RIGHT;
 	free(right);
 	return answer;
@@ -401,6 +409,8 @@ enum rig_answer rig_load_end(struct rig_request *request)
 
 	assert_true(kvc_test_run_until_set(request->rig->loop, &request->done));
 	answer = judge(request);
+	kvc_row.verified += answer == RIG_RIGHT;
+	kvc_row.wrong += answer == RIG_WRONG;
 	request_free(request);
 	return answer;
 }

@@ -6,6 +6,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tests/support/row.h"
+
 enum { SETTLE_MS = 10000, STEP_MS = 5 };
 
 bool kvc_test_fault_begin(struct kvc_test_fault *fault, struct kvc_test_daemon *daemon)
@@ -64,6 +66,7 @@ bool kvc_test_fault_counted(struct kvc_test_fault *fault, const char *counter, u
 			kvcellar__stats_reply__free_unpacked(fault->before, NULL);
 			fault->before = now;
 		}
+		kvc_row.injected += right ? times : 0;
 		return right;
 	}
 }
@@ -89,6 +92,7 @@ bool kvc_test_fault_harmless(struct kvc_test_fault *fault)
 			return true;
 		pause_step();
 	}
+	kvc_row.leaks += now != fault->descriptors;
 	fprintf(stderr, "served: %d, descriptors: %d, expected %d\n", served, now, fault->descriptors);
 	return false;
 }

@@ -11,6 +11,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "tests/support/row.h"
+
 struct kvc_test_daemon kvc_test_now;
 struct kvc_test_fault kvc_test_fault_now;
 
@@ -32,9 +34,13 @@ int kvc_test_setup(void **state)
 
 int kvc_test_teardown(void **state)
 {
+	bool ended;
+
 	(void)state;
 	kvc_test_fault_end(&kvc_test_fault_now);
-	return kvc_test_daemon_end(&kvc_test_now) ? 0 : 1;
+	ended = kvc_test_daemon_end(&kvc_test_now);
+	kvc_row_end();
+	return ended ? 0 : 1;
 }
 
 int kvc_test_client_now(void)

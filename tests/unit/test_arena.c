@@ -13,6 +13,7 @@
 #include "daemon/base/alloc.h"
 #include "daemon/mem/arena.h"
 #include "daemon/mem/memory_limit.h"
+#include "tests/support/row.h"
 
 #define ARENA_BYTES (8ull << 20)
 
@@ -28,6 +29,7 @@ static int close_stats(void **state)
 {
 	(void)state;
 	kvc_stats_close(stats);
+	kvc_row_end();
 	return 0;
 }
 
@@ -102,12 +104,14 @@ static void test_mapping_fails(void **state)
 	kvc_status status;
 
 	(void)state;
+	KVC_ROW("C3");
 	assert_int_equal(getrlimit(RLIMIT_AS, &before), 0);
 	none.rlim_max = before.rlim_max;
 	assert_int_equal(setrlimit(RLIMIT_AS, &none), 0);
 	status = kvc_arena_open(ARENA_BYTES, stats, &arena);
 	assert_int_equal(setrlimit(RLIMIT_AS, &before), 0);
 	assert_int_equal(status, KVC_NO_MEMORY);
+	kvc_row.injected++;
 	assert_null(arena);
 }
 
@@ -117,10 +121,12 @@ static void test_without_heap(void **state)
 	int64_t live = kvc_alloc_live();
 
 	(void)state;
+	KVC_ROW("C1");
 	for (uint64_t n = 1; n <= 3; n++) {
 		kvc_alloc_fail_at(n, 0);
 		assert_int_equal(kvc_arena_open(ARENA_BYTES, stats, &arena), KVC_NO_MEMORY);
 		assert_int_equal(kvc_alloc_live(), live);
+		kvc_row.injected++;
 	}
 	kvc_alloc_fail_at(0, 0);
 }

@@ -14,6 +14,7 @@
 #include "daemon/base/alloc.h"
 #include "daemon/rpc/convert.h"
 #include "proto/kvcellar.pb-c.h"
+#include "tests/support/row.h"
 
 static struct kvc_convert *convert;
 static struct kvc_problem problem;
@@ -32,6 +33,7 @@ static int teardown(void **state)
 {
 	(void)state;
 	kvc_convert_close(convert);
+	kvc_row_end();
 	return 0;
 }
 
@@ -47,6 +49,7 @@ static void assert_refused(kvc_status status, kvc_status expected, const char *f
 		print_error("%s: status %d, '%s'\n", field, status, problem.detail);
 	assert_int_equal(status, expected);
 	assert_non_null(strstr(problem.detail, field));
+	kvc_row.injected++;
 }
 
 /* ---- open ---------------------------------------------------------------------------------- */
@@ -148,6 +151,7 @@ static void test_open(void **state)
 static void test_d10_open_unset(void **state)
 {
 	(void)state;
+	KVC_ROW("D10");
 	open_reset();
 	parts.open.id = 0;
 	open_refused(KVC_INVALID, "id");
@@ -179,6 +183,7 @@ static void test_d10_open_unset(void **state)
 static void test_d11_d12_open_shape(void **state)
 {
 	(void)state;
+	KVC_ROW("D11 D12");
 	open_reset();
 	parts.open.layers = 513;
 	open_refused(KVC_SHAPE, "layers: 513");
@@ -249,6 +254,7 @@ static void test_h7_zero_bytes(void **state)
 	struct kvc_open_request request;
 
 	(void)state;
+	KVC_ROW("H7");
 	for (size_t i = 0; i < 3; i++) {
 		struct kvc_body body;
 		uint8_t *at;
@@ -504,6 +510,7 @@ static void test_d10_put_fields(void **state)
 	static Kvcellar__Layout layout;
 
 	(void)state;
+	KVC_ROW("D10");
 	kvcellar__layout__init(&layout);
 	put_reset();
 	put.namespace_ = 0;
@@ -571,6 +578,7 @@ static void test_d9_truncated(void **state)
 	struct kvc_body body;
 
 	(void)state;
+	KVC_ROW("D9");
 	open_reset();
 	parts.codec.n_layers = 16;
 	body = pack(&parts.open.base);
@@ -580,6 +588,7 @@ static void test_d9_truncated(void **state)
 		assert_non_null(cut.data);
 		memcpy((void *)(uintptr_t)cut.data, body.data, bytes);
 		assert_int_not_equal(kvc_parse_open(convert, cut, &request, &problem), KVC_OK);
+		kvc_row.injected++;
 		free((void *)(uintptr_t)cut.data);
 	}
 	parts.codec.n_layers = 0;
@@ -593,6 +602,7 @@ static void test_d9_repeated_submessage(void **state)
 	int64_t live = kvc_alloc_live();
 
 	(void)state;
+	KVC_ROW("D9");
 	while (body.bytes + 4 <= sizeof body_bytes) {
 		static const uint8_t codec_with_empty_layer[] = {0x62, 0x02, 0x22, 0x00};
 
@@ -676,6 +686,7 @@ static void test_layout_orders(void **state)
 static void test_d12_layout_negative_and_huge(void **state)
 {
 	(void)state;
+	KVC_ROW("D12");
 	assert_int_equal(layout(-1, 64, 32, 0, 1 << 20), KVC_SHAPE);
 	assert_int_equal(layout(1000, INT64_MIN, 32, 0, 1 << 20), KVC_SHAPE);
 	assert_int_equal(layout(1000, 64, -32, 0, 1 << 20), KVC_SHAPE);
@@ -683,6 +694,8 @@ static void test_d12_layout_negative_and_huge(void **state)
 	assert_int_equal(layout(INT64_MAX, INT64_MAX, 32, 0, UINT64_MAX), KVC_SHAPE);
 	assert_int_equal(layout(1000, 64, 32, UINT64_MAX, 1 << 20), KVC_SHAPE);
 	assert_int_equal(layout(1000, 64, 32, UINT64_MAX - 100, UINT64_MAX), KVC_SHAPE);
+	kvc_row.injected += 6;
+	kvc_row_end();
 }
 
 /* Against a walk over all elements: accepted means within the window and no byte twice. */

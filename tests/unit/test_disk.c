@@ -16,6 +16,7 @@
 #include "daemon/tier/segment.h"
 #include "tests/support/disk_rig.h"
 #include "tests/support/loop_run.h"
+#include "tests/support/row.h"
 #include "tests/support/super_version.h"
 
 static struct rig rig;
@@ -32,6 +33,7 @@ static int teardown(void **state)
 	(void)state;
 	kvc_io_fault_install(NULL, NULL);
 	rig_destroy(&rig);
+	kvc_row_end();
 	return 0;
 }
 
@@ -260,7 +262,9 @@ static void test_restart_with_verification(void **state)
 static void test_restart_over_threads(void **state)
 {
 	(void)state;
+	KVC_ROW("C7");
 	rig.io_options.backend = KVC_IO_THREADS;
+	kvc_row.injected++;
 	restarts(false);
 }
 
@@ -304,11 +308,13 @@ static void test_newer_version_wins(void **state)
 static void test_tier_shrinks_and_grows(void **state)
 {
 	(void)state;
+	KVC_ROW("G4");
 	rig_start(&rig);
 	for (uint32_t i = 0; i < 200; i++)
 		assert_int_equal(rig_store(&rig, i, 2), KVC_OK);
 	rig_stop(&rig);
 	rig.options.bytes = 8u << 20;
+	kvc_row.injected++;
 	rig_start(&rig);
 	assert_true(rig.recovered > 0);
 	assert_int_equal(rig_stat(&rig, "disk.segments"), 8);
@@ -446,11 +452,13 @@ static void test_one_process_only(void **state)
 	static struct rig second;
 
 	(void)state;
+	KVC_ROW("B24");
 	rig_start(&rig);
 	second = rig;
 	second.loop = NULL;
 	assert_int_equal(rig_open(&second), KVC_IN_USE);
 	assert_non_null(strstr(second.detail, rig.directory));
+	kvc_row.injected++;
 	rig_stop(&rig);
 	rig_start(&rig);
 }
@@ -488,12 +496,14 @@ static void test_follows_no_links(void **state)
 	static const char *const names[] = {"lock", "super", "secret", "segments", "segments/0"};
 
 	(void)state;
+	KVC_ROW("B26");
 	rig_start(&rig);
 	assert_int_equal(rig_store(&rig, 1, 1), KVC_OK);
 	rig_stop(&rig);
 	for (unsigned i = 0; i < sizeof names / sizeof names[0]; i++) {
 		swap_for_link(names[i]);
 		assert_int_equal(rig_open(&rig), KVC_ACCESS);
+		kvc_row.injected++;
 		swap_back(names[i]);
 	}
 	assert_int_equal(unlink(path_of("segments/0")), 0);
@@ -534,11 +544,13 @@ static void test_damaged_superblock(void **state)
 	static const uint8_t zero[KVC_PAGE_BYTES];
 
 	(void)state;
+	KVC_ROW("A4 B4");
 	rig_start(&rig);
 	assert_int_equal(rig_store(&rig, 1, 1), KVC_OK);
 	for (uint32_t slot = 0; slot < 2; slot++) {
 		rig_stop(&rig);
 		super_patch(slot, zero);
+		kvc_row.injected++;
 		rig_start(&rig);
 		assert_int_equal(rig.recovered, 1);
 		rig_check_all(&rig, false);
@@ -562,6 +574,7 @@ static void test_newer_version_is_refused(void **state)
 	int fd;
 
 	(void)state;
+	KVC_ROW("A13");
 	rig_start(&rig);
 	assert_int_equal(rig_store(&rig, 1, 1), KVC_OK);
 	rig_stop(&rig);
@@ -572,6 +585,7 @@ static void test_newer_version_is_refused(void **state)
 	kvc_test_super_version(page, 3);
 	super_patch(1, page);
 	assert_int_equal(rig_open(&rig), KVC_VERSION);
+	kvc_row.injected++;
 	assert_non_null(strstr(rig.detail, "newer"));
 	super_patch(1, kept);
 	rig_start(&rig);
@@ -583,6 +597,7 @@ static void test_lost_secret_starts_empty(void **state)
 	struct kvc_secret before, after;
 
 	(void)state;
+	KVC_ROW("B25");
 	rig_start(&rig);
 	kvc_disk_secret(rig.tier, &before);
 	assert_int_equal(rig_store(&rig, 1, 1), KVC_OK);
@@ -592,6 +607,7 @@ static void test_lost_secret_starts_empty(void **state)
 	assert_memory_equal(&before, &after, sizeof before);
 	rig_stop(&rig);
 	assert_int_equal(unlink(path_of("secret")), 0);
+	kvc_row.injected++;
 	rig_start(&rig);
 	kvc_disk_secret(rig.tier, &after);
 	assert_memory_not_equal(&before, &after, sizeof before);

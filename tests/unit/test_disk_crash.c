@@ -4,6 +4,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -16,6 +17,7 @@
 #include "tests/support/disk_rig.h"
 #include "tests/support/loop_run.h"
 #include "tests/support/prng.h"
+#include "tests/support/row.h"
 
 enum { SECTOR = 512, JOURNAL = 4096, SCRIPT_STORES = 60 };
 
@@ -44,6 +46,9 @@ static struct {
 	bool crashed;
 	struct volatile_write journal[JOURNAL];
 	uint32_t count;
+	ino_t super;         /* inode of the superblocks; 0: crash_at counts all operations */
+	uint32_t super_seen; /* operations from the first write of a superblock on */
+	uint32_t torn_at;    /* sectors of the write that the crash hits; UINT32_MAX: random */
 	struct rig_block promised[RIG_BLOCKS]; /* as of the crash */
 } world;
 
@@ -118,22 +123,44 @@ static void journal_restore(enum loss loss)
 
 static void crash_now(void)
 {
+	kvc_row.injected++;
 	world.crashed = true;
 	memcpy(world.promised, rig.blocks, sizeof world.promised);
+}
+
+/* The crash comes at an operation, or so many operations behind the first write of a superblock. */
+static bool crash_is_due(const struct kvc_io_req *req)
+{
+	world.operations++;
+	if (!world.super)
+		return world.operations == world.crash_at;
+	if (world.super_seen || (req->op == KVC_IO_WRITE && inode_of(req->file->fd) == world.super))
+		world.super_seen++;
+	return world.super_seen == world.crash_at;
+}
+
+static uint64_t torn_bytes(const struct kvc_io_req *req)
+{
+	if (world.torn_at != UINT32_MAX)
+		return world.torn_at * (uint64_t)SECTOR;
+	return prng_below(&prng, (uint32_t)(req->wanted / SECTOR) + 1) * (uint64_t)SECTOR;
 }
 
 /* Writes happen at once, so that what was written before a sync is known. */
 static void world_hook(void *context, const struct kvc_io_req *req, struct kvc_io_fault *fault)
 {
+	bool now;
+
 	(void)context;
 	if (req->op == KVC_IO_READ)
 		return;
-	if (++world.operations == world.crash_at)
+	now = !world.crashed && crash_is_due(req);
+	if (now)
 		crash_now();
-	if (world.crashed && world.operations == world.crash_at && req->op == KVC_IO_WRITE) {
+	if (now && req->op == KVC_IO_WRITE) {
 		journal_add(req);
 		fault->kind = KVC_FAULT_TORN;
-		fault->bytes = prng_below(&prng, (uint32_t)(req->wanted / SECTOR) + 1) * SECTOR;
+		fault->bytes = torn_bytes(req);
 	} else if (world.crashed) {
 		fault->kind = KVC_FAULT_LOST;
 	} else if (req->op == KVC_IO_WRITE) {
@@ -188,6 +215,8 @@ static bool crash_run(uint32_t crash_at, enum loss loss)
 	rig.options.segment_bytes = 512 * 1024;
 	memset(world.promised, 0, sizeof world.promised);
 	world.crash_at = crash_at;
+	world.torn_at = UINT32_MAX;
+	world.super = 0;
 	world.operations = 0;
 	world.crashed = false;
 	kvc_io_fault_install(world_hook, NULL);
@@ -218,19 +247,25 @@ static void sweep(enum loss loss)
 	while (crash_run(crash_at, loss))
 		crash_at++;
 	print_message("%u points\n", crash_at - 1);
+	kvc_row.points += crash_at - 1;
+	kvc_row.points_total += crash_at - 1;
 	assert_true(crash_at > 30);
 }
 
 static void test_process_dies(void **state)
 {
 	(void)state;
+	KVC_ROW("A1");
 	sweep(LOSS_NONE);
+	kvc_row_end();
 }
 
 static void test_power_fails(void **state)
 {
 	(void)state;
+	KVC_ROW("A8");
 	sweep(LOSS_ALL);
+	kvc_row_end();
 }
 
 static void test_power_fails_with_reordering(void **state)
@@ -239,8 +274,69 @@ static void test_power_fails_with_reordering(void **state)
 	int left = rounds ? atoi(rounds) : 3;
 
 	(void)state;
+	KVC_ROW("A9 B2");
+	kvc_row.seed = prng.state;
 	while (left-- > 0)
 		sweep(LOSS_RANDOM);
+	kvc_row_end();
+}
+
+/* --- a crash in the switch of superblocks --------------------------------------------------------- */
+
+/* Many small segments, so that the epochs that a superblock allows run out. */
+static void epochs_use_up(void)
+{
+	for (uint32_t i = 0; i < 3000 && !world.crashed; i++) {
+		rig_store(&rig, i % 200, 0);
+		if (i % 32 == 31)
+			rig_sync(&rig);
+	}
+}
+
+static void super_crash(uint32_t crash_at, uint32_t torn_at, enum loss loss)
+{
+	char path[KVC_TEMP_DIR_BYTES + 8];
+	struct stat st;
+
+	rig_init(&rig);
+	rig.options.segment_bytes = 64 * 1024;
+	rig.options.bytes = 4 * rig.options.segment_bytes;
+	memset(world.promised, 0, sizeof world.promised);
+	world.crash_at = crash_at;
+	world.torn_at = torn_at;
+	world.super_seen = 0;
+	world.crashed = false;
+	rig_start(&rig);
+	snprintf(path, sizeof path, "%s/super", rig.directory);
+	assert_int_equal(stat(path, &st), 0);
+	world.super = st.st_ino;
+	kvc_io_fault_install(world_hook, NULL);
+	epochs_use_up();
+	assert_true(world.crashed);
+	rig_stop(&rig);
+	kvc_io_fault_install(NULL, NULL);
+	journal_restore(loss);
+	rig_start(&rig);
+	promises_check();
+	rig_check_all(&rig, true);
+	assert_int_equal(rig_store(&rig, 300, 1), KVC_OK);
+	assert_int_equal(rig_load(&rig, 300), RIG_RIGHT);
+	rig_destroy(&rig);
+}
+
+/* At the write itself, with every number of its sectors, at its sync, and at what follows. */
+static void test_superblock_switch(void **state)
+{
+	(void)state;
+	KVC_ROW("A4");
+	for (enum loss loss = LOSS_NONE; loss < LOSSES; loss++) {
+		for (uint32_t sectors = 0; sectors <= KVC_IO_ALIGN / SECTOR; sectors++)
+			super_crash(1, sectors, loss);
+		for (uint32_t behind = 2; behind <= 5; behind++)
+			super_crash(behind, UINT32_MAX, loss);
+	}
+	kvc_row.points = kvc_row.points_total = LOSSES * (KVC_IO_ALIGN / SECTOR + 1 + 4);
+	kvc_row_end();
 }
 
 /* --- a crash in the recovery ---------------------------------------------------------------------- */
@@ -325,6 +421,9 @@ static void break_off(bool scan)
 	while (reads < 60 && recover_in_part(reads))
 		reads++;
 	assert_true(reads > 20);
+	kvc_row.injected += reads;
+	kvc_row.points += reads;
+	kvc_row.points_total += reads;
 	rig_start(&rig);
 	assert_int_equal(rig.recovered, stored);
 	assert_int_equal(rig_check_all(&rig, false), stored);
@@ -334,8 +433,10 @@ static void break_off(bool scan)
 static void test_recovery_is_broken_off(void **state)
 {
 	(void)state;
+	KVC_ROW("A3");
 	break_off(false);
 	break_off(true);
+	kvc_row_end();
 }
 
 int main(void)
@@ -344,6 +445,7 @@ int main(void)
 	        cmocka_unit_test(test_process_dies),
 	        cmocka_unit_test(test_power_fails),
 	        cmocka_unit_test(test_power_fails_with_reordering),
+	        cmocka_unit_test(test_superblock_switch),
 	        cmocka_unit_test(test_recovery_is_broken_off),
 	};
 

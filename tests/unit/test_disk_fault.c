@@ -21,6 +21,7 @@
 #include "tests/support/disk_rig.h"
 #include "tests/support/loop_run.h"
 #include "tests/support/prng.h"
+#include "tests/support/row.h"
 
 static struct rig rig;
 
@@ -47,6 +48,7 @@ static void plan_hook(void *context, const struct kvc_io_req *req, struct kvc_io
 		return;
 	plan.times--;
 	plan.met++;
+	kvc_row.injected++;
 	*fault = plan.fault;
 }
 
@@ -81,6 +83,7 @@ static int teardown(void **state)
 	rig_stop(&rig);
 	(void)umount2(rig.directory, MNT_DETACH); /* in case test_small_file_system failed */
 	rig_destroy(&rig);
+	kvc_row_end();
 	return 0;
 }
 
@@ -114,6 +117,7 @@ static bool writable_again(void *context)
 static void test_write_error(void **state)
 {
 	(void)state;
+	KVC_ROW("B9");
 	rig_start(&rig);
 	store_some(0, 3, 1);
 	inject(KVC_IO_WRITE, ERROR_OF(EIO), 1);
@@ -138,6 +142,7 @@ static void test_gap_takes_what_lies_behind(void **state)
 	struct rig_request *stores[6], *sync;
 
 	(void)state;
+	KVC_ROW("B9");
 	rig.options.write_bytes = (uint32_t)rig_record_bytes(1);
 	rig_start(&rig);
 	store_some(0, 2, 1);
@@ -165,6 +170,7 @@ static void test_gap_takes_what_lies_behind(void **state)
 static void test_writing_stops_and_comes_back(void **state)
 {
 	(void)state;
+	KVC_ROW("B9");
 	rig_start(&rig);
 	store_some(0, 3, 1);
 	inject(KVC_IO_WRITE, ERROR_OF(EIO), 1000);
@@ -186,6 +192,7 @@ static void test_writing_stops_and_comes_back(void **state)
 static void test_nothing_can_be_written(void **state)
 {
 	(void)state;
+	KVC_ROW("B9");
 	rig.options.bytes = 4u << 20;
 	rig_start(&rig);
 	inject(KVC_IO_WRITE, ERROR_OF(EIO), 1000000);
@@ -217,12 +224,14 @@ static void no_space(enum kvc_io_op op)
 static void test_no_space_to_allocate(void **state)
 {
 	(void)state;
+	KVC_ROW("B11");
 	no_space(KVC_IO_ALLOCATE);
 }
 
 static void test_no_space_to_write(void **state)
 {
 	(void)state;
+	KVC_ROW("B11");
 	no_space(KVC_IO_WRITE);
 }
 
@@ -232,6 +241,7 @@ static void test_small_file_system(void **state)
 	uint32_t stored;
 
 	(void)state;
+	KVC_ROW("B11");
 	if (mount("tmpfs", rig.directory, "tmpfs", 0, "size=6m,mode=0700")) {
 		print_message("SKIP: no tmpfs can be mounted here: %s\n", strerror(errno));
 		skip();
@@ -239,6 +249,7 @@ static void test_small_file_system(void **state)
 	rig_start(&rig);
 	for (stored = 0; stored < 200 && rig_store(&rig, stored, 2) == KVC_OK; stored++)
 		;
+	kvc_row.injected += stored < 200;
 	assert_true(stored > 14 && stored < 60);
 	assert_false(rig.tier->writable);
 	assert_int_equal(rig_store(&rig, 300, 2), KVC_NO_SPACE);
@@ -253,6 +264,7 @@ static void test_file_size_limit(void **state)
 	uint32_t stored;
 
 	(void)state;
+	KVC_ROW("B12");
 	rig_start(&rig);
 	store_some(0, 3, 1);
 	assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
@@ -261,6 +273,7 @@ static void test_file_size_limit(void **state)
 	for (stored = 0; stored < 40 && rig_store(&rig, 100 + stored, 2) == KVC_OK; stored++)
 		;
 	assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+	kvc_row.injected += stored < 40;
 	assert_true(stored < 40);
 	assert_true(rig_check_all(&rig, false) >= 3);
 }
@@ -271,6 +284,7 @@ static void test_file_size_limit(void **state)
 static void test_sync_error(void **state)
 {
 	(void)state;
+	KVC_ROW("B10");
 	rig_start(&rig);
 	store_some(0, 3, 1);
 	assert_int_equal(rig_sync(&rig), KVC_OK);
@@ -338,6 +352,7 @@ static void test_sync_waits_for_writes(void **state)
 static void test_read_error(void **state)
 {
 	(void)state;
+	KVC_ROW("B8");
 	rig_start(&rig);
 	store_some(0, 3, 1);
 	inject(KVC_IO_READ, ERROR_OF(EIO), 1);
@@ -351,6 +366,7 @@ static void test_read_error(void **state)
 static void test_reading_stops_and_comes_back(void **state)
 {
 	(void)state;
+	KVC_ROW("B8");
 	rig_start(&rig);
 	store_some(0, 3, 1);
 	inject(KVC_IO_READ, ERROR_OF(EIO), 1000);
@@ -382,6 +398,7 @@ static void test_mismatch_is_read_again(void **state)
 static void test_misdirected_read(void **state)
 {
 	(void)state;
+	KVC_ROW("B6");
 	rig_start(&rig);
 	store_some(0, 3, 1);
 	inject(KVC_IO_READ,
@@ -404,6 +421,7 @@ static void test_hanging_read(void **state)
 	struct rig_request *hangs, *waits;
 
 	(void)state;
+	KVC_ROW("B19 B20");
 	rig_start(&rig);
 	store_some(0, 3, 1);
 	inject(KVC_IO_READ, (struct kvc_io_fault){.kind = KVC_FAULT_HOLD}, 1);
@@ -428,6 +446,7 @@ static void test_hanging_write(void **state)
 	struct rig_request *hangs[20];
 
 	(void)state;
+	KVC_ROW("B19 B20");
 	rig.options.write_bytes = (uint32_t)rig_record_bytes(1);
 	rig_start(&rig);
 	store_some(0, 3, 1);
@@ -473,6 +492,7 @@ static void test_torn_writes(void **state)
 	uint64_t bytes = rig_record_bytes(1);
 
 	(void)state;
+	KVC_ROW("B1");
 	for (uint64_t n = 0; n < bytes; n += n < 2048 ? 256 : 4096 + 512)
 		lie((struct kvc_io_fault){.kind = KVC_FAULT_TORN, .bytes = n});
 }
@@ -480,6 +500,7 @@ static void test_torn_writes(void **state)
 static void test_lost_write(void **state)
 {
 	(void)state;
+	KVC_ROW("B7");
 	lie((struct kvc_io_fault){.kind = KVC_FAULT_LOST});
 }
 
@@ -489,6 +510,7 @@ static void test_misdirected_writes(void **state)
 	uint64_t pages = rig_record_bytes(1) / KVC_PAGE_BYTES;
 
 	(void)state;
+	KVC_ROW("B5");
 	for (uint64_t page = 0; page < 4 * pages; page += pages - 1)
 		lie((struct kvc_io_fault){.kind = KVC_FAULT_MISDIRECT, .offset = page * KVC_PAGE_BYTES});
 }
@@ -499,6 +521,7 @@ static void test_flipped_writes(void **state)
 	uint64_t bytes = rig_record_bytes(0);
 
 	(void)state;
+	KVC_ROW("B3");
 	for (uint32_t i = 0; i < 40; i++)
 		lie((struct kvc_io_fault){.kind = KVC_FAULT_FLIP,
 		                          .bytes = prng_below(&prng, (uint32_t)bytes),
@@ -511,9 +534,11 @@ static void test_flipped_writes(void **state)
 static void test_cut_files(void **state)
 {
 	(void)state;
+	KVC_ROW("B23");
 	rig_start(&rig);
 	store_some(0, 20, 2);
 	assert_int_equal(truncate(path_of("segments/0"), 300 * 1024), 0);
+	kvc_row.injected++;
 	rig_check_all(&rig, true);
 	assert_true(rig_stat(&rig, "disk.missing") > 0);
 	store_some(100, 20, 2);
@@ -521,6 +546,7 @@ static void test_cut_files(void **state)
 	rig_stop(&rig);
 	assert_int_equal(truncate(path_of("segments/1"), 700 * 1024 + 17), 0);
 	assert_int_equal(truncate(path_of("segments/2"), 100), 0);
+	kvc_row.injected += 2;
 	rig_start(&rig);
 	rig_check_all(&rig, true);
 	store_some(200, 60, 2);
@@ -530,9 +556,11 @@ static void test_cut_files(void **state)
 static void test_deleted_directory(void **state)
 {
 	(void)state;
+	KVC_ROW("B23");
 	rig_start(&rig);
 	store_some(0, 10, 2);
 	kvc_test_temp_dir_remove(rig.directory);
+	kvc_row.injected++;
 	assert_int_equal(rig_check_all(&rig, false), 10);
 	for (uint32_t i = 100; i < 200; i++)
 		rig_store(&rig, i, 2); /* may fail; must not hang */
@@ -543,12 +571,14 @@ static void test_deleted_directory(void **state)
 static void test_exchanged_files(void **state)
 {
 	(void)state;
+	KVC_ROW("B23");
 	rig_start(&rig);
 	store_some(0, 20, 2);
 	rig_stop(&rig);
 	assert_int_equal(rename(path_of("segments/0"), path_of("other")), 0);
 	assert_int_equal(rename(path_of("segments/1"), path_of("segments/0")), 0);
 	assert_int_equal(rename(path_of("other"), path_of("segments/1")), 0);
+	kvc_row.injected++;
 	rig_start(&rig);
 	assert_true(rig.recovered < 20);
 	rig_check_all(&rig, false);
@@ -560,6 +590,7 @@ static void test_exchanged_files(void **state)
 static void test_another_instance(void **state)
 {
 	(void)state;
+	KVC_ROW("B25");
 	rig_start(&rig);
 	store_some(0, 20, 2);
 	rig_stop(&rig);
@@ -570,6 +601,7 @@ static void test_another_instance(void **state)
 	rig_stop(&rig);
 	assert_int_equal(rename(path_of("segments"), path_of("empty")), 0);
 	assert_int_equal(rename(path_of("kept"), path_of("segments")), 0);
+	kvc_row.injected++;
 	rig_start(&rig);
 	assert_int_equal(rig.recovered, 0);
 }
@@ -580,6 +612,7 @@ static void test_damaged_pages(void **state)
 	struct prng prng = {.state = prng_seed("test_damaged_pages")};
 
 	(void)state;
+	KVC_ROW("B4");
 	rig_start(&rig);
 	store_some(0, 6, 1);
 	rig_stop(&rig);
@@ -591,6 +624,7 @@ static void test_damaged_pages(void **state)
 			noise[i] = (uint8_t)prng_next(&prng);
 		assert_int_equal(pread(fd, kept, sizeof kept, page * KVC_PAGE_BYTES), sizeof kept);
 		assert_int_equal(pwrite(fd, noise, sizeof noise, page * KVC_PAGE_BYTES), sizeof noise);
+		kvc_row.injected++;
 		rig.options.verify_on_start = page % 2;
 		rig_start(&rig);
 		rig_check_all(&rig, true);
@@ -608,6 +642,7 @@ static void test_older_superblock(void **state)
 	int fd;
 
 	(void)state;
+	KVC_ROW("B25");
 	rig_start(&rig);
 	fd = open(path_of("super"), O_RDWR);
 	assert_int_equal(pread(fd, super, sizeof super, 0), sizeof super);
@@ -615,6 +650,7 @@ static void test_older_superblock(void **state)
 	epoch = rig.blocks[999].record.epoch;
 	rig_stop(&rig);
 	assert_int_equal(pwrite(fd, super, sizeof super, 0), sizeof super);
+	kvc_row.injected++;
 	close(fd);
 	rig_start(&rig);
 	rig_check_all(&rig, false);

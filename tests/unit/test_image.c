@@ -2,6 +2,7 @@
 #include "kernels/half.h"
 #include "kernels/image.h"
 #include "tests/support/prng.h"
+#include "tests/support/row.h"
 
 #include <pthread.h>
 #include <setjmp.h>
@@ -254,11 +255,14 @@ static void plans_that_save_nothing_are_raw(void **state)
 	struct kvc_image_plan plan;
 
 	(void)state;
+	KVC_ROW("D15");
 	assert_int_equal(kvc_image_plan_init(&plan, &shape, &codec), KVC_OK);
 	assert_int_equal(plan.codec.key.bits, KVC_BITS_RAW);
 	assert_int_equal(plan.codec.value.bits, KVC_BITS_RAW);
 	assert_int_equal(plan.image_bytes, plan.raw_image_bytes);
 	assert_int_equal(plan.payload_bytes, kvc_block_raw_bytes(&shape));
+	kvc_row.injected++;
+	kvc_row_end();
 }
 
 /* --- round trips --- */
@@ -454,6 +458,7 @@ static void raw_tiles_keep_nan_payloads(void **state)
 	uint16_t bits;
 
 	(void)state;
+	KVC_ROW("D14");
 	block_init(&block, &small, &codec);
 	spoil(&block, KVC_KIND_VALUE, 0, 2);
 	block_seal(&block);
@@ -463,6 +468,8 @@ static void raw_tiles_keep_nan_payloads(void **state)
 	memcpy(&bits, element(&block, &block.dest, KVC_KIND_VALUE, 0, 1, 2, 3), sizeof bits);
 	assert_int_equal(bits, NAN_BITS);
 	block_free(&block);
+	kvc_row.injected++;
+	kvc_row_end();
 }
 
 static void spoil_all(struct block *block)
@@ -480,8 +487,10 @@ static void strange_blocks_are_wholly_raw(void **state)
 	struct block block;
 
 	(void)state;
+	KVC_ROW("D14 D15");
 	block_init(&block, &small, &codec);
 	spoil_all(&block);
+	kvc_row.injected++;
 	block_seal(&block);
 	assert_int_equal(block.length, block.plan.raw_image_bytes);
 	assert_int_equal(kvc_image_open(block.image, block.length, 0, &image), KVC_OK);
@@ -491,6 +500,7 @@ static void strange_blocks_are_wholly_raw(void **state)
 	assert_memory_equal(block.source.key, block.dest.key, block.key_bytes);
 	assert_memory_equal(block.source.value, block.dest.value, block.value_bytes);
 	block_free(&block);
+	kvc_row_end();
 }
 
 /* Too little room is said, with what is needed; encoding again from the start then works. */
@@ -578,11 +588,13 @@ static void every_flipped_bit_is_found(void **state)
 	struct block block;
 
 	(void)state;
+	KVC_ROW("B3");
 	full_image(&block);
 	for (uint64_t i = 0; i < block.length; i++) {
 		for (unsigned bit = 0; bit < 8; bit++) {
 			block.image[i] ^= (uint8_t)(1u << bit);
 			assert_int_equal(open_and_verify(block.image, block.length), KVC_CORRUPT);
+			kvc_row.injected++;
 			/* The structure by itself already tells for most of the header. */
 			if (i < block.plan.meta_bytes)
 				assert_int_equal(kvc_image_open(block.image, block.length, 0, &image),
@@ -591,6 +603,7 @@ static void every_flipped_bit_is_found(void **state)
 		}
 	}
 	block_free(&block);
+	kvc_row_end();
 }
 
 /* In memory of exactly that length, so that a sanitizer sees a read beyond it. */
@@ -599,6 +612,7 @@ static void every_truncation_is_found(void **state)
 	struct block block;
 
 	(void)state;
+	KVC_ROW("D16");
 	full_image(&block);
 	for (uint64_t length = 0; length < block.length; length++) {
 		uint8_t *cut = malloc(length ? length : 1);
@@ -606,11 +620,13 @@ static void every_truncation_is_found(void **state)
 
 		assert_non_null(cut);
 		memcpy(cut, block.image, length);
+		kvc_row.injected++;
 		assert_int_equal(kvc_image_open(cut, length, 0, &image), KVC_CORRUPT);
 		assert_int_equal(kvc_image_open(cut, length, KVC_IMAGE_TRUSTED, &image), KVC_CORRUPT);
 		free(cut);
 	}
 	block_free(&block);
+	kvc_row_end();
 }
 
 static void longer_images_are_refused(void **state)
@@ -657,6 +673,7 @@ static void trusted_damage_stays_in_bounds(void **state)
 	struct block block;
 
 	(void)state;
+	KVC_ROW("D16");
 	full_image(&block);
 	for (unsigned round = 0; round < 20000; round++) {
 		uint64_t at = prng_below(&prng, (uint32_t)(round % 2 ? block.plan.meta_bytes : block.length));
@@ -664,6 +681,7 @@ static void trusted_damage_stays_in_bounds(void **state)
 		struct kvc_image image;
 
 		block.image[at] = (uint8_t)prng_next(&prng);
+		kvc_row.injected++;
 		if (kvc_image_open(block.image, block.length, KVC_IMAGE_TRUSTED, &image) == KVC_OK &&
 		    memcmp(&image.plan.shape, &block.shape, sizeof block.shape) == 0)
 			assert_int_equal(kvc_image_decode_tiles(&image, block.codec, &block.dest, 0,
@@ -673,6 +691,7 @@ static void trusted_damage_stays_in_bounds(void **state)
 		block.image[at] = kept;
 	}
 	block_free(&block);
+	kvc_row_end();
 }
 
 int main(void)

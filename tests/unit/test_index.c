@@ -10,6 +10,7 @@
 
 #include "daemon/base/alloc.h"
 #include "daemon/cache/index.h"
+#include "tests/support/row.h"
 
 enum { KEYS = 20000, STEPS = 200000 };
 
@@ -83,7 +84,10 @@ static void index_matches_model(void **state)
 static void index_survives_collisions(void **state)
 {
 	(void)state;
+	KVC_ROW("D21");
 	model_run(7, 300, 20000);
+	kvc_row.injected += 20000;
+	kvc_row_end();
 }
 
 static void index_stays_small(void **state)

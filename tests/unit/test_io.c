@@ -21,6 +21,7 @@
 #include "daemon/io/io.h"
 #include "daemon/io/io_fault.h"
 #include "tests/support/loop_run.h"
+#include "tests/support/row.h"
 #include "tests/support/temp_dir.h"
 
 enum { DEPTH = 4, PAGE = KVC_IO_ALIGN, BUFFER_PAGES = 64 };
@@ -62,6 +63,7 @@ static int io_teardown(void **state)
 	free(in);
 	close(dir_fd);
 	kvc_test_temp_dir_remove(directory);
+	kvc_row_end();
 	return 0;
 }
 
@@ -139,8 +141,10 @@ static void test_end_of_file(void **state)
 	struct call call;
 
 	(void)state;
+	KVC_ROW("B13");
 	assert_int_equal(run(KVC_IO_WRITE, 0, out, 2), KVC_OK);
 	assert_int_equal(ftruncate(file.fd, PAGE + 100), 0);
+	kvc_row.injected++;
 	call_submit(&call, KVC_IO_READ, 0, in, 16);
 	assert_true(kvc_test_run_until_set(loop, &call.done));
 	assert_int_equal(call.req.status, KVC_MISS);
@@ -166,6 +170,7 @@ static void test_file_size_limit(void **state)
 	kvc_status crossing, past;
 
 	(void)state;
+	KVC_ROW("B12");
 	assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
 	limit = (struct rlimit){.rlim_cur = 2 * PAGE + 512, .rlim_max = before.rlim_max};
 	assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
@@ -174,6 +179,7 @@ static void test_file_size_limit(void **state)
 	assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
 	assert_int_equal(crossing, KVC_NO_SPACE);
 	assert_int_equal(past, KVC_NO_SPACE);
+	kvc_row.injected += 2;
 	assert_int_equal(run(KVC_IO_WRITE, 0, out, 8), KVC_OK);
 	assert_int_equal(stat_of("io.errors"), 2);
 }
@@ -195,9 +201,11 @@ static void test_depth_is_bound(void **state)
 	static struct call calls[32];
 
 	(void)state;
+	KVC_ROW("B18");
 	for (uint32_t i = 0; i < 32; i++)
 		call_submit(&calls[i], KVC_IO_WRITE, i, out + i * PAGE, 1);
 	assert_int_equal(stat_of("io.queued"), 32);
+	kvc_row.injected += 32 - DEPTH; /* more than the ring takes */
 	assert_true(kvc_test_run_until(loop, all_done, calls, 120000));
 	assert_int_equal(stat_of("io.depth_reached"), DEPTH);
 	assert_int_equal(stat_of("io.queued"), 0);
@@ -223,6 +231,7 @@ static void plan_hook(void *context, const struct kvc_io_req *req, struct kvc_io
 	if (!plan->times)
 		return;
 	plan->times--;
+	kvc_row.injected++;
 	*fault = plan->fault;
 }
 
@@ -262,6 +271,7 @@ static void test_retries(void **state)
 	static const int errors[] = {EAGAIN, EBUSY, EINTR, ECANCELED};
 
 	(void)state;
+	KVC_ROW("B15 B17");
 	for (unsigned i = 0; i < sizeof errors / sizeof errors[0]; i++) {
 		struct plan plan = {.fault = {.kind = KVC_FAULT_ERROR, .error = errors[i]}, .times = 3};
 
@@ -278,6 +288,7 @@ static void test_retries_are_bound(void **state)
 	struct plan plan = {.fault = {.kind = KVC_FAULT_ERROR, .error = EAGAIN}, .times = 1000};
 
 	(void)state;
+	KVC_ROW("B15");
 	assert_int_equal(run_with(&plan, KVC_IO_WRITE, out, 4), KVC_BUSY);
 	assert_true(plan.asked < 100);
 }
@@ -291,6 +302,7 @@ static void test_narrow_after_eagain(void **state)
 	uint8_t *back = aligned_alloc(PAGE, pages * PAGE);
 
 	(void)state;
+	KVC_ROW("B15");
 	for (uint32_t i = 0; i < pages * PAGE; i++)
 		large[i] = (uint8_t)(i ^ i / PAGE);
 	assert_int_equal(run_with(&plan, KVC_IO_WRITE, large, pages), KVC_OK);
@@ -306,6 +318,7 @@ static void test_short_transfers_are_resumed(void **state)
 	struct plan plan = {.fault = {.kind = KVC_FAULT_SHORT, .bytes = 5 * PAGE + 100}, .times = 3};
 
 	(void)state;
+	KVC_ROW("B13");
 	assert_int_equal(run_with(&plan, KVC_IO_WRITE, out, 20), KVC_OK);
 	assert_int_equal(plan.asked, 4);
 	plan.times = 3;
@@ -320,6 +333,7 @@ static void test_write_without_progress(void **state)
 	struct plan plan = {.fault = {.kind = KVC_FAULT_SHORT, .bytes = 10}, .times = 1000};
 
 	(void)state;
+	KVC_ROW("B13");
 	assert_int_equal(run_with(&plan, KVC_IO_WRITE, out, 2), KVC_NO_SPACE);
 }
 
@@ -336,6 +350,7 @@ static void test_errors_are_told(void **state)
 	static const enum kvc_io_op ops[] = {KVC_IO_READ, KVC_IO_WRITE, KVC_IO_SYNC, KVC_IO_ALLOCATE};
 
 	(void)state;
+	KVC_ROW("B12 B21 B22");
 	for (unsigned i = 0; i < sizeof rows / sizeof rows[0]; i++)
 		for (unsigned op = 0; op < 4; op++) {
 			struct plan plan = {.fault = {.kind = KVC_FAULT_ERROR, .error = rows[i].error},
@@ -351,6 +366,7 @@ static void test_direct_is_dropped_on_einval(void **state)
 	struct plan plan = {.fault = {.kind = KVC_FAULT_ERROR, .error = EINVAL}, .times = 1};
 
 	(void)state;
+	KVC_ROW("B14 B27");
 	if (!file.direct) {
 		print_message("SKIP: no O_DIRECT in %s\n", directory);
 		skip();
@@ -409,6 +425,7 @@ static void test_held_request_waits(void **state)
 static void test_enter_fails(void **state)
 {
 	(void)state;
+	KVC_ROW("B16");
 	if (strcmp(kvc_io_backend_name(io), "io_uring")) {
 		print_message("SKIP: not over io_uring\n");
 		skip();
@@ -417,6 +434,8 @@ static void test_enter_fails(void **state)
 	assert_int_equal(run(KVC_IO_WRITE, 0, out, 1), KVC_OK);
 	kvc_io_fault_enter_fails(EBUSY, 3);
 	assert_int_equal(run(KVC_IO_READ, 0, in, 1), KVC_OK);
+	assert_int_equal(kvc_io_fault_enter(), 0); /* all six were used */
+	kvc_row.injected += 6;
 }
 
 /* --- files ---------------------------------------------------------------------------------------- */
@@ -426,6 +445,7 @@ static void test_refuses_what_is_no_file(void **state)
 	struct kvc_file other = {.fd = -1};
 
 	(void)state;
+	KVC_ROW("B26");
 	assert_int_equal(symlinkat("data", dir_fd, "link"), 0);
 	assert_int_equal(mkfifoat(dir_fd, "fifo", 0600), 0);
 	assert_int_equal(mkdirat(dir_fd, "dir", 0700), 0);
@@ -435,6 +455,7 @@ static void test_refuses_what_is_no_file(void **state)
 	assert_int_equal(kvc_file_open(dir_fd, "dir", O_RDONLY, &other), KVC_ACCESS);
 	assert_int_equal(kvc_file_open(dir_fd, "nothing", O_RDWR, &other), KVC_MISS);
 	assert_int_equal(other.fd, -1);
+	kvc_row.injected += 3;
 }
 
 /* --- without io_uring ----------------------------------------------------------------------------- */
@@ -479,6 +500,7 @@ static void test_io_uring_refused(void **state)
 	assert_true(child >= 0);
 	if (!child)
 		_exit(child_main());
+	KVC_ROW("C7");
 	assert_int_equal(waitpid(child, &status, 0), child);
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 77) {
 		print_message("SKIP: no seccomp here\n");
@@ -486,6 +508,8 @@ static void test_io_uring_refused(void **state)
 	}
 	assert_true(WIFEXITED(status));
 	assert_int_equal(WEXITSTATUS(status), 0);
+	kvc_row.injected++;
+	kvc_row_end();
 }
 
 #define IO_TEST(test) cmocka_unit_test_setup_teardown(test, io_setup, io_teardown)

@@ -10,6 +10,7 @@
 #include "daemon/tier/record.h"
 #include "daemon/tier/segment.h"
 #include "kernels/image.h"
+#include "tests/support/row.h"
 #include "tests/support/super_version.h"
 
 enum { IMAGE_BYTES = 3000, RECORD_BYTES = 4096, SEGMENT_BYTES = 1 << 20 };
@@ -86,14 +87,17 @@ static void test_every_bit_counts(void **state)
 	struct kvc_record record = sample(), back;
 
 	(void)state;
+	KVC_ROW("B4");
 	seal_sample(&record);
 	for (uint32_t bit = 0; bit < KVC_RECORD_HEADER_BYTES * 8; bit++) {
 		bytes[bit / 8] ^= (uint8_t)(1u << bit % 8);
 		assert_int_not_equal(kvc_record_parse(bytes, RECORD_BYTES, &back), KVC_OK);
 		assert_int_equal(kvc_record_match(bytes, RECORD_BYTES, &record), KVC_CORRUPT);
+		kvc_row.injected++;
 		bytes[bit / 8] ^= (uint8_t)(1u << bit % 8);
 	}
 	assert_int_equal(kvc_record_match(bytes, RECORD_BYTES, &record), KVC_OK);
+	kvc_row_end();
 }
 
 /* Another image under a sound header. */
@@ -103,6 +107,7 @@ static void test_image_is_bound(void **state)
 	uint8_t header[KVC_RECORD_HEADER_BYTES];
 
 	(void)state;
+	KVC_ROW("B6");
 	seal_sample(&first);
 	memcpy(header, bytes, sizeof header);
 	for (uint32_t i = KVC_RECORD_HEADER_BYTES; i < RECORD_BYTES; i++)
@@ -110,8 +115,10 @@ static void test_image_is_bound(void **state)
 	kvc_record_seal(&second, bytes);
 	assert_true(kvc_record_binds(bytes));
 	memcpy(bytes, header, sizeof header);
+	kvc_row.injected++;
 	assert_false(kvc_record_binds(bytes));
 	assert_int_equal(kvc_record_match(bytes, RECORD_BYTES, &first), KVC_CORRUPT);
+	kvc_row_end();
 }
 
 static void test_match_is_exact(void **state)
@@ -190,6 +197,7 @@ static void test_segment_header(void **state)
 	struct kvc_segment_header header = sample_segment(), back;
 
 	(void)state;
+	KVC_ROW("B4");
 	kvc_segment_header_encode(&header, bytes);
 	assert_int_equal(kvc_segment_header_decode(bytes, &back), KVC_OK);
 	assert_memory_equal(back.instance, header.instance, sizeof back.instance);
@@ -201,6 +209,7 @@ static void test_segment_header(void **state)
 		assert_int_equal(kvc_segment_header_decode(bytes, &back), KVC_CORRUPT);
 		bytes[bit / 8] ^= (uint8_t)(1u << bit % 8);
 	}
+	kvc_row_end();
 }
 
 static struct kvc_super sample_super(uint64_t sequence)
@@ -218,6 +227,7 @@ static void test_superblock(void **state)
 	struct kvc_super older = sample_super(6), newer = sample_super(7), back;
 
 	(void)state;
+	KVC_ROW("A4 B4");
 	assert_int_not_equal(kvc_super_slot(6), kvc_super_slot(7));
 	kvc_super_encode(&older, slots + kvc_super_slot(6) * KVC_PAGE_BYTES);
 	kvc_super_encode(&newer, slots + kvc_super_slot(7) * KVC_PAGE_BYTES);
@@ -229,10 +239,12 @@ static void test_superblock(void **state)
 		*byte ^= (uint8_t)(1u << bit % 8);
 		assert_int_equal(kvc_super_decode(slots, &back), KVC_OK);
 		assert_int_equal(back.sequence, 6);
+		kvc_row.injected++;
 		*byte ^= (uint8_t)(1u << bit % 8);
 	}
 	memset(slots, 0, sizeof slots);
 	assert_int_equal(kvc_super_decode(slots, &back), KVC_CORRUPT);
+	kvc_row_end();
 }
 
 /* A newer format is told from a damaged page, in either slot. */
@@ -242,12 +254,15 @@ static void test_newer_superblock(void **state)
 	struct kvc_super super = sample_super(2), back;
 
 	(void)state;
+	KVC_ROW("A13");
 	for (uint32_t slot = 0; slot < KVC_SUPER_SLOTS; slot++) {
 		kvc_super_encode(&super, slots);
 		kvc_super_encode(&super, slots + KVC_PAGE_BYTES);
 		kvc_test_super_version(slots + slot * KVC_PAGE_BYTES, 3);
 		assert_int_equal(kvc_super_decode(slots, &back), KVC_VERSION);
+		kvc_row.injected++;
 	}
+	kvc_row_end();
 }
 
 static void test_implausible_superblock(void **state)

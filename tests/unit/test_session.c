@@ -19,6 +19,7 @@
 #include "daemon/base/alloc.h"
 #include "tests/fake/session_world.h"
 #include "tests/support/loop_run.h"
+#include "tests/support/row.h"
 
 static void test_shm_round_trip(void **state)
 {
@@ -222,10 +223,12 @@ static void test_e_socket_closes_after_the_last_operation(void **state)
 	const uint8_t *mapped;
 
 	(void)state;
+	KVC_ROW("D27");
 	kvc_fake_mode_set(kvc_ses.cache, KVC_FAKE_STUCK);
 	kvc_ses_transfer_init(&t, 1, KVCELLAR__PLANE__PLANE_SHM);
 	kvc_ses_send_request(fd, KVC_VERB_GET, &t.get.base, NULL, 0);
 	assert_true(kvc_test_send(fd, "garbage!", 8));
+	kvc_row.injected++;
 	assert_true(kvc_ses_silent(fd));
 	assert_int_equal(kvc_stat_get(kvc_stats_cell(kvc_ses.stats, "rpc.dropped.bad_frame")), 1);
 	mapped = kvc_fake_oldest_view(kvc_ses.cache)->key;
@@ -245,12 +248,14 @@ static void test_hangup_cancels_and_releases(void **state)
 	int fd = kvc_ses_client_with_region(&memory);
 
 	(void)state;
+	KVC_ROW("D2 D27");
 	kvc_fake_mode_set(kvc_ses.cache, KVC_FAKE_HOLD);
 	kvc_ses_transfer_init(&t, 5, KVCELLAR__PLANE__PLANE_SHM);
 	kvc_ses_send_request(fd, KVC_VERB_PUT, &t.put.base, NULL, 0);
 	kvc_ses_settle();
 	assert_int_equal(kvc_fake_waiting(kvc_ses.cache), 5);
 	close(fd);
+	kvc_row.injected++;
 	kvc_ses_settle();
 	assert_int_equal(kvc_fake_waiting(kvc_ses.cache), 0);
 	assert_int_equal(kvc_fake_open_objects(kvc_ses.cache), 0);
@@ -323,10 +328,12 @@ static void test_d26_inflight_cap(void **state)
 	int fd = kvc_ses_client_with_region(&memory);
 
 	(void)state;
+	KVC_ROW("D26");
 	kvc_fake_mode_set(kvc_ses.cache, KVC_FAKE_HOLD);
 	kvc_ses_transfer_init(&t, 1, KVCELLAR__PLANE__PLANE_SHM);
 	for (int i = 0; i < 20; i++)
 		kvc_ses_send_request(fd, KVC_VERB_GET, &t.get.base, NULL, 0);
+	kvc_row.injected += 20 - 8; /* over the cap */
 	kvc_ses_settle();
 	assert_int_equal(kvc_fake_waiting(kvc_ses.cache), 8);
 	kvc_fake_release(kvc_ses.cache, 3);
@@ -532,6 +539,7 @@ static void test_c1_every_allocation_fails_once(void **state)
 	uint64_t needed;
 
 	(void)state;
+	KVC_ROW("C1 C2");
 	script(); /* what is allocated once and kept is there now */
 	needed = kvc_alloc_count();
 	script();
@@ -544,6 +552,9 @@ static void test_c1_every_allocation_fails_once(void **state)
 			kvc_alloc_fail_at(n, forever);
 			script();
 			kvc_alloc_fail_at(0, 0);
+			kvc_row.injected++;
+			kvc_row.points++;
+			kvc_row.points_total++;
 			kvc_ses_settle();
 			assert_int_equal(kvc_alloc_live(), live);
 			assert_int_equal(kvc_fake_open_objects(kvc_ses.cache), 0);
