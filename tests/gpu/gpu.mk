@@ -28,7 +28,7 @@ $(BIN)/tests/gpu/bench_step: $(E2E_STEP_OBJ) $(OBJ)/tests/gpu/e2e/step_cuda.cu.o
 	@mkdir -p $(@D)
 	$(Q)$(NVCC) -arch=sm_$(CUDA_ARCH) -cudart static $^ $(E2E_LIBS) -lpthread -o $@
 
-E2E_BIN := $(E2E_MAIN_BIN) $(BIN)/tests/gpu/bench_step_fake $(if $(HAVE_CUDA),$(BIN)/tests/gpu/bench_step)
+E2E_BIN := $(E2E_MAIN_BIN) $(BIN)/tests/gpu/bench_step_fake $(if $(filter $(DEFAULT_VARIANT),$(VARIANT)),$(if $(HAVE_CUDA),$(BIN)/tests/gpu/bench_step))
 tests: $(E2E_BIN)
 
 .PHONY: e2e

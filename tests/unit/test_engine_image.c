@@ -384,13 +384,11 @@ static void test_damage(void **state)
 	fixture_close(&fixture);
 }
 
-static void test_cancel(void **state)
+static uint32_t cancel_all(struct fixture *fixtures)
 {
 	const struct recipe recipe = {16, 32, 128, "quality", 0};
-	static struct fixture fixtures[16];
 	uint32_t cancelled = 0;
 
-	(void)state;
 	for (uint32_t i = 0; i < 16; i++) {
 		fixture_open(&fixtures[i], &recipe);
 		memcpy(fixtures[i].client, fixtures[i].right, fixtures[i].length);
@@ -408,6 +406,18 @@ static void test_cancel(void **state)
 		cancelled += status == KVC_CANCELLED;
 		fixture_close(&fixtures[i]);
 	}
+	return cancelled;
+}
+
+/* All may be done before this thread runs again, if the machine is busy: then once more. */
+static void test_cancel(void **state)
+{
+	static struct fixture fixtures[16];
+	uint32_t cancelled = 0;
+
+	(void)state;
+	for (unsigned round = 0; round < 100 && !cancelled; round++)
+		cancelled = cancel_all(fixtures);
 	print_message("%u of 16 cancelled\n", cancelled);
 	assert_true(cancelled > 0);
 }
