@@ -31,6 +31,7 @@ PR_SET_CHILD_SUBREAPER = 36
 SKIP_STATUS = 77
 KILL_GRACE_S = 5
 LEAVE_GRACE_S = 2
+SUPPRESSIONS = pathlib.Path(__file__).resolve().parent / "support" / "tsan.supp"
 
 
 def short_name(program):
@@ -156,7 +157,7 @@ class Runner:
             # code was promised 64, and the program crashes (gcc bug 110027).
             "ASAN_OPTIONS": f"{reports}:detect_leaks=1",
             "UBSAN_OPTIONS": reports,
-            "TSAN_OPTIONS": f"{reports}:second_deadlock_stack=1",
+            "TSAN_OPTIONS": f"{reports}:second_deadlock_stack=1:suppressions={SUPPRESSIONS}",
         }
 
     def run(self, program):

@@ -3,6 +3,7 @@
 #include "daemon/gpu/pinner.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -67,10 +68,13 @@ static void *pinner_main(void *context)
 
 void kvc_pinner_start(struct kvc_pinner *pinner)
 {
-	int error = pthread_create(&pinner->thread, NULL, pinner_main, pinner);
+	pthread_t thread;
+	int error = pthread_create(&thread, NULL, pinner_main, pinner);
 
-	if (error == 0)
+	if (error == 0) {
+		(void)pthread_detach(thread); /* it is no other's, and joinable */
 		return;
+	}
 	atomic_store_explicit(&pinner->ended, true, memory_order_relaxed);
 	kvc_warn("no thread to pin the RAM tier, copies are slower: %s", strerror(error));
 }

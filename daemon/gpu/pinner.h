@@ -4,7 +4,6 @@
 #ifndef KVC_PINNER_H
 #define KVC_PINNER_H
 
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
 
@@ -19,13 +18,12 @@ struct kvc_pinner {
 	_Atomic uint64_t
 	        pinned;     /* from the front; written by the thread, read for the gauges: orders nothing */
 	_Atomic bool ended; /* the thread pins no more */
-	pthread_t thread;
 };
 
 /* Map the arena; the descriptor stays the caller's. KVC_INVALID: it is shorter. */
 kvc_status kvc_pinner_open(struct kvc_pinner *pinner, struct kvc_dev *dev, int fd, uint64_t bytes);
 
-/* Start the thread, which runs until the end of the process. */
+/* Start the thread. Nobody waits for it: it may run until the end of the process. */
 void kvc_pinner_start(struct kvc_pinner *pinner);
 
 /* Copies of the arena's bytes at `offset`. */

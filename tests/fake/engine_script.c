@@ -3,7 +3,8 @@
  * the image.
  *
  * At start:    exit, never-ready, refuse, wire, rubbish, early, inherited, uuid=N
- * Jobs:        die-after=N, abort-after=N, refuse-after=N, hang-after=N, stuck, held, slow=MS, idle-death=MS
+ * Jobs:        die-after=N, abort-after=N, refuse-after=N, hang-after=N, stuck, held, begun, slow=MS,
+ *              idle-death=MS
  * Results:     unknown, twice, long, short, status, count, big, no-space
  * Memory:      import-fails, import-silent, pool-fails, reply-unknown, reply-status
  * At the end:  lingers */
@@ -29,6 +30,7 @@ struct script {
 	uint8_t *arena;
 	uint64_t arena_bytes;
 	uint64_t jobs;
+	struct kvc_gpu_result begun;
 	struct kvc_gpu_gauges gauges;
 	int fds[FDS_MAX]; /* of the packet at hand */
 	uint32_t fd_count;
@@ -305,7 +307,9 @@ static void take_jobs(const struct kvc_gpu_jobs *jobs)
 		fate();
 		image_write(jobs, job, pages);
 		pages += job->page_count;
-		if ((script.jobs > 1 || !word("stuck")) && !word("held"))
+		if (word("begun"))
+			script.begun = job_result(jobs, job);
+		else if ((script.jobs > 1 || !word("stuck")) && !word("held"))
 			results[count++] = job_result(jobs, job);
 	}
 	script.gauges.launches++;
@@ -315,12 +319,14 @@ static void take_jobs(const struct kvc_gpu_jobs *jobs)
 		say_done(results, count);
 }
 
-/* Jobs that are held wait for their worker's event until they are cancelled. */
+/* Jobs that are held wait for their worker's event until they are cancelled; one that has begun ends. */
 static void take_cancel(const struct kvc_gpu_header *header)
 {
 	const uint64_t *seqs = (const void *)(header + 1);
 	struct kvc_gpu_result results[RESULTS_MAX];
 
+	if (word("begun"))
+		say_done(&script.begun, 1);
 	if (!word("held"))
 		return;
 	for (uint32_t i = 0; i < header->id && i < RESULTS_MAX; i++)

@@ -246,9 +246,18 @@ static void test_cancel(void **state)
 	kvc_engine_cancel(kvc_gpu_engine(rig.gpu), &rig.jobs[0].job);
 	assert_false(rig.jobs[0].done);
 	assert_int_equal(gpu_rig_finish(0), KVC_CANCELLED);
+	gpu_rig_stop();
+}
+
+/* The engine has begun, and ends it as if nobody had asked. */
+static void test_cancel_too_late(void **state)
+{
+	(void)state;
+	assert_int_equal(gpu_rig_start("begun"), KVC_OK);
+	gpu_rig_pool();
 	gpu_rig_submit(1, KVC_ENGINE_ENCODE);
 	gpu_rig_wait_stat("gpu.2.jobs_sent", 1);
-	kvc_engine_cancel(kvc_gpu_engine(rig.gpu), &rig.jobs[1].job); /* too late */
+	kvc_engine_cancel(kvc_gpu_engine(rig.gpu), &rig.jobs[1].job);
 	assert_int_equal(gpu_rig_finish(1), KVC_OK);
 	gpu_rig_stop();
 }
@@ -625,6 +634,7 @@ int main(void)
 	        GPU_TEST(test_full_packets),
 	        GPU_TEST(test_socket_is_full),
 	        GPU_TEST(test_cancel),
+	        GPU_TEST(test_cancel_too_late),
 	        GPU_TEST(test_cancel_what_was_sent),
 	        GPU_TEST(test_needs_more_room),
 	        cmocka_unit_test(test_death),
