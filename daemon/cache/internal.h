@@ -27,6 +27,7 @@
 #include "daemon/cache/cache.h"
 #include "daemon/cache/index.h"
 #include "daemon/cache/space.h"
+#include "daemon/cache/tenant.h"
 #include "daemon/policy/policy.h"
 
 enum kvc_flight_kind {
@@ -103,7 +104,9 @@ struct kvc_cache {
 	struct kvc_index *index;
 	struct kvc_mover *mover;
 	struct kvc_vram *vram;
-	struct kvc_policy *policy;
+	struct kvc_tenants tenants;
+	uint32_t listed[KVC_LISTS]; /* blocks, with all policies together */
+	uint64_t listed_bytes[KVC_LISTS];
 	struct kvc_admit *admit; /* NULL: no disk */
 	uint64_t dirty_limit;    /* bytes in the dirty list above which the cleaner writes */
 	uint64_t generation;     /* of the newest block */
@@ -115,8 +118,7 @@ struct kvc_cache {
 	uint32_t flight_count;
 	uint32_t flights_used;
 	uint32_t free_flights; /* list through next_free */
-	struct kvc_list space_urgent;
-	struct kvc_list space_normal;
+	struct kvc_fair space; /* tenants that wait for room */
 	struct kvc_task space_task;
 	struct kvc_task stop_task;
 	struct kvc_sync sync;
@@ -137,7 +139,7 @@ struct kvc_ns {
 	uint32_t refs;
 	struct kvc_secret
 	        secret; /* stands for all of the options: two namespaces with the same are the same */
-	uint8_t tenant_id[16];
+	struct kvc_tenant *tenant;
 	struct kvc_image_plan plan;
 };
 
@@ -159,10 +161,19 @@ void kvc_entry_list(struct kvc_cache *cache, uint32_t id, enum kvc_policy_how ho
 void kvc_entry_unlist(struct kvc_cache *cache, uint32_t id);
 void kvc_entry_touch(struct kvc_cache *cache, uint32_t id);
 
+/* What class a listed entry is of has changed. */
+void kvc_entry_reclass(struct kvc_cache *cache, uint32_t id);
+
+static inline struct kvc_tenant *kvc_entry_tenant(const struct kvc_cache *cache,
+                                                  const struct kvc_entry *entry)
+{
+	return cache->tenants.of[entry->tenant];
+}
+
 /* Blocks of a class, and their bytes. */
 static inline uint32_t kvc_listed_count(const struct kvc_cache *cache, enum kvc_list_kind kind)
 {
-	return kvc_policy_count(cache->policy, kind);
+	return cache->listed[kind];
 }
 
 void kvc_entry_ref(struct kvc_cache *cache, uint32_t id);
@@ -174,8 +185,12 @@ void kvc_entry_evict(struct kvc_cache *cache, uint32_t id);
 /* Forget an entry in every tier; its memory goes with the last reference. */
 void kvc_entry_drop(struct kvc_cache *cache, uint32_t id);
 
-/* The disk has given up the entry's place. */
+/* The entry rests at its place on disk from now on. */
+void kvc_entry_placed(struct kvc_cache *cache, uint32_t id, const struct kvc_record *record);
+
+/* The disk has given up the entry's place; or it is to. */
 void kvc_entry_lose_place(struct kvc_cache *cache, uint32_t id);
+void kvc_entry_forget_place(struct kvc_cache *cache, uint32_t id);
 
 static inline bool kvc_cache_disk_writable(const struct kvc_cache *cache)
 {
