@@ -183,13 +183,8 @@ static void idle_tenants_are_not_protected(void **state)
 
 static kvc_status put_with(struct tenants *t, uint32_t number, enum kvc_priority priority)
 {
-	struct job job;
-
-	job_init(&t->w, &job, KVC_OP_PUT, number);
-	content_fill(number, job.key, job.value);
-	job.op.hints.priority = (uint8_t)priority;
-	kvc_op_submit(t->w.cache, &job.op);
-	return finish(&t->w, &job);
+	t->w.hints.priority = (uint8_t)priority;
+	return put(&t->w, number, number);
 }
 
 static void low_priority_goes_first(void **state)

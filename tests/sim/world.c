@@ -292,7 +292,8 @@ static void job_place(struct world *w, struct job *job)
 void job_init(struct world *w, struct job *job, enum kvc_op_kind kind, uint32_t number)
 {
 	*job = (struct job){.world = w, .number = number};
-	job->op = (struct kvc_op){.kind = kind, .ns = w->ns, .tokens = TOKENS, .done = job_done};
+	job->op = (struct kvc_op){
+	        .kind = kind, .ns = w->ns, .hints = w->hints, .tokens = TOKENS, .done = job_done};
 	job->op.key = storage_key(w, number);
 	job_place(w, job);
 }
