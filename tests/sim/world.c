@@ -194,6 +194,31 @@ struct kvc_storage_key storage_key(struct world *w, uint32_t number)
 	return key;
 }
 
+enum block_class block_class(uint32_t number)
+{
+	return number % 8 < BLOCK_PLAIN ? (enum block_class)(number % 8) : BLOCK_PLAIN;
+}
+
+bool hints_draw(struct world *w, uint32_t number)
+{
+	enum { TTL_MS = 30 };
+	enum block_class class = block_class(number);
+	bool durable = class != BLOCK_ENDS && class != BLOCK_EPHEMERAL && sim_one_in(&w->random, 3);
+
+	w->hints = (struct kvc_hints){.priority = (uint8_t)(sim_next(&w->random) % KVC_PRIORITIES)};
+	if (durable || class == BLOCK_PLAIN)
+		return durable;
+	if (class == BLOCK_ENDS || (class == BLOCK_MIXED && sim_one_in(&w->random, 2)))
+		w->hints.ttl_ms = 1 + (uint32_t)(sim_next(&w->random) % TTL_MS);
+	w->hints.ephemeral = class == BLOCK_EPHEMERAL || (class == BLOCK_MIXED && sim_one_in(&w->random, 2));
+	return false;
+}
+
+uint64_t hints_end(const struct world *w)
+{
+	return w->hints.ttl_ms ? kvc_loop_now_ms(w->loop) + w->hints.ttl_ms : UINT64_MAX;
+}
+
 static struct kvc_block_view view_of(struct world *w, struct job *job)
 {
 	struct kvc_block_view view = {.key = job->key, .value = job->value};
