@@ -196,21 +196,26 @@ struct kvc_storage_key storage_key(struct world *w, uint32_t number)
 
 enum block_class block_class(uint32_t number)
 {
-	return number % 8 < BLOCK_PLAIN ? (enum block_class)(number % 8) : BLOCK_PLAIN;
+	static const enum block_class classes[] = {BLOCK_ENDS,  BLOCK_ENDS,  BLOCK_EPHEMERAL, BLOCK_MIXED,
+	                                           BLOCK_MIXED, BLOCK_PLAIN, BLOCK_PLAIN,     BLOCK_PLAIN};
+
+	return classes[number % 8];
 }
 
 bool hints_draw(struct world *w, uint32_t number)
 {
-	enum { TTL_MS = 30 };
+	enum { SOON_MS = 40, LATER_MS = 1000 };
 	enum block_class class = block_class(number);
 	bool durable = class != BLOCK_ENDS && class != BLOCK_EPHEMERAL && sim_one_in(&w->random, 3);
+	bool ends = class == BLOCK_ENDS || (class == BLOCK_MIXED && !sim_one_in(&w->random, 4));
 
 	w->hints = (struct kvc_hints){.priority = (uint8_t)(sim_next(&w->random) % KVC_PRIORITIES)};
 	if (durable || class == BLOCK_PLAIN)
 		return durable;
-	if (class == BLOCK_ENDS || (class == BLOCK_MIXED && sim_one_in(&w->random, 2)))
-		w->hints.ttl_ms = 1 + (uint32_t)(sim_next(&w->random) % TTL_MS);
-	w->hints.ephemeral = class == BLOCK_EPHEMERAL || (class == BLOCK_MIXED && sim_one_in(&w->random, 2));
+	if (ends)
+		w->hints.ttl_ms = 1 + (uint32_t)(sim_next(&w->random) %
+		                                 (sim_one_in(&w->random, 3) ? LATER_MS : SOON_MS));
+	w->hints.ephemeral = class == BLOCK_EPHEMERAL || (class == BLOCK_MIXED && sim_one_in(&w->random, 8));
 	return false;
 }
 
