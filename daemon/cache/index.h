@@ -30,7 +30,7 @@ enum kvc_entry_flag {
 	KVC_ENTRY_UNREAD = 128, /* found at start, and not restored since: its image may be damaged */
 };
 
-/* One block. 84 bytes; owned by the index, filled by the cache. */
+/* One block. 88 bytes; owned by the index, filled by the cache. */
 struct kvc_entry {
 	struct kvc_storage_key key;
 	uint32_t chain; /* next entry of the bucket, or of the free list */
@@ -42,12 +42,13 @@ struct kvc_entry {
 	uint32_t refs;   /* operations, moves and leases that use it: it may not be freed, nor its slab */
 	struct kvc_policy_node node; /* what decides who is evicted first */
 	uint8_t flags;
-	uint16_t pins; /* leases that keep it */
+	uint16_t tenant; /* a small number that the cache gives its tenants, 0: not known */
+	uint16_t pins;   /* leases that keep it */
 	uint16_t tokens;
 	uint16_t depth; /* blocks before it in its sequence, capped */
 };
 
-static_assert(sizeof(struct kvc_entry) <= 84, "the index must stay small");
+static_assert(sizeof(struct kvc_entry) <= 88, "the index must stay small");
 
 struct kvc_index;
 

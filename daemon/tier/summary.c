@@ -11,7 +11,7 @@
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the structs below are the bytes at rest");
 
 #define SUMMARY_MAGIC   0x314D555343564Bull /* "KVCSUM1" */
-#define SUMMARY_VERSION 1u
+#define SUMMARY_VERSION 2u
 #define ROW_COPY        1u
 
 struct row {
@@ -24,6 +24,7 @@ struct row {
 	uint16_t tokens;
 	uint16_t flags; /* ROW_COPY; others: reserved, 0 */
 	uint32_t depth;
+	uint32_t incarnation; /* of the tenant */
 } __attribute__((packed));
 
 /* Frozen for all versions: magic, version and checksum. */
@@ -71,6 +72,7 @@ void kvc_summary_put(uint8_t *bytes, uint32_t i, const struct kvc_record *record
 	        .tokens = (uint16_t)record->tokens,
 	        .flags = record->copy ? ROW_COPY : 0,
 	        .depth = record->depth,
+	        .incarnation = record->incarnation,
 	};
 
 	KVC_PRE(record->image_bytes <= KVC_IMAGE_BYTES_MAX && record->tokens <= UINT16_MAX);
@@ -210,6 +212,7 @@ void kvc_summary_get(const struct kvc_summary *summary, uint32_t i, struct kvc_r
 	        .tokens = row.tokens,
 	        .depth = row.depth,
 	        .copy = row.flags & ROW_COPY,
+	        .incarnation = row.incarnation,
 	};
 	memcpy(record->key.bytes, row.key, sizeof row.key);
 	memcpy(record->parent.bytes, row.parent, sizeof row.parent);
