@@ -105,6 +105,16 @@ enum kvc_rest {
 	KVC_REST_DISK = 3
 }; /* as Tier on the wire */
 
+/* Among the blocks of a tenant. */
+enum kvc_priority { KVC_PRIORITY_NORMAL, KVC_PRIORITY_LOW, KVC_PRIORITY_HIGH, KVC_PRIORITIES };
+
+/* What a client says of the blocks that it puts. Zeroed: nothing. */
+struct kvc_hints {
+	uint8_t priority; /* enum kvc_priority */
+	bool ephemeral;   /* never written to disk */
+	uint32_t ttl_ms;  /* gone after so long; 0: no limit */
+};
+
 struct kvc_op {
 	/* set by the caller; all borrowed until done */
 	enum kvc_op_kind kind;
@@ -115,7 +125,8 @@ struct kvc_op {
 	bool durable;  /* a put: complete when on stable storage */
 	uint64_t coin; /* of a put: the same for all blocks of a request, a hash; admission to disk (admit.h)
 	                */
-	uint32_t tokens; /* 1 to the namespace's block tokens, checked by the caller */
+	struct kvc_hints hints; /* of a put */
+	uint32_t tokens;        /* 1 to the namespace's block tokens, checked by the caller */
 	enum kvc_op_form form;
 	union {
 		struct kvc_block_view view;     /* host: checked by the caller against its region */
