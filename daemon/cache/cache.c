@@ -45,11 +45,15 @@ static void counters_open(struct kvc_cache *cache)
 	        .lost = kvc_stats_cell(stats, "cache.lost"),
 	        .demoted = kvc_stats_cell(stats, "cache.demoted"),
 	        .promoted = kvc_stats_cell(stats, "cache.promoted"),
+	        .read_ahead = kvc_stats_cell(stats, "cache.read_ahead"),
 	        .lowered = kvc_stats_cell(stats, "cache.lowered"),
 	        .raised = kvc_stats_cell(stats, "cache.raised"),
 	        .recovered = kvc_stats_cell(stats, "cache.recovered"),
 	        .busy = kvc_stats_cell(stats, "cache.busy"),
 	        .pins = kvc_stats_cell(stats, "cache.pins"),
+	        .expiring = kvc_stats_cell(stats, "cache.expiring"),
+	        .expiry_bytes = kvc_stats_cell(stats, "cache.expiry_bytes"),
+	        .expired = kvc_stats_cell(stats, "cache.expired"),
 	        .wear_throttled = kvc_stats_cell(stats, "disk.wear_throttled"),
 	        .written_day = kvc_stats_cell(stats, "disk.written_day_bytes"),
 	};
@@ -193,6 +197,8 @@ static bool record_recovered(void *context, const struct kvc_record *record, uin
 		return false;
 	if (id != KVC_ENTRY_NONE)
 		kvc_entry_drop(cache, id);
+	if (record->ends) /* nobody knows how long ago it was put: see hints.c */
+		return false;
 	if (kvc_index_insert(cache->index, &record->key, &id) != KVC_OK)
 		return false;
 	entry = kvc_cache_entry(cache, id);
@@ -240,6 +246,7 @@ static bool place_describe(void *context, uint32_t cookie, struct kvc_record *re
 	record->image_bytes = entry->image_bytes;
 	record->tokens = entry->tokens;
 	record->depth = entry->depth;
+	record->ends = entry->hints & KVC_HINT_MARKED;
 	return kvc_tenant_ids_get(&cache->tenants, entry->tenant, record->tenant);
 }
 
@@ -320,6 +327,7 @@ void kvc_cache_check_stopped(struct kvc_cache *cache)
 	cache->state = KVC_CACHE_STOPPED;
 	kvc_vram_clear(cache);
 	kvc_timer_stop(&cache->flush_timer);
+	kvc_timer_stop(&cache->expiry_timer);
 	if (kvc_listed_count(cache, KVC_LIST_DIRTY))
 		kvc_warn("stop: %u blocks in RAM were not written to disk",
 		         kvc_listed_count(cache, KVC_LIST_DIRTY));
@@ -340,6 +348,7 @@ static void stop_run(struct kvc_task *task)
 {
 	struct kvc_cache *cache = kvc_container_of(task, struct kvc_cache, stop_task);
 
+	kvc_hints_stop(cache);
 	kvc_cleaner_run(cache);
 	kvc_cache_check_stopped(cache);
 }
@@ -370,6 +379,7 @@ void kvc_cache_close(struct kvc_cache *cache)
 	kvc_free(cache->flights);
 	kvc_admission_close(cache);
 	kvc_policy_close(cache->policy);
+	kvc_expiry_close(&cache->expiry);
 	kvc_index_close(cache->index);
 	kvc_tenant_ids_close(&cache->tenants);
 	kvc_free(cache);

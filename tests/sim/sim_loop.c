@@ -140,6 +140,11 @@ static bool timer_run(struct kvc_loop *loop)
 	return true;
 }
 
+void sim_pass(struct kvc_loop *loop, uint64_t ms)
+{
+	loop->now_ms += ms;
+}
+
 bool sim_step(struct kvc_loop *loop)
 {
 	bool ran = deferred_run(loop);

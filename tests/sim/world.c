@@ -274,6 +274,8 @@ void job_init(struct world *w, struct job *job, enum kvc_op_kind kind, uint32_t 
 	*job = (struct job){.world = w, .number = number};
 	job->op = (struct kvc_op){.kind = kind, .ns = w->ns, .tokens = TOKENS, .done = job_done};
 	job->op.key = storage_key(w, number);
+	if (kind == KVC_OP_PUT)
+		job->op.hints = w->hints;
 	job_place(w, job);
 }
 

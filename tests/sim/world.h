@@ -33,6 +33,7 @@ struct world {
 	struct kvc_ns *ns;
 	struct kvc_secret secret;
 	enum kvc_op_form form;
+	struct kvc_hints hints;      /* of puts from now on */
 	enum kvc_policy_kind policy; /* of the next cache_begin */
 	uint64_t disk_day_bytes;     /* likewise */
 	const struct kvc_admit_state *disk_writes;

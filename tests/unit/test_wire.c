@@ -87,7 +87,10 @@ static void test_fit(void **state)
 		if (fit + 10 <= MOST)
 			assert_int_equal(kvcc_wire_blocks(&request, &frame), KVC_LIMIT);
 		fit = kvcc_wire_keys_fit(keys, MOST);
-		assert_int_equal(kvcc_wire_keys(UINT32_MAX, UINT32_MAX, keys, fit, &frame), KVC_OK);
+		assert_int_equal(
+		        kvcc_wire_keys(&(struct kvcc_wire_keys){UINT32_MAX, UINT32_MAX, true, keys, fit},
+		                       &frame),
+		        KVC_OK);
 		assert_true(fit == MOST || frame.length > KVC_FRAME_BODY_MAX - 100);
 	}
 	kvcc_free(frame.bytes);
