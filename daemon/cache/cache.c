@@ -206,6 +206,7 @@ static bool record_recovered(void *context, const struct kvc_record *record, uin
 	entry->epoch = (uint32_t)record->epoch;
 	entry->image_bytes = (uint32_t)record->image_bytes;
 	entry->tokens = (uint16_t)record->tokens;
+	entry->tenant = kvc_tenant_ids_number(&cache->tenants, record->tenant);
 	entry->depth = record->depth > UINT16_MAX ? UINT16_MAX : (uint16_t)record->depth;
 	entry->flags = KVC_ENTRY_VISIBLE | KVC_ENTRY_ON_DISK | KVC_ENTRY_UNREAD;
 	if (record->generation > cache->generation)
@@ -232,7 +233,7 @@ static void place_reclaimed(void *context, uint32_t cookie, struct kvc_place pla
 	kvc_entry_lose_place(cache, cookie);
 }
 
-/* Generations, tenants and parents are not in the index, and not needed to find a block again. */
+/* Generations and parents are not in the index, and not needed to find a block again. */
 static bool place_describe(void *context, uint32_t cookie, struct kvc_record *record)
 {
 	struct kvc_cache *cache = context;
@@ -246,7 +247,7 @@ static bool place_describe(void *context, uint32_t cookie, struct kvc_record *re
 	record->tokens = entry->tokens;
 	record->depth = entry->depth;
 	record->ends = entry->hints & KVC_HINT_MARKED;
-	return true;
+	return kvc_tenant_ids_get(&cache->tenants, entry->tenant, record->tenant);
 }
 
 /* A block that is in RAM too becomes dirty when its place goes, and is written then. */
@@ -380,5 +381,6 @@ void kvc_cache_close(struct kvc_cache *cache)
 	kvc_policy_close(cache->policy);
 	kvc_expiry_close(&cache->expiry);
 	kvc_index_close(cache->index);
+	kvc_tenant_ids_close(&cache->tenants);
 	kvc_free(cache);
 }

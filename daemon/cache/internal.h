@@ -28,6 +28,7 @@
 #include "daemon/cache/expiry.h"
 #include "daemon/cache/index.h"
 #include "daemon/cache/space.h"
+#include "daemon/cache/tenant_ids.h"
 #include "daemon/policy/policy.h"
 
 enum kvc_flight_kind {
@@ -131,6 +132,7 @@ struct kvc_cache {
 	struct kvc_task stop_task;
 	struct kvc_sync sync;
 	struct kvc_list namespaces;
+	struct kvc_tenant_ids tenants;
 	struct kvc_cache_counters count;
 	struct kvc_timer flush_timer;
 	bool flush_over;
@@ -148,6 +150,7 @@ struct kvc_ns {
 	struct kvc_secret
 	        secret; /* stands for all of the options: two namespaces with the same are the same */
 	uint8_t tenant_id[16];
+	uint16_t tenant; /* its number */
 	struct kvc_image_plan plan;
 };
 

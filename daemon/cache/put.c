@@ -301,6 +301,7 @@ static void put_create(struct kvc_op *op)
 	kvc_stat_set(cache->count.index_bytes, (int64_t)kvc_index_bytes(cache->index));
 	entry = kvc_cache_entry(cache, id);
 	entry->tokens = (uint16_t)op->tokens;
+	entry->tenant = op->ns->tenant;
 	if (op->has_parent)
 		parent = kvc_index_find(cache->index, &op->parent);
 	entry->depth = depth_of(op, parent);

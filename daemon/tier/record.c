@@ -31,7 +31,8 @@ struct header {
 	uint8_t key[KVC_STORAGE_KEY_BYTES];
 	uint8_t parent[KVC_STORAGE_KEY_BYTES];
 	uint8_t image_sum[KVC_IMAGE_SUM_BYTES]; /* as in the image's own header: binds the image */
-	uint8_t reserved[328];                  /* 0 */
+	uint32_t incarnation;                   /* of the tenant */
+	uint8_t reserved[324];                  /* 0 */
 	uint8_t checksum[16];                   /* XXH3-128 of all before */
 } __attribute__((packed));
 
@@ -70,6 +71,7 @@ void kvc_record_seal(const struct kvc_record *record, uint8_t *bytes)
 	        .epoch = record->epoch,
 	        .generation = record->generation,
 	        .image_bytes = record->image_bytes,
+	        .incarnation = record->incarnation,
 	};
 
 	KVC_PRE(record->image_bytes >= KVC_IMAGE_HEADER_BYTES);
@@ -114,6 +116,7 @@ kvc_status kvc_record_parse(const uint8_t bytes[KVC_RECORD_HEADER_BYTES], uint64
 	        .tokens = header.tokens,
 	        .depth = header.depth,
 	        .copy = header.flags & RECORD_COPY,
+	        .incarnation = header.incarnation,
 	        .ends = header.flags & RECORD_ENDS,
 	};
 	memcpy(record->key.bytes, header.key, sizeof header.key);

@@ -26,8 +26,9 @@ struct kvc_place {
 struct kvc_record {
 	struct kvc_storage_key key;
 	struct kvc_storage_key parent; /* all zero: none */
-	uint8_t tenant[16]; /* first half of BLAKE2b of the tenant's name under the master secret */
-	uint8_t device[16]; /* instance id of the tier's directory */
+	uint8_t tenant[16];   /* first half of BLAKE2b of the tenant's name under the master secret */
+	uint32_t incarnation; /* of the tenant: how often it was dropped before this was put */
+	uint8_t device[16];   /* instance id of the tier's directory */
 	struct kvc_place place;
 	uint64_t epoch;      /* of the segment: a reused segment has a new one */
 	uint64_t generation; /* of the block: grows with every put of the process and over restarts */

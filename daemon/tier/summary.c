@@ -11,7 +11,7 @@
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the structs below are the bytes at rest");
 
 #define SUMMARY_MAGIC   0x314D555343564Bull /* "KVCSUM1" */
-#define SUMMARY_VERSION 1u
+#define SUMMARY_VERSION 2u
 #define ROW_COPY        1u
 #define ROW_ENDS        2u
 
@@ -25,6 +25,7 @@ struct row {
 	uint16_t tokens;
 	uint16_t flags; /* ROW_COPY, ROW_ENDS; others: reserved, 0 */
 	uint32_t depth;
+	uint32_t incarnation; /* of the tenant */
 } __attribute__((packed));
 
 /* Frozen for all versions: magic, version and checksum. */
@@ -72,6 +73,7 @@ void kvc_summary_put(uint8_t *bytes, uint32_t i, const struct kvc_record *record
 	        .tokens = (uint16_t)record->tokens,
 	        .flags = (uint16_t)((record->copy ? ROW_COPY : 0) | (record->ends ? ROW_ENDS : 0)),
 	        .depth = record->depth,
+	        .incarnation = record->incarnation,
 	};
 
 	KVC_PRE(record->image_bytes <= KVC_IMAGE_BYTES_MAX && record->tokens <= UINT16_MAX);
@@ -211,6 +213,7 @@ void kvc_summary_get(const struct kvc_summary *summary, uint32_t i, struct kvc_r
 	        .tokens = row.tokens,
 	        .depth = row.depth,
 	        .copy = row.flags & ROW_COPY,
+	        .incarnation = row.incarnation,
 	        .ends = row.flags & ROW_ENDS,
 	};
 	memcpy(record->key.bytes, row.key, sizeof row.key);
