@@ -75,6 +75,8 @@ run 2 "--model gpt: expected one of those that --help lists, such as llama-3.1-8
 	"$trace" --model gpt
 run 2 "--preset best: expected one of those" "an unknown preset" "$trace" --preset best
 run 2 "--disk-budget without --disk" "a budget without disk" "$trace" --disk-budget 33%
+run 2 "--promote x: expected always, prefix, again or never" "no promotion" "$trace" --disk 10% --promote x
+run 2 "--promote without --disk" "a promotion without disk" "$trace" --promote never
 run 2 "--disk-budget x: expected 'all', bytes a day" "no budget" "$trace" --disk 10% --disk-budget x
 
 # ---- traces ----
