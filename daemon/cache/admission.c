@@ -60,11 +60,11 @@ static bool parent_kept(struct kvc_cache *cache, bool has_parent, uint32_t paren
 	return flags & KVC_ENTRY_ON_DISK || !(flags & KVC_ENTRY_LOOSE);
 }
 
-static bool ask(struct kvc_cache *cache, uint32_t id, enum kvc_admit_kind kind, uint64_t coin, uint64_t bytes)
+static bool ask(struct kvc_cache *cache, uint32_t id, const struct kvc_admit_block *block)
 {
 	struct kvc_entry *entry = kvc_cache_entry(cache, id);
 
-	if (!kvc_admit_ask(cache->admit, now_ns(cache), kind, coin, bytes)) {
+	if (!kvc_admit_ask(cache->admit, now_ns(cache), block)) {
 		kvc_stat_add(cache->count.wear_throttled, 1);
 		entry->flags |= KVC_ENTRY_LOOSE;
 		return false;
@@ -73,9 +73,26 @@ static bool ask(struct kvc_cache *cache, uint32_t id, enum kvc_admit_kind kind, 
 	return true;
 }
 
+static bool ask_again(struct kvc_cache *cache, uint32_t id)
+{
+	const struct kvc_admit_block block = {.kind = KVC_ADMIT_AGAIN,
+	                                      .bytes = record_bytes(kvc_cache_entry(cache, id))};
+
+	return ask(cache, id, &block);
+}
+
+/* Tokens before it. Of a part of a block: more than any. */
+static uint32_t first_of(const struct kvc_op *op, const struct kvc_entry *entry)
+{
+	uint32_t full = op->ns->plan.shape.tokens;
+
+	return op->tokens < full ? KVC_ADMIT_DEEPEST : entry->depth * full;
+}
+
 void kvc_admission_arrive(struct kvc_cache *cache, const struct kvc_op *op, uint32_t id, uint32_t parent)
 {
 	struct kvc_entry *entry = kvc_cache_entry(cache, id);
+	struct kvc_admit_block block;
 	bool again;
 
 	if (!has_budget(cache) || op->durable)
@@ -86,8 +103,11 @@ void kvc_admission_arrive(struct kvc_cache *cache, const struct kvc_op *op, uint
 		entry->flags |= KVC_ENTRY_LOOSE;
 		return;
 	}
-	(void)ask(cache, id, again ? KVC_ADMIT_AGAIN : KVC_ADMIT_FRESH, op->coin,
-	          kvc_record_bytes(op->plan->image_bytes));
+	block = (struct kvc_admit_block){.kind = again ? KVC_ADMIT_AGAIN : KVC_ADMIT_FRESH,
+	                                 .first = first_of(op, entry),
+	                                 .coin = op->coin,
+	                                 .bytes = record_bytes(entry)};
+	(void)ask(cache, id, &block);
 }
 
 /* The entry's parent is named by its record. */
@@ -111,14 +131,13 @@ void kvc_admission_use(struct kvc_cache *cache, uint32_t id)
 	if (!has_budget(cache) || !(entry->flags & KVC_ENTRY_LOOSE) || entry->slab == KVC_EXTENT_NONE ||
 	    !kvc_cache_disk_writable(cache) || !own_parent_kept(cache, entry))
 		return;
-	if (ask(cache, id, KVC_ADMIT_AGAIN, 0, record_bytes(entry)) && kvc_policy_listed(&entry->node))
+	if (ask_again(cache, id) && kvc_policy_listed(&entry->node))
 		kvc_policy_reclass(cache->policy, id, KVC_LIST_DIRTY);
 }
 
 bool kvc_admission_again(struct kvc_cache *cache, uint32_t id)
 {
-	return !has_budget(cache) ||
-	       ask(cache, id, KVC_ADMIT_AGAIN, 0, record_bytes(kvc_cache_entry(cache, id)));
+	return !has_budget(cache) || ask_again(cache, id);
 }
 
 static void refund(struct kvc_cache *cache, struct kvc_entry *entry)

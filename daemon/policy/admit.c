@@ -10,7 +10,7 @@
 #define HOUR_NS   (3600 * SECOND_NS)
 #define DAY_S     86400.0
 
-enum { KINDS = 2, SEEN_MIN = 16, DEFAULT_WINDOW_S = 3600, MEASURE_SHARE = 4 };
+enum { DEPTHS = 33, SEEN_MIN = 16, DEFAULT_WINDOW_S = 3600, MEASURE_SHARE = 4 };
 
 struct kvc_admit {
 	struct kvc_admit_options options;
@@ -18,7 +18,8 @@ struct kvc_admit {
 	double window_s;
 	double credit;
 	double credit_max;
-	double asked[KINDS]; /* bytes a second, measured */
+	double again;         /* bytes a second that are asked for, measured */
+	double fresh[DEPTHS]; /* likewise, by the tokens before: 0, 1, 2 to 3, 4 to 7, ... */
 	uint64_t now_ns;
 	uint32_t hour;
 	uint64_t hour_ns;
@@ -101,22 +102,29 @@ static void time_pass(struct kvc_admit *admit, uint64_t now_ns)
 	if (!passed_ns)
 		return;
 	kept = exp(-passed_s * MEASURE_SHARE / admit->window_s);
-	for (unsigned kind = 0; kind < KINDS; kind++)
-		admit->asked[kind] *= kept;
+	admit->again *= kept;
+	for (unsigned depth = 0; depth < DEPTHS; depth++)
+		admit->fresh[depth] *= kept;
 	admit->credit = fmin(admit->credit_max, admit->credit + admit->rate * passed_s);
 	admit->now_ns = now_ns;
 	hours_pass(admit, passed_ns);
 }
 
-/* The chance of a fresh request now. */
-static double chance(const struct kvc_admit *admit)
+static unsigned depth_of(uint32_t first)
 {
-	double rate = 2 * admit->rate * admit->credit / admit->credit_max;
-	double left = rate - admit->asked[KVC_ADMIT_AGAIN];
+	return first ? 32 - (unsigned)__builtin_clz(first) : 0;
+}
 
+/* The chance of a fresh block of that depth now. */
+static double chance(const struct kvc_admit *admit, unsigned depth)
+{
+	double left = 2 * admit->rate * admit->credit / admit->credit_max - admit->again;
+
+	for (unsigned above = 0; above < depth; above++)
+		left -= admit->fresh[above];
 	if (left <= 0)
 		return 0;
-	return left >= admit->asked[KVC_ADMIT_FRESH] ? 1 : left / admit->asked[KVC_ADMIT_FRESH];
+	return left >= admit->fresh[depth] ? 1 : left / admit->fresh[depth];
 }
 
 /* A number in [0, 1) from a hash whose low bits may have served for something else. */
@@ -128,18 +136,21 @@ static double coin_value(uint64_t coin)
 	return (double)(coin >> 11) / (double)(1ull << 53);
 }
 
-bool kvc_admit_ask(struct kvc_admit *admit, uint64_t now_ns, enum kvc_admit_kind kind, uint64_t coin,
-                   uint64_t bytes)
+bool kvc_admit_ask(struct kvc_admit *admit, uint64_t now_ns, const struct kvc_admit_block *block)
 {
+	bool fresh = block->kind == KVC_ADMIT_FRESH;
+	unsigned depth = depth_of(block->first);
+	double *asked = fresh ? &admit->fresh[depth] : &admit->again;
+
 	if (!admit->options.day_bytes)
 		return true;
 	time_pass(admit, now_ns);
-	admit->asked[kind] += (double)bytes * MEASURE_SHARE / admit->window_s;
-	if (admit->credit < (double)bytes)
+	*asked += (double)block->bytes * MEASURE_SHARE / admit->window_s;
+	if (admit->credit < (double)block->bytes)
 		return false;
-	if (kind == KVC_ADMIT_FRESH && coin_value(coin) >= chance(admit))
+	if (fresh && coin_value(block->coin) >= chance(admit, depth))
 		return false;
-	admit->credit -= (double)bytes;
+	admit->credit -= (double)block->bytes;
 	return true;
 }
 

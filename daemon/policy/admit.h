@@ -1,17 +1,18 @@
 /* Which blocks are worth a write to disk, so that a drive lives as long as its budget says. Pure: the clock
  * is passed in (CLOCK_MONOTONIC nanoseconds), the state that outlives a restart is a plain struct.
  *
- * Most blocks are never read again, and those that are once are likely to be read once more. So
+ * Most blocks are never read again, and those that are once are likely to be read once more. What prompts
+ * have in common is at their front. So
  *
  *   a block that was used again, or was refused before and came back, is admitted while there is credit;
- *   a fresh one by a coin that is thrown for a whole request, since a chain with a hole is worth little: all
- * its blocks name the same coin.
+ *   of the fresh ones, those with few tokens before them come first: the heads of prompts.
  *
  * Credit accrues at the budget's rate and is spent by admissions; what accrues above half of a window stays
- * for later, up to one window. The coin's chance is what is left of the rate after blocks that came again,
- * divided by what fresh blocks ask for, both measured over a quarter of the window; more credit than half a
- * window raises the rate, less lowers it, so that writes follow the budget without steps. In any time T no
- * more is admitted than the budget allows for T + one window. */
+ * for later, up to one window. What is left of the rate after blocks that came again goes to fresh ones, by
+ * what is asked for at each depth (in octaves of tokens); both are measured over a quarter of the window. At
+ * the depth that is paid for in part a coin decides that is thrown for a whole request, since a chain with a
+ * hole is worth little. More credit than half a window raises the rate, less lowers it, so that writes follow
+ * the budget without steps. In any time T no more is admitted than the budget allows for T + one window. */
 #ifndef KVC_ADMIT_H
 #define KVC_ADMIT_H
 
@@ -52,9 +53,18 @@ kvc_status kvc_admit_open(const struct kvc_admit_options *options, uint64_t now_
 void kvc_admit_close(struct kvc_admit *admit);
 void kvc_admit_save(struct kvc_admit *admit, uint64_t now_ns, struct kvc_admit_state *state);
 
-/* Whether a block may be written. `coin`: the same for all blocks of a request, a hash. Spends credit. */
-bool kvc_admit_ask(struct kvc_admit *admit, uint64_t now_ns, enum kvc_admit_kind kind, uint64_t coin,
-                   uint64_t bytes);
+/* The depth of a block that only a prompt which is the same to its end can use: of a part of one. */
+#define KVC_ADMIT_DEEPEST UINT32_MAX
+
+struct kvc_admit_block {
+	enum kvc_admit_kind kind;
+	uint32_t first; /* fresh: tokens before it */
+	uint64_t coin;  /* fresh: the same for all blocks of a request, a hash */
+	uint64_t bytes;
+};
+
+/* Whether a block may be written. Spends credit. */
+bool kvc_admit_ask(struct kvc_admit *admit, uint64_t now_ns, const struct kvc_admit_block *block);
 
 /* A block that was admitted was not written after all. */
 void kvc_admit_refund(struct kvc_admit *admit, uint64_t bytes);

@@ -1,5 +1,5 @@
-/* Admission to disk in the simulated world: what is written stays within the budget, and makes whole
- * prefixes. */
+/* Admission to disk in the simulated world: what is written stays within the budget, and makes
+ * prefixes without holes. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -86,7 +86,7 @@ static uint32_t chain_length(struct world *w, uint32_t chain)
 static void writes_stay_within_the_budget(void **state)
 {
 	uint32_t allowed = WINDOW / 2 + CHAINS * 30 * WINDOW / 3600;
-	uint32_t whole = 0, there = 0;
+	uint32_t begun = 0, there = 0;
 	struct world w;
 
 	(void)state;
@@ -103,12 +103,12 @@ static void writes_stay_within_the_budget(void **state)
 		uint32_t length = chain_length(&w, chain);
 
 		there += length;
-		whole += length == LENGTH;
+		begun += length > 0;
 	}
-	print_message("%u of %u blocks written, %u of %u chains whole\n", there, CHAINS * LENGTH, whole,
+	print_message("%u of %u blocks written, the head of %u of %u chains\n", there, CHAINS * LENGTH, begun,
 	              CHAINS);
 	assert_int_equal(there, w.disk->stores);
-	assert_in_range(whole, there / LENGTH - 5, CHAINS / 2);
+	assert_in_range(begun, 2 * there / LENGTH, CHAINS); /* rather than a few whole */
 	world_close(&w);
 }
 
