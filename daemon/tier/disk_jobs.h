@@ -78,6 +78,7 @@ enum disk_prepare_step {
 struct disk_prepare {
 	enum disk_prepare_step step;
 	struct disk_segment *segment;
+	bool reclaim;           /* as kvc_disk_prepare was asked */
 	struct kvc_super super; /* what is being written */
 	struct kvc_io_req io;
 	struct iovec iov;

@@ -80,6 +80,7 @@ struct kvc_disk {
 	struct disk_segment *open;  /* NULL: none */
 	struct disk_segment *ready; /* NULL: none */
 	struct disk_prepare prepare;
+	uint64_t crowded_until_ms; /* no new files before; 0: there was always space */
 	struct disk_keep keep;
 	struct disk_scrub scrub;
 	struct disk_wear wear;
@@ -136,8 +137,8 @@ struct kvc_disk {
 		kvc_stat_cell *bytes, *segment_bytes, *used_bytes, *records, *segments, *free_segments,
 		        *retired_segments;
 		kvc_stat_cell *stores, *writes, *write_bytes, *loads, *reads, *read_bytes, *syncs;
-		kvc_stat_cell *errors, *read_errors, *write_errors, *sync_errors, *no_space, *corrupt,
-		        *missing;
+		kvc_stat_cell *errors, *read_errors, *write_errors, *sync_errors, *no_space, *crowded,
+		        *corrupt, *missing;
 		kvc_stat_cell *reclaimed, *lost, *recovered, *damaged, *offs, *stalls, *writable, *direct;
 		kvc_stat_cell *summaries, *summary_bytes, *bad_summaries, *checkpoints, *checkpoint_bytes,
 		        *checkpoint_errors, *bad_checkpoints, *kept, *kept_bytes, *aside;

@@ -30,6 +30,7 @@ static const struct {
         CELL(write_errors, "write_errors"),
         CELL(sync_errors, "sync_errors"),
         CELL(no_space, "no_space"),
+        CELL(crowded, "recycled_for_space"),
         CELL(corrupt, "corrupt"),
         CELL(missing, "missing"),
         CELL(reclaimed, "reclaimed_records"),
