@@ -294,7 +294,7 @@ static bool world_open(struct world *world)
 	world->blocks = calloc(world->trace->distinct, sizeof(*world->blocks));
 	world->disk.blocks = calloc((size_t)world->disk.capacity + 1, sizeof(*world->disk.blocks));
 	return world->blocks && world->disk.blocks && kvc_policy_open(&policy, &world->policy) == KVC_OK &&
-	       kvc_admit_open(&admit, 0, NULL, &world->admit) == KVC_OK;
+	       kvc_admit_open(&admit, 0, &world->admit) == KVC_OK;
 }
 
 static void world_close(struct world *world)

@@ -89,7 +89,9 @@ struct kvc_cache_counters {
 	kvc_stat_cell *busy;
 	kvc_stat_cell *pins;
 	kvc_stat_cell *wear_throttled;
-	kvc_stat_cell *written_day;
+	kvc_stat_cell *admitted_day;
+	kvc_stat_cell *budget_day;
+	kvc_stat_cell *credit;
 };
 
 /* Classes of the policy. */

@@ -21,36 +21,15 @@ struct kvc_admit {
 	double again;         /* bytes a second that are asked for, measured */
 	double fresh[DEPTHS]; /* likewise, by the tokens before: 0, 1, 2 to 3, 4 to 7, ... */
 	uint64_t now_ns;
-	uint32_t hour;
+	uint64_t hours;
 	uint64_t hour_ns;
+	bool restored;
 	uint64_t written[KVC_ADMIT_HOURS];
 	uint32_t seen_mask;
 	uint32_t *seen; /* one place for a hash: some other bits of it, never 0 */
 };
 
-static bool state_good(const struct kvc_admit_state *state)
-{
-	return state && state->version == KVC_ADMIT_VERSION && state->hour < KVC_ADMIT_HOURS &&
-	       state->hour_ns < HOUR_NS;
-}
-
-static void state_take(struct kvc_admit *admit, const struct kvc_admit_state *state)
-{
-	admit->credit = admit->credit_max / 2;
-	if (!state_good(state))
-		return;
-	if ((double)state->credit < admit->credit_max)
-		admit->credit = (double)state->credit;
-	else
-		admit->credit = admit->credit_max;
-	admit->hour = state->hour;
-	admit->hour_ns = state->hour_ns;
-	for (unsigned i = 0; i < KVC_ADMIT_HOURS; i++)
-		admit->written[i] = state->written[i];
-}
-
-kvc_status kvc_admit_open(const struct kvc_admit_options *options, uint64_t now_ns,
-                          const struct kvc_admit_state *state, struct kvc_admit **out)
+kvc_status kvc_admit_open(const struct kvc_admit_options *options, uint64_t now_ns, struct kvc_admit **out)
 {
 	struct kvc_admit *admit = kvc_calloc(1, sizeof *admit);
 	uint32_t seen = SEEN_MIN;
@@ -70,7 +49,7 @@ kvc_status kvc_admit_open(const struct kvc_admit_options *options, uint64_t now_
 	admit->window_s = (double)(options->window_s ? options->window_s : DEFAULT_WINDOW_S);
 	admit->credit_max = admit->rate * admit->window_s;
 	admit->now_ns = now_ns;
-	state_take(admit, state);
+	admit->credit = admit->credit_max / 2;
 	*out = admit;
 	return KVC_OK;
 }
@@ -86,9 +65,10 @@ static void hours_pass(struct kvc_admit *admit, uint64_t passed_ns)
 	admit->hour_ns += passed_ns;
 	for (unsigned i = 0; i < KVC_ADMIT_HOURS && admit->hour_ns >= HOUR_NS; i++) {
 		admit->hour_ns -= HOUR_NS;
-		admit->hour = (admit->hour + 1) % KVC_ADMIT_HOURS;
-		admit->written[admit->hour] = 0;
+		admit->hours++;
+		admit->written[admit->hours % KVC_ADMIT_HOURS] = 0;
 	}
+	admit->hours += admit->hour_ns / HOUR_NS; /* after a day nothing is left to clear */
 	admit->hour_ns %= HOUR_NS;
 }
 
@@ -182,7 +162,7 @@ bool kvc_admit_came_back(struct kvc_admit *admit, uint64_t hash)
 void kvc_admit_wrote(struct kvc_admit *admit, uint64_t now_ns, uint64_t bytes, bool asked)
 {
 	time_pass(admit, now_ns);
-	admit->written[admit->hour] += bytes;
+	admit->written[admit->hours % KVC_ADMIT_HOURS] += bytes;
 	if (!asked)
 		admit->credit = fmax(0, admit->credit - (double)bytes);
 }
@@ -202,10 +182,42 @@ void kvc_admit_save(struct kvc_admit *admit, uint64_t now_ns, struct kvc_admit_s
 	time_pass(admit, now_ns);
 	*state = (struct kvc_admit_state){
 	        .version = KVC_ADMIT_VERSION,
-	        .hour = admit->hour,
+	        .hours = admit->hours,
 	        .hour_ns = admit->hour_ns,
 	        .credit = (uint64_t)admit->credit,
 	};
 	for (unsigned i = 0; i < KVC_ADMIT_HOURS; i++)
 		state->written[i] = admit->written[i];
+}
+
+static bool state_good(const struct kvc_admit_state *state)
+{
+	return state->version == KVC_ADMIT_VERSION && !state->zero && state->hour_ns < HOUR_NS &&
+	       state->hours < UINT32_MAX;
+}
+
+static bool newer(const struct kvc_admit *admit, const struct kvc_admit_state *state)
+{
+	if (!admit->restored)
+		return true;
+	return state->hours > admit->hours ||
+	       (state->hours == admit->hours && state->hour_ns > admit->hour_ns);
+}
+
+void kvc_admit_restore(struct kvc_admit *admit, const struct kvc_admit_state *state)
+{
+	if (!state_good(state) || !newer(admit, state))
+		return;
+	admit->restored = true;
+	admit->credit = fmin(admit->credit_max, (double)state->credit);
+	admit->hours = state->hours;
+	admit->hour_ns = state->hour_ns;
+	for (unsigned i = 0; i < KVC_ADMIT_HOURS; i++)
+		admit->written[i] = state->written[i];
+}
+
+uint64_t kvc_admit_credit(struct kvc_admit *admit, uint64_t now_ns)
+{
+	time_pass(admit, now_ns);
+	return (uint64_t)admit->credit;
 }

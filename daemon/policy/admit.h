@@ -22,18 +22,19 @@
 
 #include "proto/kvc_status.h"
 
-enum { KVC_ADMIT_HOURS = 24, KVC_ADMIT_VERSION = 1 };
+enum { KVC_ADMIT_HOURS = 24, KVC_ADMIT_VERSION = 2 };
 
 /* What is kept over a restart. The time between is not known to a monotonic clock and counts as none. */
 struct kvc_admit_state {
 	uint32_t version;
-	uint32_t hour;                     /* the running one, of `written` */
+	uint32_t zero;
+	uint64_t hours;                    /* that were counted; the running one is the first behind */
 	uint64_t hour_ns;                  /* how far it has gone */
 	uint64_t credit;                   /* bytes */
-	uint64_t written[KVC_ADMIT_HOURS]; /* bytes, by hour, a ring */
+	uint64_t written[KVC_ADMIT_HOURS]; /* bytes, by hour: a ring */
 };
 
-static_assert(sizeof(struct kvc_admit_state) == 24 + 8 * KVC_ADMIT_HOURS, "plain, without holes");
+static_assert(sizeof(struct kvc_admit_state) == 32 + 8 * KVC_ADMIT_HOURS, "plain, without holes");
 
 struct kvc_admit_options {
 	uint64_t day_bytes; /* budget; 0: no limit, all is admitted */
@@ -46,12 +47,17 @@ enum kvc_admit_kind { KVC_ADMIT_FRESH, KVC_ADMIT_AGAIN };
 
 struct kvc_admit;
 
-/* `state`: what kvc_admit_save gave, or NULL. One of another version, or that makes no sense, counts as none.
- */
-kvc_status kvc_admit_open(const struct kvc_admit_options *options, uint64_t now_ns,
-                          const struct kvc_admit_state *state, struct kvc_admit **admit);
+/* Without a state to go on from it begins with half a window's credit. */
+kvc_status kvc_admit_open(const struct kvc_admit_options *options, uint64_t now_ns, struct kvc_admit **admit);
 void kvc_admit_close(struct kvc_admit *admit);
 void kvc_admit_save(struct kvc_admit *admit, uint64_t now_ns, struct kvc_admit_state *state);
+
+/* Go on from what kvc_admit_save gave, before anything is asked. One of another version, or that makes no
+ * sense, counts as none; of several the one that has counted longest is taken. */
+void kvc_admit_restore(struct kvc_admit *admit, const struct kvc_admit_state *state);
+
+/* Bytes that may be written now. */
+uint64_t kvc_admit_credit(struct kvc_admit *admit, uint64_t now_ns);
 
 /* The depth of a block that only a prompt which is the same to its end can use: of a part of one. */
 #define KVC_ADMIT_DEEPEST UINT32_MAX

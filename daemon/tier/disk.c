@@ -90,6 +90,8 @@ static void disk_recover(struct kvc_tier *tier, const struct kvc_tier_events *ev
 	struct kvc_disk *disk = disk_of(tier);
 
 	disk->events = *events;
+	if (events->noted)
+		events->noted(events->context, &disk->wear.wear.note);
 	state_move(disk, DISK_RECOVERING);
 	kvc_disk_recover_start(disk, done, context);
 }

@@ -132,6 +132,7 @@ struct disk_wear {
 	uint64_t since_ms; /* loop's time at the last account */
 	uint64_t noted;    /* total at rest */
 	bool busy;
+	bool last; /* it was put down at the stop */
 	struct kvc_file file;
 	struct kvc_timer timer;
 	struct kvc_io_req io;

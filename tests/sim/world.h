@@ -35,7 +35,6 @@ struct world {
 	enum kvc_op_form form;
 	enum kvc_policy_kind policy; /* of the next cache_begin */
 	uint64_t disk_day_bytes;     /* likewise */
-	const struct kvc_admit_state *disk_writes;
 	bool stopped;
 };
 

@@ -26,7 +26,9 @@ static struct kvc_admit *admit_open(const struct kvc_admit_state *state, uint64_
 {
 	struct kvc_admit *admit;
 
-	assert_int_equal(kvc_admit_open(&one_tib_a_day, now, state, &admit), KVC_OK);
+	assert_int_equal(kvc_admit_open(&one_tib_a_day, now, &admit), KVC_OK);
+	if (state)
+		kvc_admit_restore(admit, state);
 	return admit;
 }
 
@@ -249,11 +251,33 @@ static void a_restart_keeps_the_state(void **state)
 	kvc_admit_close(admit);
 }
 
+/* Several directories keep the same account, and one of them was away for a while. */
+static void the_longest_account_is_taken(void **state)
+{
+	struct kvc_admit *admit = admit_open(NULL, 0);
+	struct kvc_admit_state early, late, now;
+
+	(void)state;
+	kvc_admit_wrote(admit, 0, MIB, false);
+	kvc_admit_save(admit, HOUR, &early);
+	kvc_admit_wrote(admit, 30 * HOUR, 5 * MIB, false);
+	kvc_admit_save(admit, 30 * HOUR, &late);
+	kvc_admit_close(admit);
+	for (unsigned order = 0; order < 2; order++) {
+		admit = admit_open(order ? &early : &late, 77);
+		kvc_admit_restore(admit, order ? &late : &early);
+		kvc_admit_save(admit, 77, &now);
+		assert_memory_equal(&now, &late, sizeof now);
+		kvc_admit_close(admit);
+	}
+	assert_int_equal(late.hours, 30);
+}
+
 static void a_state_that_makes_no_sense_is_none(void **state)
 {
 	static const struct kvc_admit_state bad[] = {
 	        {.version = KVC_ADMIT_VERSION + 1, .written = {1}},
-	        {.version = KVC_ADMIT_VERSION, .hour = 24, .written = {1}},
+	        {.version = KVC_ADMIT_VERSION, .zero = 1, .written = {1}},
 	        {.version = KVC_ADMIT_VERSION, .hour_ns = HOUR, .written = {1}},
 	};
 	struct kvc_admit_state much = {.version = KVC_ADMIT_VERSION, .credit = UINT64_MAX};
@@ -278,7 +302,7 @@ static void no_budget_admits_all(void **state)
 	struct kvc_admit *admit;
 
 	(void)state;
-	assert_int_equal(kvc_admit_open(&none, 0, NULL, &admit), KVC_OK);
+	assert_int_equal(kvc_admit_open(&none, 0, &admit), KVC_OK);
 	for (unsigned i = 0; i < 1000; i++)
 		assert_true(kvc_admit_ask(admit, 0,
 		                          &(struct kvc_admit_block){.first = KVC_ADMIT_DEEPEST,
@@ -296,7 +320,7 @@ static void open_without_memory(void **state)
 	(void)state;
 	for (uint64_t n = 1; n <= 2; n++) {
 		kvc_alloc_fail_at(n, 0);
-		assert_int_equal(kvc_admit_open(&one_tib_a_day, 0, NULL, &admit), KVC_NO_MEMORY);
+		assert_int_equal(kvc_admit_open(&one_tib_a_day, 0, &admit), KVC_NO_MEMORY);
 	}
 	kvc_alloc_fail_at(0, 0);
 	assert_int_equal(kvc_alloc_live(), 0);
@@ -315,6 +339,7 @@ int main(void)
 	        cmocka_unit_test(the_daily_figure_is_of_24_hours),
 	        cmocka_unit_test(credit_is_charged_and_refunded),
 	        cmocka_unit_test(a_restart_keeps_the_state),
+	        cmocka_unit_test(the_longest_account_is_taken),
 	        cmocka_unit_test(a_state_that_makes_no_sense_is_none),
 	        cmocka_unit_test(no_budget_admits_all),
 	        cmocka_unit_test(open_without_memory),

@@ -227,7 +227,8 @@ static void test_no_space_to_allocate(void **state)
 	(void)state;
 	KVC_ROW("B11");
 	inject(KVC_IO_ALLOCATE, ERROR_OF(ENOSPC), 1000000);
-	rig_start(&rig);
+	assert_int_equal(rig_open(&rig), KVC_OK);
+	rig_recover(&rig);
 	assert_int_equal(rig_store(&rig, 50, 1), KVC_NO_SPACE);
 	assert_false(rig.tier->writable);
 	assert_true(rig_stat(&rig, "disk.no_space") >= 1);
