@@ -107,15 +107,14 @@ const struct kvc_option kvc_options[] = {
          .help = "Bytes that the disk tier may use, in all its directories together."},
         {.section = "disk",
          .name = "disk-budget",
-         .type = KVC_OPTION_SIZE,
+         .type = KVC_OPTION_WEAR,
          AT(disk_budget),
          .max = 4096 * TIB,
          .initial = "0",
-         .help = "Bytes that may be written to the disk tier in a day, so that the drive lasts. Blocks that "
-                 "were "
-                 "used again or came back are written first, of others whole requests by chance. 0: no "
-                 "limit. A put "
-                 "that asks for the disk is always written."},
+         .help = "What may be written to the disk tier in a day, so that the drive lasts: bytes, or drive "
+                 "writes, such as 0.5dwpd: parts of disk-size. Blocks that were used again or came back are "
+                 "written first, of others the heads of prompts. 0: no limit. A put that asks for the disk "
+                 "is always written. The account is kept over restarts."},
         {.section = "disk",
          .name = "segment-size",
          .type = KVC_OPTION_SIZE,
