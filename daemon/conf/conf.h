@@ -55,6 +55,8 @@ struct kvc_conf {
 	uint64_t disk_budget; /* bytes a day, 0: no limit; until resolved perhaps KVC_CONF_DWPD */
 	uint64_t segment_size;
 	uint64_t scrub_rate;
+	char disk_health[KVC_CONF_TEXT_BYTES]; /* "auto", "none", or files */
+	uint64_t disk_health_ms;
 	uint64_t verify_on_start;
 	uint64_t io_backend; /* as enum kvc_io_backend */
 	uint64_t io_depth;

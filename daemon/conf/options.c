@@ -136,6 +136,23 @@ const struct kvc_option kvc_options[] = {
          .help = "Bytes a second that are read and checked on the disk while it has nothing else to do. 0: "
                  "none."},
         {.section = "disk",
+         .name = "disk-health",
+         .type = KVC_OPTION_TEXT,
+         AT(disk_health),
+         .initial = "auto",
+         .help = "Where the health of the disk tier's drives is read. auto: from the drives (NVMe; needs "
+                 "CAP_SYS_ADMIN). none: nowhere. Else a file that somebody keeps up to date, or one for each "
+                 "directory, separated by commas. A drive that is failing or worn out is not written any "
+                 "more."},
+        {.section = "disk",
+         .name = "disk-health-ms",
+         .type = KVC_OPTION_MS,
+         AT(disk_health_ms),
+         .min = 10,
+         .max = 86400000,
+         .initial = "600000",
+         .help = "How often it is read."},
+        {.section = "disk",
          .name = "verify-on-start",
          .type = KVC_OPTION_BOOL,
          AT(verify_on_start),

@@ -86,6 +86,8 @@ static kvc_status contradictions(const struct kvc_conf *conf, char *error)
 		return refuse(error, "inline-max is larger than inline-budget");
 	if (conf->segment_size && conf->segment_size > conf->disk_size / 4)
 		return refuse(error, "segment-size is larger than a quarter of disk-size");
+	if (conf->disk_health[0] == 0)
+		return refuse(error, "disk-health: the path is empty: expected auto, none or a file");
 	return gpu_contradictions(conf, error);
 }
 

@@ -307,7 +307,7 @@ void kvc_disk_prepare(struct kvc_disk *disk, bool reclaim)
 	struct disk_segment *segment;
 	kvc_status status;
 
-	if (disk->ready || prepare->step != DISK_PREPARE_IDLE || disk->writing.off)
+	if (disk->ready || prepare->step != DISK_PREPARE_IDLE || disk->writing.off || disk->drive.failing)
 		return;
 	if (disk->keep.segment) {
 		if (!disk->open) /* stores wait */
