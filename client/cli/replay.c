@@ -45,6 +45,7 @@ struct world {
 	struct kvc_policy *policy;
 	struct kvc_admit *admit;
 	uint64_t ram_used;
+	uint32_t part; /* block that the request at hand ends within; KVC_POLICY_NONE: none */
 	uint64_t now_ns;
 	uint32_t turn; /* number of the request */
 };
@@ -81,6 +82,14 @@ static struct kvc_policy_block block_of(void *owner, uint32_t id)
 
 /* --- disk --- */
 
+static bool ask(const struct world *world, enum kvc_admit_kind kind, uint32_t first, uint64_t coin)
+{
+	const struct kvc_admit_block block = {
+	        .kind = kind, .first = first, .coin = coin, .bytes = world->setup->block_bytes};
+
+	return kvc_admit_ask(world->admit, world->now_ns, &block);
+}
+
 /* The oldest write goes. A block that is in RAM and was used since may be written again when it leaves. */
 static void disk_reclaim(struct world *world)
 {
@@ -90,8 +99,7 @@ static void disk_reclaim(struct world *world)
 	disk->first = (disk->first + 1) % disk->capacity;
 	disk->count--;
 	block->flags &= (uint8_t)~ON_DISK;
-	if (block->flags & IN_RAM && block->flags & USED &&
-	    kvc_admit_ask(world->admit, world->now_ns, KVC_ADMIT_AGAIN, 0, world->setup->block_bytes))
+	if (block->flags & IN_RAM && block->flags & USED && ask(world, KVC_ADMIT_AGAIN, 0, 0))
 		block->flags |= ADMITTED;
 }
 
@@ -158,10 +166,11 @@ static void admission(struct world *world, uint32_t id, uint32_t parent, enum kv
                       uint64_t coin)
 {
 	struct block *block = &world->blocks[id];
+	uint32_t first = id == world->part ? KVC_ADMIT_DEEPEST : block->depth * KVC_TRACE_BLOCK_TOKENS;
 
 	if (!world->disk.capacity || block->flags & (ON_DISK | ADMITTED) || !parent_kept(world, parent))
 		return;
-	if (kvc_admit_ask(world->admit, world->now_ns, kind, coin, world->setup->block_bytes))
+	if (ask(world, kind, first, coin))
 		block->flags |= ADMITTED;
 }
 
@@ -291,6 +300,9 @@ static void request(struct world *world, const struct kvc_trace_request *request
 	world->now_ns = (uint64_t)(request->time_ms * (double)MS_NS);
 	world->result->blocks += request->count;
 	world->turn++;
+	world->part = KVC_POLICY_NONE;
+	if (request->count && request->input_tokens < (uint64_t)request->count * KVC_TRACE_BLOCK_TOKENS)
+		world->part = chain[request->count - 1];
 	get(world, chain, hits);
 	for (uint32_t i = hits; i < request->count; i++)
 		put(world, chain, i, hash_of(chain[hits]));
@@ -320,7 +332,7 @@ static bool world_open(struct world *world)
 	world->blocks = calloc(world->trace->distinct, sizeof(*world->blocks));
 	world->disk.blocks = calloc((size_t)world->disk.capacity + 1, sizeof(*world->disk.blocks));
 	return world->blocks && world->disk.blocks && kvc_policy_open(&policy, &world->policy) == KVC_OK &&
-	       kvc_admit_open(&admit, 0, NULL, &world->admit) == KVC_OK;
+	       kvc_admit_open(&admit, 0, &world->admit) == KVC_OK;
 }
 
 static void world_close(struct world *world)

@@ -3,9 +3,10 @@
  *
  * A request gets its longest prefix that is stored, tells the policy what was used (last block first, or
  * first block first, as the policy wants it), and puts the rest. What was found on disk goes into RAM, or
- * not, as the setup says. All blocks are full ones. A block that leaves RAM is written to disk if it was
- * admitted and is not there yet. The disk is a ring: the oldest write goes first; a block that was used since
- * and is still in RAM is written again. */
+ * not, as the setup says. All blocks take the same space, but admission knows of the last one of a prompt
+ * whether it is a part. A block that leaves RAM is written to disk if it was admitted and is not there yet.
+ * The disk is a ring: the oldest write goes first; a block that was used since and is still in RAM is written
+ * again. */
 #ifndef KVC_CLI_REPLAY_H
 #define KVC_CLI_REPLAY_H
 

@@ -55,7 +55,9 @@ static void counters_open(struct kvc_cache *cache)
 	        .expiry_bytes = kvc_stats_cell(stats, "cache.expiry_bytes"),
 	        .expired = kvc_stats_cell(stats, "cache.expired"),
 	        .wear_throttled = kvc_stats_cell(stats, "disk.wear_throttled"),
-	        .written_day = kvc_stats_cell(stats, "disk.written_day_bytes"),
+	        .admitted_day = kvc_stats_cell(stats, "disk.admitted_day_bytes"),
+	        .budget_day = kvc_stats_cell(stats, "disk.budget_day_bytes"),
+	        .credit = kvc_stats_cell(stats, "disk.budget_credit_bytes"),
 	};
 }
 
@@ -271,7 +273,18 @@ static bool place_moved(void *context, uint32_t cookie, struct kvc_place from,
 	entry->place = record->place;
 	entry->epoch = (uint32_t)record->epoch;
 	entry->flags &= (uint8_t)~KVC_ENTRY_HIT;
+	kvc_admission_copied(cache, cookie);
 	return true;
+}
+
+static void account_save(void *context, struct kvc_tier_note *note)
+{
+	kvc_admission_save(context, note);
+}
+
+static void account_restore(void *context, const struct kvc_tier_note *note)
+{
+	kvc_admission_restore(context, note);
 }
 
 static void recover_done(void *context, kvc_status status)
@@ -292,6 +305,8 @@ void kvc_cache_recover(struct kvc_cache *cache, void (*done)(void *context, kvc_
 	        .describe = place_describe,
 	        .keep = place_keep,
 	        .moved = place_moved,
+	        .note = account_save,
+	        .noted = account_restore,
 	        .context = cache,
 	};
 

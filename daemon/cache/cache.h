@@ -38,10 +38,8 @@ struct kvc_cache_options {
 	struct kvc_gpu *const
 	        *gpus; /* gpu_count of them, each with its verdict; their events become the cache's */
 	uint32_t gpu_count;
-	struct kvc_secret secret; /* master secret: of the disk tier's directory, or random without one */
-	uint64_t disk_day_bytes;  /* that may be written to disk in a day; 0: no limit */
-	const struct kvc_admit_state
-	        *disk_writes;        /* what was written before, or NULL; for kvc_cache_open only */
+	struct kvc_secret secret;    /* master secret: of the disk tier's directory, or random without one */
+	uint64_t disk_day_bytes;     /* that may be written to disk in a day; 0: no limit */
 	enum kvc_policy_kind policy; /* who is evicted first; 0: the default */
 	uint32_t ops_max;            /* unfinished put and get operations of all callers; above: KVC_BUSY */
 	uint32_t moves_max;          /* blocks moving between tiers at a time */
@@ -59,9 +57,6 @@ void kvc_cache_recover(struct kvc_cache *cache, void (*done)(void *context, kvc_
  * written to disk (at most until flush_ms have passed), then done(context). The disk tier is not closed here.
  */
 void kvc_cache_stop(struct kvc_cache *cache, uint64_t flush_ms, void (*done)(void *context), void *context);
-
-/* What was written to disk, to be kept over a restart. There is a disk tier. */
-void kvc_cache_disk_writes(struct kvc_cache *cache, struct kvc_admit_state *state);
 
 /* After stop, and after all namespaces and leases are closed. */
 void kvc_cache_close(struct kvc_cache *cache);

@@ -96,7 +96,9 @@ struct kvc_cache_counters {
 	kvc_stat_cell *expiry_bytes;
 	kvc_stat_cell *expired;
 	kvc_stat_cell *wear_throttled;
-	kvc_stat_cell *written_day;
+	kvc_stat_cell *admitted_day;
+	kvc_stat_cell *budget_day;
+	kvc_stat_cell *credit;
 };
 
 /* Classes of the policy. */

@@ -50,7 +50,6 @@ void cache_begin(struct world *w)
 	        .secret = w->secret,
 	        .policy = w->policy,
 	        .disk_day_bytes = w->disk_day_bytes,
-	        .disk_writes = w->disk_writes,
 	        .ops_max = 64,
 	        .moves_max = 16,
 	        .hash_mask = 0xF, /* many collisions */

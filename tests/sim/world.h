@@ -36,7 +36,6 @@ struct world {
 	struct kvc_hints hints;      /* of puts from now on */
 	enum kvc_policy_kind policy; /* of the next cache_begin */
 	uint64_t disk_day_bytes;     /* likewise */
-	const struct kvc_admit_state *disk_writes;
 	bool stopped;
 };
 
