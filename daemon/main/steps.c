@@ -206,6 +206,7 @@ static kvc_status cache_start(struct kvc_daemon *daemon)
 	        .secret = daemon->secret,
 	        .disk_day_bytes = daemon->conf.disk_budget,
 	        .policy = (enum kvc_policy_kind)daemon->conf.policy,
+	        .scrub_rate = daemon->conf.scrub_rate,
 	        .ops_max = (uint32_t)daemon->conf.operations,
 	        .moves_max = (uint32_t)daemon->conf.moves,
 	};

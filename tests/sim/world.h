@@ -61,6 +61,9 @@ void cache_begin(struct world *w);
 void world_policy(enum kvc_policy_kind policy);
 void world_budget(uint64_t disk_day_bytes);
 
+/* Of worlds opened from now on: bytes a second of RAM that are scrubbed. Such a world never settles. */
+void world_scrub(uint64_t rate);
+
 /* Everything but a cache and a disk. */
 void world_open_bare(struct world *w, uint64_t seed);
 
