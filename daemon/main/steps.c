@@ -134,6 +134,9 @@ static kvc_status io_start(struct kvc_daemon *daemon)
 		          "--io-backend "
 		          "threads",
 		          kvc_status_text(status));
+	else
+		kvc_io_memory(daemon->io, (void *)(uintptr_t)kvc_arena_base(daemon->arena),
+		              kvc_arena_bytes(daemon->arena), 0);
 	return status;
 }
 
