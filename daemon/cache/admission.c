@@ -120,7 +120,7 @@ void kvc_admission_arrive(struct kvc_cache *cache, const struct kvc_op *op, uint
 	struct kvc_admit_block block;
 	bool again;
 
-	if (!has_budget(cache) || op->durable)
+	if (!has_budget(cache) || op->durable || op->hints.ephemeral)
 		return;
 	entry->image_bytes = (uint32_t)op->plan->image_bytes; /* what is charged, until it is known */
 	again = kvc_admit_came_back(cache->admit, kvc_storage_key_hash(&entry->key));
@@ -154,7 +154,8 @@ void kvc_admission_use(struct kvc_cache *cache, uint32_t id)
 	struct kvc_entry *entry = kvc_cache_entry(cache, id);
 
 	if (!has_budget(cache) || !(entry->flags & KVC_ENTRY_LOOSE) || entry->slab == KVC_EXTENT_NONE ||
-	    !kvc_cache_disk_writable(cache) || !own_parent_kept(cache, entry))
+	    entry->hints & KVC_HINT_EPHEMERAL || !kvc_cache_disk_writable(cache) ||
+	    !own_parent_kept(cache, entry))
 		return;
 	if (ask_again(cache, id) && kvc_policy_listed(&entry->node))
 		kvc_policy_reclass(cache->policy, id, KVC_LIST_DIRTY);
@@ -200,6 +201,6 @@ void kvc_admission_evicted(struct kvc_cache *cache, uint32_t id)
 {
 	const struct kvc_entry *entry = kvc_cache_entry(cache, id);
 
-	if (has_budget(cache) && entry->flags & KVC_ENTRY_LOOSE)
+	if (has_budget(cache) && entry->flags & KVC_ENTRY_LOOSE && !(entry->hints & KVC_HINT_EPHEMERAL))
 		kvc_admit_remember(cache->admit, kvc_storage_key_hash(&entry->key));
 }

@@ -26,7 +26,8 @@ void kvc_admission_arrive(struct kvc_cache *cache, const struct kvc_op *op, uint
 /* The entry is used. Told in the order of the chain. */
 void kvc_admission_use(struct kvc_cache *cache, uint32_t id);
 
-/* Whether an entry in RAM, whose place on disk was reclaimed, may be written again. */
+/* Whether an entry whose place on disk was reclaimed may be written again; or one that was not to be written,
+ * and now is. */
 bool kvc_admission_again(struct kvc_cache *cache, uint32_t id);
 
 /* A store of the entry has ended. */

@@ -45,11 +45,15 @@ static void counters_open(struct kvc_cache *cache)
 	        .lost = kvc_stats_cell(stats, "cache.lost"),
 	        .demoted = kvc_stats_cell(stats, "cache.demoted"),
 	        .promoted = kvc_stats_cell(stats, "cache.promoted"),
+	        .read_ahead = kvc_stats_cell(stats, "cache.read_ahead"),
 	        .lowered = kvc_stats_cell(stats, "cache.lowered"),
 	        .raised = kvc_stats_cell(stats, "cache.raised"),
 	        .recovered = kvc_stats_cell(stats, "cache.recovered"),
 	        .busy = kvc_stats_cell(stats, "cache.busy"),
 	        .pins = kvc_stats_cell(stats, "cache.pins"),
+	        .expiring = kvc_stats_cell(stats, "cache.expiring"),
+	        .expiry_bytes = kvc_stats_cell(stats, "cache.expiry_bytes"),
+	        .expired = kvc_stats_cell(stats, "cache.expired"),
 	        .wear_throttled = kvc_stats_cell(stats, "disk.wear_throttled"),
 	        .admitted_day = kvc_stats_cell(stats, "disk.admitted_day_bytes"),
 	        .scrub_bytes = kvc_stats_cell(stats, "cache.scrub_bytes"),
@@ -198,6 +202,8 @@ static bool record_recovered(void *context, const struct kvc_record *record, uin
 		return false;
 	if (id != KVC_ENTRY_NONE)
 		kvc_entry_drop(cache, id);
+	if (record->ends) /* nobody knows how long ago it was put: see hints.c */
+		return false;
 	if (kvc_index_insert(cache->index, &record->key, &id) != KVC_OK)
 		return false;
 	entry = kvc_cache_entry(cache, id);
@@ -205,6 +211,7 @@ static bool record_recovered(void *context, const struct kvc_record *record, uin
 	entry->epoch = (uint32_t)record->epoch;
 	entry->image_bytes = (uint32_t)record->image_bytes;
 	entry->tokens = (uint16_t)record->tokens;
+	entry->tenant = kvc_tenant_ids_number(&cache->tenants, record->tenant);
 	entry->depth = record->depth > UINT16_MAX ? UINT16_MAX : (uint16_t)record->depth;
 	entry->flags = KVC_ENTRY_VISIBLE | KVC_ENTRY_ON_DISK | KVC_ENTRY_UNREAD;
 	if (record->generation > cache->generation)
@@ -231,7 +238,7 @@ static void place_reclaimed(void *context, uint32_t cookie, struct kvc_place pla
 	kvc_entry_lose_place(cache, cookie);
 }
 
-/* Generations, tenants and parents are not in the index, and not needed to find a block again. */
+/* Generations and parents are not in the index, and not needed to find a block again. */
 static bool place_describe(void *context, uint32_t cookie, struct kvc_record *record)
 {
 	struct kvc_cache *cache = context;
@@ -244,7 +251,8 @@ static bool place_describe(void *context, uint32_t cookie, struct kvc_record *re
 	record->image_bytes = entry->image_bytes;
 	record->tokens = entry->tokens;
 	record->depth = entry->depth;
-	return true;
+	record->ends = entry->hints & KVC_HINT_MARKED;
+	return kvc_tenant_ids_get(&cache->tenants, entry->tenant, record->tenant);
 }
 
 /* A block that is in RAM too becomes dirty when its place goes, and is written then. */
@@ -339,6 +347,7 @@ void kvc_cache_check_stopped(struct kvc_cache *cache)
 	cache->state = KVC_CACHE_STOPPED;
 	kvc_vram_clear(cache);
 	kvc_timer_stop(&cache->flush_timer);
+	kvc_timer_stop(&cache->expiry_timer);
 	if (kvc_listed_count(cache, KVC_LIST_DIRTY))
 		kvc_warn("stop: %u blocks in RAM were not written to disk",
 		         kvc_listed_count(cache, KVC_LIST_DIRTY));
@@ -359,6 +368,7 @@ static void stop_run(struct kvc_task *task)
 {
 	struct kvc_cache *cache = kvc_container_of(task, struct kvc_cache, stop_task);
 
+	kvc_hints_stop(cache);
 	kvc_cleaner_run(cache);
 	kvc_cache_check_stopped(cache);
 }
@@ -390,6 +400,8 @@ void kvc_cache_close(struct kvc_cache *cache)
 	kvc_free(cache->flights);
 	kvc_admission_close(cache);
 	kvc_policy_close(cache->policy);
+	kvc_expiry_close(&cache->expiry);
 	kvc_index_close(cache->index);
+	kvc_tenant_ids_close(&cache->tenants);
 	kvc_free(cache);
 }

@@ -101,6 +101,17 @@ enum kvc_rest {
 	KVC_REST_DISK = 3
 }; /* as Tier on the wire */
 
+/* Among the blocks of a tenant. */
+enum kvc_priority { KVC_PRIORITY_NORMAL, KVC_PRIORITY_LOW, KVC_PRIORITY_HIGH, KVC_PRIORITIES };
+
+/* What a client says of the blocks that it puts. Zeroed: nothing. Of a block that is there already, a later
+ * put can only take back: raise the priority, put off the end, allow the disk. */
+struct kvc_hints {
+	uint8_t priority; /* enum kvc_priority */
+	bool ephemeral;   /* never written to disk */
+	uint32_t ttl_ms;  /* a miss so long after the put began, and after a restart; 0: no limit */
+};
+
 struct kvc_op {
 	/* set by the caller; all borrowed until done */
 	enum kvc_op_kind kind;
@@ -108,10 +119,12 @@ struct kvc_op {
 	struct kvc_storage_key key;
 	struct kvc_storage_key parent; /* of a put */
 	bool has_parent;
-	bool durable;  /* a put: complete when on stable storage */
+	bool durable;  /* a put: complete when on stable storage; not of an ephemeral block, nor one that ends
+	                */
 	uint64_t coin; /* of a put: the same for all blocks of a request, a hash; admission to disk (admit.h)
 	                */
-	uint32_t tokens; /* 1 to the namespace's block tokens, checked by the caller */
+	struct kvc_hints hints; /* of a put */
+	uint32_t tokens;        /* 1 to the namespace's block tokens, checked by the caller */
 	enum kvc_op_form form;
 	union {
 		struct kvc_block_view view;     /* host: checked by the caller against its region */
@@ -144,6 +157,7 @@ struct kvc_op {
 	uint32_t entry;
 	uint32_t cell; /* of the VRAM tier, being filled by it */
 	uint8_t state;
+	uint64_t ends_ms;         /* a put with a time to live: of the loop's clock */
 	bool reread;              /* a get: what rests on disk was read a second time */
 	bool lost;                /* a put that waits for a sync: its place on disk is gone */
 	kvc_status cancel_status; /* KVC_OK: not cancelled */
@@ -166,7 +180,12 @@ void kvc_op_cancel(struct kvc_op *op, kvc_status status);
 uint32_t kvc_cache_lookup(struct kvc_cache *cache, const struct kvc_storage_key *keys, uint32_t count,
                           uint8_t *rest);
 
-/* Start bringing the leading present blocks into RAM; returns how many are there or on their way. */
+/* Start bringing leading blocks that are present into RAM: as many as fit half of it, and as what is read
+ * ahead for all chains at a time may be (a quarter of RAM, and no more blocks than the moves there may be).
+ * Returns how many are there or on their way. */
+uint32_t kvc_cache_read_ahead(struct kvc_cache *cache, const struct kvc_storage_key *keys, uint32_t count);
+
+/* The same of blocks that nobody has asked for yet: marks them as used. */
 uint32_t kvc_cache_prefetch(struct kvc_cache *cache, const struct kvc_storage_key *keys, uint32_t count);
 
 /* Forget blocks in every tier; gets that are running still complete. Returns how many there were. */

@@ -54,16 +54,18 @@ struct kvc_tier_note {
 
 /* What the tier tells its owner. All on the loop thread. */
 struct kvc_tier_events {
-	/* At start: a valid record was found. The owner returns the cookie, or false to ignore the record. */
+	/* At start: a valid record was found; its tenant is known, its parent and generation if they are in
+	 * what it was found by (a checkpoint has neither). The owner returns the cookie, or false to ignore
+	 * the record. */
 	bool (*recovered)(void *context, const struct kvc_record *record, uint32_t *cookie);
 
 	/* The place of a record is about to be overwritten, or was lost by a failed write or sync: forget it
 	 * now if it is still at this place. Must not submit a request. */
 	void (*reclaimed)(void *context, uint32_t cookie, struct kvc_place place);
 
-	/* What the owner keeps under a cookie: fills in key, sizes, depth and what else it knows of the
-	 * record at record->place. False: that is not where he has it (yet). For a checkpoint, from a task of
-	 * the tier's own. NULL: there are no checkpoints. */
+	/* What the owner keeps under a cookie: fills in key, tenant, sizes, depth and what else it knows of
+	 * the record at record->place. False: that is not where he has it (yet). For a checkpoint, from a
+	 * task of the tier's own. NULL: there are no checkpoints. */
 	bool (*describe)(void *context, uint32_t cookie, struct kvc_record *record);
 
 	/* The segment of the record at record->place will be reclaimed. True: it was used since it was

@@ -41,6 +41,9 @@ void sim_event_add(struct kvc_loop *loop, struct sim_event *event);
  */
 bool sim_step(struct kvc_loop *loop);
 
+/* Time passes and nothing happens: timers that are due by now fire at a later step. */
+void sim_pass(struct kvc_loop *loop, uint64_t ms);
+
 /* ---- engine ---- */
 
 kvc_status sim_engine_open(struct kvc_loop *loop, struct kvc_engine **engine);
