@@ -67,6 +67,9 @@ void kvc_index_close(struct kvc_index *index);
 
 uint32_t kvc_index_count(const struct kvc_index *index);
 
+/* All entries have ids below it. Those that are not in use are KVC_ENTRY_DEAD. */
+uint32_t kvc_index_high(const struct kvc_index *index);
+
 /* Bytes of memory that the index has taken. */
 uint64_t kvc_index_bytes(const struct kvc_index *index);
 

@@ -27,6 +27,7 @@
 #include "daemon/cache/cache.h"
 #include "daemon/cache/expiry.h"
 #include "daemon/cache/index.h"
+#include "daemon/cache/scrub.h"
 #include "daemon/cache/space.h"
 #include "daemon/cache/tenant_ids.h"
 #include "daemon/policy/policy.h"
@@ -99,6 +100,9 @@ struct kvc_cache_counters {
 	kvc_stat_cell *admitted_day;
 	kvc_stat_cell *budget_day;
 	kvc_stat_cell *credit;
+	kvc_stat_cell *scrub_bytes;
+	kvc_stat_cell *scrub_bad;
+	kvc_stat_cell *scrub_passes;
 };
 
 /* Classes of the policy. */
@@ -136,6 +140,7 @@ struct kvc_cache {
 	struct kvc_list namespaces;
 	struct kvc_tenant_ids tenants;
 	struct kvc_cache_counters count;
+	struct kvc_scrub scrub;
 	struct kvc_timer flush_timer;
 	bool flush_over;
 	bool last_sync; /* begun */

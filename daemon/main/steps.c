@@ -134,6 +134,9 @@ static kvc_status io_start(struct kvc_daemon *daemon)
 		          "--io-backend "
 		          "threads",
 		          kvc_status_text(status));
+	else
+		kvc_io_memory(daemon->io, (void *)(uintptr_t)kvc_arena_base(daemon->arena),
+		              kvc_arena_bytes(daemon->arena), 0);
 	return status;
 }
 
@@ -206,6 +209,7 @@ static kvc_status cache_start(struct kvc_daemon *daemon)
 	        .secret = daemon->secret,
 	        .disk_day_bytes = daemon->conf.disk_budget,
 	        .policy = (enum kvc_policy_kind)daemon->conf.policy,
+	        .scrub_rate = daemon->conf.scrub_rate,
 	        .ops_max = (uint32_t)daemon->conf.operations,
 	        .moves_max = (uint32_t)daemon->conf.moves,
 	};

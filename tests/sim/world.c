@@ -36,6 +36,13 @@ static void recovered(void *context, kvc_status status)
 	assert_int_equal(status, KVC_OK);
 }
 
+static uint64_t scrub_next;
+
+void world_scrub(uint64_t rate)
+{
+	scrub_next = rate;
+}
+
 void cache_begin(struct world *w)
 {
 	struct kvc_ns_options ns = ns_options("a");
@@ -50,6 +57,7 @@ void cache_begin(struct world *w)
 	        .secret = w->secret,
 	        .policy = w->policy,
 	        .disk_day_bytes = w->disk_day_bytes,
+	        .scrub_rate = scrub_next,
 	        .ops_max = 64,
 	        .moves_max = 16,
 	        .hash_mask = 0xF, /* many collisions */

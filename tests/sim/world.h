@@ -62,6 +62,9 @@ void cache_begin(struct world *w);
 void world_policy(enum kvc_policy_kind policy);
 void world_budget(uint64_t disk_day_bytes);
 
+/* Of worlds opened from now on: bytes a second of RAM that are scrubbed. Such a world never settles. */
+void world_scrub(uint64_t rate);
+
 /* What the puts of a numbered block say, in histories: always that it ends, always that it is ephemeral, now
  * this and now that, or nothing. */
 enum block_class { BLOCK_ENDS, BLOCK_EPHEMERAL, BLOCK_MIXED, BLOCK_PLAIN };
