@@ -45,13 +45,22 @@ static void counters_open(struct kvc_cache *cache)
 	        .lost = kvc_stats_cell(stats, "cache.lost"),
 	        .demoted = kvc_stats_cell(stats, "cache.demoted"),
 	        .promoted = kvc_stats_cell(stats, "cache.promoted"),
+	        .read_ahead = kvc_stats_cell(stats, "cache.read_ahead"),
 	        .lowered = kvc_stats_cell(stats, "cache.lowered"),
 	        .raised = kvc_stats_cell(stats, "cache.raised"),
 	        .recovered = kvc_stats_cell(stats, "cache.recovered"),
 	        .busy = kvc_stats_cell(stats, "cache.busy"),
 	        .pins = kvc_stats_cell(stats, "cache.pins"),
+	        .expiring = kvc_stats_cell(stats, "cache.expiring"),
+	        .expiry_bytes = kvc_stats_cell(stats, "cache.expiry_bytes"),
+	        .expired = kvc_stats_cell(stats, "cache.expired"),
 	        .wear_throttled = kvc_stats_cell(stats, "disk.wear_throttled"),
-	        .written_day = kvc_stats_cell(stats, "disk.written_day_bytes"),
+	        .admitted_day = kvc_stats_cell(stats, "disk.admitted_day_bytes"),
+	        .scrub_bytes = kvc_stats_cell(stats, "cache.scrub_bytes"),
+	        .scrub_bad = kvc_stats_cell(stats, "cache.scrub_bad_blocks"),
+	        .scrub_passes = kvc_stats_cell(stats, "cache.scrub_passes"),
+	        .budget_day = kvc_stats_cell(stats, "disk.budget_day_bytes"),
+	        .credit = kvc_stats_cell(stats, "disk.budget_credit_bytes"),
 	};
 }
 
@@ -193,6 +202,8 @@ static bool record_recovered(void *context, const struct kvc_record *record, uin
 		return false;
 	if (id != KVC_ENTRY_NONE)
 		kvc_entry_drop(cache, id);
+	if (record->ends) /* nobody knows how long ago it was put: see hints.c */
+		return false;
 	if (kvc_index_insert(cache->index, &record->key, &id) != KVC_OK)
 		return false;
 	entry = kvc_cache_entry(cache, id);
@@ -200,6 +211,7 @@ static bool record_recovered(void *context, const struct kvc_record *record, uin
 	entry->epoch = (uint32_t)record->epoch;
 	entry->image_bytes = (uint32_t)record->image_bytes;
 	entry->tokens = (uint16_t)record->tokens;
+	entry->tenant = kvc_tenant_ids_number(&cache->tenants, record->tenant);
 	entry->depth = record->depth > UINT16_MAX ? UINT16_MAX : (uint16_t)record->depth;
 	entry->flags = KVC_ENTRY_VISIBLE | KVC_ENTRY_ON_DISK | KVC_ENTRY_UNREAD;
 	if (record->generation > cache->generation)
@@ -226,7 +238,7 @@ static void place_reclaimed(void *context, uint32_t cookie, struct kvc_place pla
 	kvc_entry_lose_place(cache, cookie);
 }
 
-/* Generations, tenants and parents are not in the index, and not needed to find a block again. */
+/* Generations and parents are not in the index, and not needed to find a block again. */
 static bool place_describe(void *context, uint32_t cookie, struct kvc_record *record)
 {
 	struct kvc_cache *cache = context;
@@ -239,7 +251,8 @@ static bool place_describe(void *context, uint32_t cookie, struct kvc_record *re
 	record->image_bytes = entry->image_bytes;
 	record->tokens = entry->tokens;
 	record->depth = entry->depth;
-	return true;
+	record->ends = entry->hints & KVC_HINT_MARKED;
+	return kvc_tenant_ids_get(&cache->tenants, entry->tenant, record->tenant);
 }
 
 /* A block that is in RAM too becomes dirty when its place goes, and is written then. */
@@ -263,15 +276,28 @@ static bool place_moved(void *context, uint32_t cookie, struct kvc_place from,
 	entry->place = record->place;
 	entry->epoch = (uint32_t)record->epoch;
 	entry->flags &= (uint8_t)~KVC_ENTRY_HIT;
+	kvc_admission_copied(cache, cookie);
 	return true;
+}
+
+static void account_save(void *context, struct kvc_tier_note *note)
+{
+	kvc_admission_save(context, note);
+}
+
+static void account_restore(void *context, const struct kvc_tier_note *note)
+{
+	kvc_admission_restore(context, note);
 }
 
 static void recover_done(void *context, kvc_status status)
 {
 	struct kvc_cache *cache = context;
 
-	if (status == KVC_OK)
+	if (status == KVC_OK) {
 		cache->state = KVC_CACHE_READY;
+		kvc_scrub_start(cache);
+	}
 	kvc_stat_set(cache->count.index_bytes, (int64_t)kvc_index_bytes(cache->index));
 	cache->recovered(cache->callback_context, status);
 }
@@ -284,6 +310,8 @@ void kvc_cache_recover(struct kvc_cache *cache, void (*done)(void *context, kvc_
 	        .describe = place_describe,
 	        .keep = place_keep,
 	        .moved = place_moved,
+	        .note = account_save,
+	        .noted = account_restore,
 	        .context = cache,
 	};
 
@@ -309,7 +337,7 @@ static bool flushed(struct kvc_cache *cache)
 void kvc_cache_check_stopped(struct kvc_cache *cache)
 {
 	if (cache->state != KVC_CACHE_STOPPING || cache->ops || cache->flights_used || cache->sync.running ||
-	    !flushed(cache))
+	    cache->scrub.busy || !flushed(cache))
 		return;
 	if (cache->options.disk && !cache->last_sync && !cache->flush_over) {
 		cache->last_sync = true;
@@ -319,6 +347,7 @@ void kvc_cache_check_stopped(struct kvc_cache *cache)
 	cache->state = KVC_CACHE_STOPPED;
 	kvc_vram_clear(cache);
 	kvc_timer_stop(&cache->flush_timer);
+	kvc_timer_stop(&cache->expiry_timer);
 	if (kvc_listed_count(cache, KVC_LIST_DIRTY))
 		kvc_warn("stop: %u blocks in RAM were not written to disk",
 		         kvc_listed_count(cache, KVC_LIST_DIRTY));
@@ -339,6 +368,7 @@ static void stop_run(struct kvc_task *task)
 {
 	struct kvc_cache *cache = kvc_container_of(task, struct kvc_cache, stop_task);
 
+	kvc_hints_stop(cache);
 	kvc_cleaner_run(cache);
 	kvc_cache_check_stopped(cache);
 }
@@ -347,6 +377,7 @@ void kvc_cache_stop(struct kvc_cache *cache, uint64_t flush_ms, void (*done)(voi
 {
 	KVC_PRE(cache->state < KVC_CACHE_STOPPING);
 	cache->state = KVC_CACHE_STOPPING;
+	kvc_scrub_stop(cache);
 	cache->stopped = done;
 	cache->callback_context = context;
 	cache->flush_timer.fire = flush_timeout;
@@ -369,6 +400,8 @@ void kvc_cache_close(struct kvc_cache *cache)
 	kvc_free(cache->flights);
 	kvc_admission_close(cache);
 	kvc_policy_close(cache->policy);
+	kvc_expiry_close(&cache->expiry);
 	kvc_index_close(cache->index);
+	kvc_tenant_ids_close(&cache->tenants);
 	kvc_free(cache);
 }

@@ -30,7 +30,15 @@ enum kvc_entry_flag {
 	KVC_ENTRY_UNREAD = 128, /* found at start, and not restored since: its image may be damaged */
 };
 
-/* One block. 84 bytes; owned by the index, filled by the cache. */
+/* Bits of kvc_entry.hints: what those who put it said of it. */
+enum {
+	KVC_HINT_PRIORITY = 0x03,  /* enum kvc_priority (cache.h) */
+	KVC_HINT_EPHEMERAL = 0x04, /* never to disk */
+	KVC_HINT_TTL = 0x08,       /* it ends at some time: hints.c knows when */
+	KVC_HINT_MARKED = 0x10,    /* written to disk, if it was, in a record that no start takes over */
+};
+
+/* One block. 88 bytes; owned by the index, filled by the cache. */
 struct kvc_entry {
 	struct kvc_storage_key key;
 	uint32_t chain; /* next entry of the bucket, or of the free list */
@@ -42,12 +50,14 @@ struct kvc_entry {
 	uint32_t refs;   /* operations, moves and leases that use it: it may not be freed, nor its slab */
 	struct kvc_policy_node node; /* what decides who is evicted first */
 	uint8_t flags;
-	uint16_t pins; /* leases that keep it */
+	uint8_t hints;
+	uint16_t tenant; /* a small number that the cache gives its tenants, 0: not known yet */
+	uint16_t pins;   /* leases that keep it */
 	uint16_t tokens;
 	uint16_t depth; /* blocks before it in its sequence, capped */
 };
 
-static_assert(sizeof(struct kvc_entry) <= 84, "the index must stay small");
+static_assert(sizeof(struct kvc_entry) <= 88, "the index must stay small");
 
 struct kvc_index;
 
@@ -56,6 +66,9 @@ kvc_status kvc_index_open(uint64_t hash_mask, struct kvc_index **index);
 void kvc_index_close(struct kvc_index *index);
 
 uint32_t kvc_index_count(const struct kvc_index *index);
+
+/* All entries have ids below it. Those that are not in use are KVC_ENTRY_DEAD. */
+uint32_t kvc_index_high(const struct kvc_index *index);
 
 /* Bytes of memory that the index has taken. */
 uint64_t kvc_index_bytes(const struct kvc_index *index);

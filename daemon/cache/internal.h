@@ -25,8 +25,11 @@
 
 #include "daemon/base/check.h"
 #include "daemon/cache/cache.h"
+#include "daemon/cache/expiry.h"
 #include "daemon/cache/index.h"
+#include "daemon/cache/scrub.h"
 #include "daemon/cache/space.h"
+#include "daemon/cache/tenant_ids.h"
 #include "daemon/policy/policy.h"
 
 enum kvc_flight_kind {
@@ -47,6 +50,7 @@ struct kvc_flight {
 	struct kvc_move move;       /* of a load, lower or store */
 	struct kvc_record record;
 	struct kvc_cache *cache;
+	bool ahead; /* a load that nobody had asked for when it began */
 };
 
 /* Group commit: one sync runs, later callers wait for the next. */
@@ -83,13 +87,22 @@ struct kvc_cache_counters {
 	kvc_stat_cell *lost;
 	kvc_stat_cell *demoted;
 	kvc_stat_cell *promoted;
+	kvc_stat_cell *read_ahead;
 	kvc_stat_cell *lowered;
 	kvc_stat_cell *raised;
 	kvc_stat_cell *recovered;
 	kvc_stat_cell *busy;
 	kvc_stat_cell *pins;
+	kvc_stat_cell *expiring;
+	kvc_stat_cell *expiry_bytes;
+	kvc_stat_cell *expired;
 	kvc_stat_cell *wear_throttled;
-	kvc_stat_cell *written_day;
+	kvc_stat_cell *admitted_day;
+	kvc_stat_cell *budget_day;
+	kvc_stat_cell *credit;
+	kvc_stat_cell *scrub_bytes;
+	kvc_stat_cell *scrub_bad;
+	kvc_stat_cell *scrub_passes;
 };
 
 /* Classes of the policy. */
@@ -104,12 +117,16 @@ struct kvc_cache {
 	struct kvc_mover *mover;
 	struct kvc_vram *vram;
 	struct kvc_policy *policy;
-	struct kvc_admit *admit; /* NULL: no disk */
-	uint64_t dirty_limit;    /* bytes in the dirty list above which the cleaner writes */
-	uint64_t generation;     /* of the newest block */
-	uint32_t ops;            /* unfinished */
-	uint32_t stores;         /* flights of that kind */
+	struct kvc_admit *admit;  /* NULL: no disk */
+	uint64_t dirty_limit;     /* bytes in the dirty list above which the cleaner writes */
+	uint64_t generation;      /* of the newest block */
+	struct kvc_expiry expiry; /* of the blocks that end at some time */
+	struct kvc_timer expiry_timer;
+	uint32_t ops;    /* unfinished */
+	uint32_t stores; /* flights of that kind */
 	uint32_t lowers;
+	uint32_t ahead; /* loads that were begun ahead, and their bytes */
+	uint64_t ahead_bytes;
 	uint32_t stores_max;
 	struct kvc_flight *flights;
 	uint32_t flight_count;
@@ -121,7 +138,9 @@ struct kvc_cache {
 	struct kvc_task stop_task;
 	struct kvc_sync sync;
 	struct kvc_list namespaces;
+	struct kvc_tenant_ids tenants;
 	struct kvc_cache_counters count;
+	struct kvc_scrub scrub;
 	struct kvc_timer flush_timer;
 	bool flush_over;
 	bool last_sync; /* begun */
@@ -138,6 +157,7 @@ struct kvc_ns {
 	struct kvc_secret
 	        secret; /* stands for all of the options: two namespaces with the same are the same */
 	uint8_t tenant_id[16];
+	uint16_t tenant; /* its number */
 	struct kvc_image_plan plan;
 };
 
@@ -182,6 +202,29 @@ static inline bool kvc_cache_disk_writable(const struct kvc_cache *cache)
 	return cache->options.disk && cache->options.disk->writable;
 }
 
+/* ---- hints.c ---- */
+
+/* A new entry, before it is announced to the policy. */
+void kvc_hints_new(struct kvc_cache *cache, const struct kvc_op *op, uint32_t id);
+
+/* The block of a put becomes visible: its time to live counts from now on. KVC_NO_MEMORY. */
+kvc_status kvc_hints_commit(struct kvc_op *op);
+
+/* A put of a block that is there: see struct kvc_hints. */
+void kvc_hints_merge(const struct kvc_op *op, uint32_t id);
+
+/* Whether the block's time to live has passed. */
+bool kvc_hints_over(const struct kvc_cache *cache, uint32_t id);
+
+/* The same; if so, the block is forgotten. */
+bool kvc_hints_expire(struct kvc_cache *cache, uint32_t id);
+
+/* The entry is dropped. */
+void kvc_hints_dropped(struct kvc_cache *cache, uint32_t id);
+
+/* The cache stops: what does not outlive a restart goes now. */
+void kvc_hints_stop(struct kvc_cache *cache);
+
 /* ---- flight.c ---- */
 
 /* A flight for an entry that has none; holds a reference. KVC_BUSY: too many. */
@@ -193,6 +236,9 @@ struct kvc_flight *kvc_entry_flight(struct kvc_cache *cache, const struct kvc_en
 
 /* Begin loading an entry that rests on disk only. */
 kvc_status kvc_load_begin(struct kvc_cache *cache, uint32_t id, bool urgent, struct kvc_flight **flight);
+
+/* The same for an operation that may come. */
+kvc_status kvc_load_ahead(struct kvc_cache *cache, uint32_t id);
 
 /* Begin storing a dirty or loose entry. */
 kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, struct kvc_flight **flight);

@@ -121,6 +121,7 @@ kvc_status kvc_ns_open(struct kvc_cache *cache, const struct kvc_ns_options *opt
 	if (!ns)
 		return KVC_NO_MEMORY;
 	*ns = candidate;
+	ns->tenant = kvc_tenant_ids_number(&cache->tenants, ns->tenant_id);
 	kvc_list_push(&cache->namespaces, &ns->node);
 	*out = ns;
 	return KVC_OK;

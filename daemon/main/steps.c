@@ -134,6 +134,9 @@ static kvc_status io_start(struct kvc_daemon *daemon)
 		          "--io-backend "
 		          "threads",
 		          kvc_status_text(status));
+	else
+		kvc_io_memory(daemon->io, (void *)(uintptr_t)kvc_arena_base(daemon->arena),
+		              kvc_arena_bytes(daemon->arena), 0);
 	return status;
 }
 
@@ -143,13 +146,25 @@ static void io_stop(struct kvc_daemon *daemon)
 		kvc_io_close(daemon->io);
 }
 
+enum health { HEALTH_NONE, HEALTH_DRIVE, HEALTH_FILE };
+
+static enum health health_of(const struct kvc_conf *conf)
+{
+	if (strcmp(conf->disk_health, "none") == 0)
+		return HEALTH_NONE;
+	return strcmp(conf->disk_health, "auto") == 0 ? HEALTH_DRIVE : HEALTH_FILE;
+}
+
 static kvc_status disk_start(struct kvc_daemon *daemon)
 {
+	enum health health = health_of(&daemon->conf);
 	struct kvc_disk_options options = {
 	        .directory = daemon->conf.disk,
 	        .bytes = daemon->conf.disk_size,
 	        .segment_bytes = daemon->conf.segment_size,
 	        .scrub_rate = daemon->conf.scrub_rate,
+	        .health_ms = health == HEALTH_NONE ? 0 : daemon->conf.disk_health_ms,
+	        .health_file = health == HEALTH_FILE ? daemon->conf.disk_health : NULL,
 	        .verify_on_start = daemon->conf.verify_on_start,
 	};
 	char detail[DETAIL_BYTES] = "";
@@ -194,6 +209,7 @@ static kvc_status cache_start(struct kvc_daemon *daemon)
 	        .secret = daemon->secret,
 	        .disk_day_bytes = daemon->conf.disk_budget,
 	        .policy = (enum kvc_policy_kind)daemon->conf.policy,
+	        .scrub_rate = daemon->conf.scrub_rate,
 	        .ops_max = (uint32_t)daemon->conf.operations,
 	        .moves_max = (uint32_t)daemon->conf.moves,
 	};

@@ -10,7 +10,7 @@
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the structs below are the bytes at rest");
 
 #define CHECKPOINT_MAGIC   0x313054504B43564Bull /* "KVCKPT01" */
-#define CHECKPOINT_VERSION 1u
+#define CHECKPOINT_VERSION 2u
 
 /* Frozen for all versions: magic, version and checksum, over this many pages. */
 struct head {

@@ -5,7 +5,7 @@
  *   sections: each a block as a segment's summary (summary.h), checksummed by itself
  *
  * The head goes out last, behind a sync. It is a hint as summaries are: it binds segments by their epoch, and
- * a record counts when it is read. Pure functions. */
+ * a record counts when it is read. Version 2: every record's tenant is in it. Pure functions. */
 #ifndef KVC_CHECKPOINT_H
 #define KVC_CHECKPOINT_H
 

@@ -4,6 +4,7 @@
 #define KVC_DISK_JOBS_H
 
 #include "daemon/tier/disk_segment.h"
+#include "daemon/tier/drive.h"
 #include "daemon/tier/segment.h"
 #include "daemon/tier/tier.h"
 #include "daemon/tier/wear.h"
@@ -78,6 +79,7 @@ enum disk_prepare_step {
 struct disk_prepare {
 	enum disk_prepare_step step;
 	struct disk_segment *segment;
+	bool reclaim;           /* as kvc_disk_prepare was asked */
 	struct kvc_super super; /* what is being written */
 	struct kvc_io_req io;
 	struct iovec iov;
@@ -131,6 +133,7 @@ struct disk_wear {
 	uint64_t since_ms; /* loop's time at the last account */
 	uint64_t noted;    /* total at rest */
 	bool busy;
+	bool last; /* it was put down at the stop */
 	struct kvc_file file;
 	struct kvc_timer timer;
 	struct kvc_io_req io;
@@ -154,6 +157,19 @@ struct disk_scrub {
 	uint64_t iov_bytes;
 	uint8_t *buffer;
 	uint64_t buffer_bytes;
+};
+
+struct disk_drive_job;
+
+struct disk_drive {
+	char *directory;
+	char *file;                 /* behind it; NULL: the drive is asked itself */
+	uint64_t interval_ms;       /* 0: never */
+	struct disk_drive_job *job; /* being read; NULL: none */
+	struct kvc_timer timer;
+	struct kvc_drive_history history;
+	bool failing; /* nothing is written any more */
+	bool told;    /* that it is not known */
 };
 
 enum disk_sync_step {

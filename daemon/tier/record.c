@@ -12,6 +12,7 @@
 #define RECORD_MAGIC   "KVCREC\r\n"
 #define RECORD_VERSION 1u
 #define RECORD_COPY    1u
+#define RECORD_ENDS    2u
 
 struct header {
 	uint8_t magic[8];
@@ -21,7 +22,7 @@ struct header {
 	uint32_t depth;
 	uint32_t segment;
 	uint32_t page;
-	uint32_t flags; /* RECORD_COPY; others: reserved, 0 */
+	uint32_t flags; /* RECORD_COPY, RECORD_ENDS; others: reserved, 0 */
 	uint64_t epoch;
 	uint64_t generation;
 	uint64_t image_bytes;
@@ -30,7 +31,8 @@ struct header {
 	uint8_t key[KVC_STORAGE_KEY_BYTES];
 	uint8_t parent[KVC_STORAGE_KEY_BYTES];
 	uint8_t image_sum[KVC_IMAGE_SUM_BYTES]; /* as in the image's own header: binds the image */
-	uint8_t reserved[328];                  /* 0 */
+	uint32_t incarnation;                   /* of the tenant */
+	uint8_t reserved[324];                  /* 0 */
 	uint8_t checksum[16];                   /* XXH3-128 of all before */
 } __attribute__((packed));
 
@@ -65,10 +67,11 @@ void kvc_record_seal(const struct kvc_record *record, uint8_t *bytes)
 	        .depth = record->depth,
 	        .segment = record->place.segment,
 	        .page = record->place.page,
-	        .flags = record->copy ? RECORD_COPY : 0,
+	        .flags = (record->copy ? RECORD_COPY : 0) | (record->ends ? RECORD_ENDS : 0),
 	        .epoch = record->epoch,
 	        .generation = record->generation,
 	        .image_bytes = record->image_bytes,
+	        .incarnation = record->incarnation,
 	};
 
 	KVC_PRE(record->image_bytes >= KVC_IMAGE_HEADER_BYTES);
@@ -113,6 +116,8 @@ kvc_status kvc_record_parse(const uint8_t bytes[KVC_RECORD_HEADER_BYTES], uint64
 	        .tokens = header.tokens,
 	        .depth = header.depth,
 	        .copy = header.flags & RECORD_COPY,
+	        .incarnation = header.incarnation,
+	        .ends = header.flags & RECORD_ENDS,
 	};
 	memcpy(record->key.bytes, header.key, sizeof header.key);
 	memcpy(record->parent.bytes, header.parent, sizeof header.parent);

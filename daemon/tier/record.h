@@ -26,8 +26,9 @@ struct kvc_place {
 struct kvc_record {
 	struct kvc_storage_key key;
 	struct kvc_storage_key parent; /* all zero: none */
-	uint8_t tenant[16]; /* first half of BLAKE2b of the tenant's name under the master secret */
-	uint8_t device[16]; /* instance id of the tier's directory */
+	uint8_t tenant[16];   /* first half of BLAKE2b of the tenant's name under the master secret */
+	uint32_t incarnation; /* of the tenant: how often it was dropped before this was put */
+	uint8_t device[16];   /* instance id of the tier's directory */
 	struct kvc_place place;
 	uint64_t epoch;      /* of the segment: a reused segment has a new one */
 	uint64_t generation; /* of the block: grows with every put of the process and over restarts */
@@ -35,6 +36,7 @@ struct kvc_record {
 	uint32_t tokens;
 	uint32_t depth; /* blocks before it in its sequence */
 	bool copy;      /* written again from another place: whoever has one with that key keeps that */
+	bool ends;      /* has a time to live: no start takes it over */
 };
 
 /* Bytes of a whole record with an image of that length. */

@@ -12,9 +12,10 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the structs below are 
 #define SUPER_MAGIC   0x313050555343564Bull /* "KVCSUP01" */
 #define SEGMENT_MAGIC 0x313047455343564Bull /* "KVCSEG01" */
 
-/* Of a directory. 2: sealed segments end with a summary. A directory of an older version is taken over: what
- * it lacks is found by a scan. */
-#define SUPER_VERSION   2u
+/* Of a directory. 2: sealed segments end with a summary. 3: summaries and checkpoints know every record's
+ * tenant and its incarnation. A directory of an older version is taken over: what it lacks is found by a
+ * scan. */
+#define SUPER_VERSION   3u
 #define SEGMENT_VERSION 1u /* of a segment's header */
 
 /* What every page begins with, in all versions. */

@@ -11,8 +11,9 @@
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the structs below are the bytes at rest");
 
 #define SUMMARY_MAGIC   0x314D555343564Bull /* "KVCSUM1" */
-#define SUMMARY_VERSION 1u
+#define SUMMARY_VERSION 2u
 #define ROW_COPY        1u
+#define ROW_ENDS        2u
 
 struct row {
 	uint8_t key[KVC_STORAGE_KEY_BYTES];
@@ -22,8 +23,9 @@ struct row {
 	uint32_t image_bytes;
 	uint32_t page;
 	uint16_t tokens;
-	uint16_t flags; /* ROW_COPY; others: reserved, 0 */
+	uint16_t flags; /* ROW_COPY, ROW_ENDS; others: reserved, 0 */
 	uint32_t depth;
+	uint32_t incarnation; /* of the tenant */
 } __attribute__((packed));
 
 /* Frozen for all versions: magic, version and checksum. */
@@ -69,8 +71,9 @@ void kvc_summary_put(uint8_t *bytes, uint32_t i, const struct kvc_record *record
 	        .image_bytes = (uint32_t)record->image_bytes,
 	        .page = record->place.page,
 	        .tokens = (uint16_t)record->tokens,
-	        .flags = record->copy ? ROW_COPY : 0,
+	        .flags = (uint16_t)((record->copy ? ROW_COPY : 0) | (record->ends ? ROW_ENDS : 0)),
 	        .depth = record->depth,
+	        .incarnation = record->incarnation,
 	};
 
 	KVC_PRE(record->image_bytes <= KVC_IMAGE_BYTES_MAX && record->tokens <= UINT16_MAX);
@@ -210,6 +213,8 @@ void kvc_summary_get(const struct kvc_summary *summary, uint32_t i, struct kvc_r
 	        .tokens = row.tokens,
 	        .depth = row.depth,
 	        .copy = row.flags & ROW_COPY,
+	        .incarnation = row.incarnation,
+	        .ends = row.flags & ROW_ENDS,
 	};
 	memcpy(record->key.bytes, row.key, sizeof row.key);
 	memcpy(record->parent.bytes, row.parent, sizeof row.parent);

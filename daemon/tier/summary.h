@@ -1,6 +1,6 @@
 /* The summary of a segment: what a start needs to know of each of its records, so that it need not read them.
  *
- *   rows (104 bytes each, in page order), zeros, and in the last bytes of the last page a footer: magic,
+ *   rows (108 bytes each, in page order), zeros, and in the last bytes of the last page a footer: magic,
  *   version, checksum of all of it, and whose summary it is (instance, segment, epoch)
  *
  * It ends where the segment ends, so that it is found from there. It is a hint: a record counts when it is
@@ -14,7 +14,7 @@
 #include "daemon/tier/segment.h"
 #include "proto/kvc_status.h"
 
-#define KVC_SUMMARY_ROW_BYTES    104u
+#define KVC_SUMMARY_ROW_BYTES    108u
 #define KVC_SUMMARY_FOOTER_BYTES 128u
 
 /* A summary that was checked. Borrows the bytes. */

@@ -45,18 +45,27 @@ struct kvc_tier_req {
 	uint32_t tries;                          /* at the how manieth try */
 };
 
+/* A few bytes of the owner's that rest with the tier's count of what it wrote. */
+#define KVC_TIER_NOTE_BYTES 512u
+
+struct kvc_tier_note {
+	uint8_t bytes[KVC_TIER_NOTE_BYTES];
+};
+
 /* What the tier tells its owner. All on the loop thread. */
 struct kvc_tier_events {
-	/* At start: a valid record was found. The owner returns the cookie, or false to ignore the record. */
+	/* At start: a valid record was found; its tenant is known, its parent and generation if they are in
+	 * what it was found by (a checkpoint has neither). The owner returns the cookie, or false to ignore
+	 * the record. */
 	bool (*recovered)(void *context, const struct kvc_record *record, uint32_t *cookie);
 
 	/* The place of a record is about to be overwritten, or was lost by a failed write or sync: forget it
 	 * now if it is still at this place. Must not submit a request. */
 	void (*reclaimed)(void *context, uint32_t cookie, struct kvc_place place);
 
-	/* What the owner keeps under a cookie: fills in key, sizes, depth and what else it knows of the
-	 * record at record->place. False: that is not where he has it (yet). For a checkpoint, from a task of
-	 * the tier's own. NULL: there are no checkpoints. */
+	/* What the owner keeps under a cookie: fills in key, tenant, sizes, depth and what else it knows of
+	 * the record at record->place. False: that is not where he has it (yet). For a checkpoint, from a
+	 * task of the tier's own. NULL: there are no checkpoints. */
 	bool (*describe)(void *context, uint32_t cookie, struct kvc_record *record);
 
 	/* The segment of the record at record->place will be reclaimed. True: it was used since it was
@@ -66,6 +75,14 @@ struct kvc_tier_events {
 	/* It was written again and rests at record->place now. False: the owner does not have it at `from`
 	 * any more and does not want it. */
 	bool (*moved)(void *context, uint32_t cookie, struct kvc_place from, const struct kvc_record *record);
+
+	/* At start, before the first record: the note that was kept last; zeros, if there is none. Of several
+	 * directories each tells its own. NULL: nobody wants it. */
+	void (*noted)(void *context, const struct kvc_tier_note *note);
+
+	/* Fill in the note. Asked once a minute while something is written, after every GiB, and at the stop.
+	 * It is not synced: a crash may bring back an older one. NULL: there is none. */
+	void (*note)(void *context, struct kvc_tier_note *note);
 
 	void *context;
 };

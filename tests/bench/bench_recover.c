@@ -44,6 +44,8 @@ struct bench {
 	struct slot slots[DEPTH];
 };
 
+static const uint8_t tenant[16] = {1};
+
 static void fail(const char *what, const char *why)
 {
 	fprintf(stderr, "bench_recover: %s: %s\n", what, why);
@@ -88,6 +90,7 @@ static bool describe(void *context, uint32_t cookie, struct kvc_record *record)
 	record->key = entry->key;
 	record->image_bytes = entry->image_bytes;
 	record->tokens = entry->tokens;
+	memcpy(record->tenant, tenant, sizeof record->tenant);
 	return entry->place.segment == record->place.segment && entry->place.page == record->place.page;
 }
 
@@ -159,6 +162,7 @@ static void slot_begin(struct slot *slot)
 	        .image_bytes = RECORD - KVC_RECORD_HEADER_BYTES,
 	        .tokens = 16,
 	};
+	memcpy(record->tenant, tenant, sizeof record->tenant);
 	for (unsigned i = 0; i < KVC_STORAGE_KEY_BYTES; i += 8) {
 		uint64_t word = prng_next(&prng);
 

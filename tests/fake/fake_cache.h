@@ -32,4 +32,7 @@ const struct kvc_block_view *kvc_fake_oldest_view(const struct kvc_cache *cache)
 unsigned kvc_fake_open_objects(const struct kvc_cache *cache);
 unsigned kvc_fake_blocks(const struct kvc_cache *cache);
 
+/* Keys that were to be read ahead so far. */
+unsigned kvc_fake_read_ahead(const struct kvc_cache *cache);
+
 #endif

@@ -75,14 +75,29 @@ static kvc_status decode(struct kvc_engine_job *job, void *scratch)
 	return kvc_image_decode_tiles(&image, codec, &job->view, 0, image.plan.tiles, 0, scratch);
 }
 
+static kvc_status verify(struct kvc_engine_job *job)
+{
+	struct kvc_image image;
+
+	return kvc_image_open(job->image, job->image_bytes, 0, &image) == KVC_OK ? kvc_image_verify(&image)
+	                                                                         : KVC_CORRUPT;
+}
+
 static void job_run(struct sim_event *event)
 {
 	struct job_event *holder = kvc_container_of(event, struct job_event, event);
 	struct kvc_engine_job *job = holder->job;
-	size_t bytes = kvc_round_up(kvc_image_scratch_bytes(job->plan), SCRATCH_ALIGN);
-	void *scratch = aligned_alloc(SCRATCH_ALIGN, bytes);
+	size_t bytes;
+	void *scratch;
 
 	free(holder);
+	if (job->op == KVC_ENGINE_VERIFY) {
+		job->status = job->cancelled ? KVC_CANCELLED : verify(job);
+		job->done(job);
+		return;
+	}
+	bytes = kvc_round_up(kvc_image_scratch_bytes(job->plan), SCRATCH_ALIGN);
+	scratch = aligned_alloc(SCRATCH_ALIGN, bytes);
 	KVC_INVARIANT(scratch);
 	if (job->cancelled)
 		job->status = KVC_CANCELLED;

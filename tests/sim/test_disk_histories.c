@@ -3,7 +3,8 @@
  *
  * The model knows of each block which contents a put was ever begun with, and whether one was acknowledged as
  * being on stable storage and not dropped since. A get must restore one of the former; where the disk is
- * honest and large enough, after a start the latter must be there.
+ * honest and large enough, after a start the latter must be there. It knows too when each block ends: none is
+ * restored later, and no start finds one that ends or is ephemeral.
  *
  * KVC_TEST_SEED says with which seed to begin, KVC_TEST_SEEDS how many are run; a failure prints its seed. */
 #include <malloc.h>
@@ -117,12 +118,14 @@ struct history {
 	struct kvc_io *io;
 	struct job *jobs;
 	bool busy[JOBS];
-	uint8_t put[NUMBERS];     /* contents that a put was ever begun with */
-	uint8_t durable[NUMBERS]; /* life in which it was acknowledged as such; dropped since, or never: 0 */
-	uint8_t life;             /* from 1 */
-	uint64_t sync_errors;     /* before this life */
-	uint64_t drops[NUMBERS];  /* so far */
-	uint64_t drops_at[JOBS];  /* of the block, when the job began */
+	uint8_t put[NUMBERS];      /* contents that a put was ever begun with */
+	uint64_t ends_ms[NUMBERS]; /* the last of them */
+	bool over[JOBS];           /* the block had ended when the job began */
+	uint8_t durable[NUMBERS];  /* life in which it was acknowledged as such; dropped since, or never: 0 */
+	uint8_t life;              /* from 1 */
+	uint64_t sync_errors;      /* before this life */
+	uint64_t drops[NUMBERS];   /* so far */
+	uint64_t drops_at[JOBS];   /* of the block, when the job began */
 	/* Checks images at each start. The same in all lives: a torn record that one start sets aside shadows
 	 * an older sound one at the next start if that one does not look. */
 	bool verify;
@@ -159,7 +162,9 @@ static void job_harvest(struct history *h, uint32_t j)
 	h->busy[j] = false;
 	if (job->op.status != KVC_OK)
 		return;
-	if (job->op.kind == KVC_OP_GET)
+	if (job->op.kind == KVC_OP_GET && h->over[j])
+		fail_msg("block %u was restored after its end", job->number);
+	else if (job->op.kind == KVC_OP_GET)
 		restored_check(h, job);
 	else if (job->op.durable && h->drops_at[j] == h->drops[job->number])
 		h->durable[job->number] = h->life;
@@ -177,15 +182,20 @@ static void job_begin(struct history *h, uint32_t j)
 {
 	uint32_t number = (uint32_t)below(h, NUMBERS);
 	uint32_t content = (uint32_t)below(h, CONTENTS);
+	bool durable;
 
 	h->busy[j] = true;
 	h->drops_at[j] = h->drops[number];
+	h->over[j] = h->ends_ms[number] <= kvc_loop_now_ms(h->world.loop);
 	if (below(h, 2)) {
 		get_submit(&h->world, &h->jobs[j], number);
 		return;
 	}
 	h->put[number] |= (uint8_t)(1u << content);
-	put_submit(&h->world, &h->jobs[j], number, number * CONTENTS + content, below(h, 3) == 0);
+	durable = hints_draw(&h->world, number);
+	if (hints_end(&h->world) > h->ends_ms[number])
+		h->ends_ms[number] = hints_end(&h->world);
+	put_submit(&h->world, &h->jobs[j], number, number * CONTENTS + content, durable);
 }
 
 static void block_drop(struct history *h)
@@ -212,6 +222,8 @@ static void client_step(struct history *h)
 		block_drop(h);
 	if (below(h, 40) == 0)
 		sim_disk_release();
+	if (below(h, 10) == 0)
+		sim_pass(h->world.loop, below(h, 4));
 }
 
 /* --- lives ---------------------------------------------------------------------------------------- */
@@ -341,6 +353,8 @@ static void life_check(struct history *h)
 		if (!h->put[number] || (!h->durable[number] && below(h, 4)))
 			continue;
 		get_wait(h, job, number);
+		if (job->op.status == KVC_OK && block_class(number) <= BLOCK_EPHEMERAL)
+			fail_msg("block %u, which ends or is ephemeral, was found at a start", number);
 		if (job->op.status == KVC_OK)
 			restored_check(h, job);
 		else if (strict && h->durable[number])

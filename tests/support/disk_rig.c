@@ -100,6 +100,14 @@ static void key_make(uint32_t block, struct kvc_storage_key *key)
 	memcpy(key->bytes, &block, sizeof block); /* so that a report can be told */
 }
 
+/* Four tenants in turn. */
+static void tenant_make(uint32_t block, uint8_t tenant[16])
+{
+	memset(tenant, 0, 16);
+	tenant[0] = 0x77;
+	tenant[15] = (uint8_t)(block % 4);
+}
+
 /* --- life ----------------------------------------------------------------------------------------- */
 
 void rig_init(struct rig *rig)
@@ -154,10 +162,13 @@ static bool block_recovered(void *context, const struct kvc_record *record, uint
 {
 	struct rig *rig = context;
 	struct rig_block *block;
+	uint8_t tenant[16];
 	uint32_t number;
 
 	memcpy(&number, record->key.bytes, sizeof number);
 	assert_true(number < RIG_BLOCKS);
+	tenant_make(number, tenant);
+	assert_memory_equal(record->tenant, tenant, sizeof tenant);
 	assert_true(record->epoch >= rig->recovered_epoch || rig->striped);
 	rig->recovered_epoch = record->epoch;
 	rig->recovered++;
@@ -230,6 +241,16 @@ static void recovered(void *context, kvc_status status)
 	*(bool *)context = true;
 }
 
+static void note_ask(void *context, struct kvc_tier_note *note)
+{
+	*note = ((const struct rig *)context)->note;
+}
+
+static void note_told(void *context, const struct kvc_tier_note *note)
+{
+	((struct rig *)context)->noted = *note;
+}
+
 void rig_recover(struct rig *rig)
 {
 	struct kvc_tier_events events = {
@@ -238,6 +259,8 @@ void rig_recover(struct rig *rig)
 	        .describe = rig->no_checkpoint ? NULL : block_describe,
 	        .keep = block_keep,
 	        .moved = block_moved,
+	        .note = note_ask,
+	        .noted = note_told,
 	        .context = rig,
 	};
 	bool done = false;
@@ -335,6 +358,7 @@ struct rig_request *rig_store_begin(struct rig *rig, uint32_t block, uint32_t si
 	        .tokens = TOKENS,
 	};
 	key_make(block, &request->req.record.key);
+	tenant_make(block, request->req.record.tenant);
 	rig->tier->ops->submit(rig->tier, &request->req);
 	assert_false(request->done);
 	return request;

@@ -288,6 +288,19 @@ static void test_bad_blocks(void **state)
 	transfer.ack = 9;
 	bad[0] = good;
 	expect_status(kvc_put(f.ns, &transfer, bad, 1, NULL), KVC_INVALID, "ack 9");
+	for (unsigned i = 0; i < 4; i++) {
+		static const char *const why[] = {"priority 0: expected 1", "priority 4: expected 1",
+		                                  "ack 2 (disk) of ephemeral blocks",
+		                                  "ack 2 (disk) of blocks with a time to live"};
+
+		kvc_transfer_init(&transfer, f.memory);
+		transfer.priority = i == 0 ? 0 : i == 1 ? 4 : KVC_PUT_HIGH;
+		transfer.ack = i < 2 ? KVC_ACK_RAM : KVC_ACK_DISK;
+		transfer.ephemeral = i == 2;
+		transfer.ttl_ms = i == 3;
+		expect_status(kvc_put(f.ns, &transfer, bad, 1, NULL), KVC_INVALID, why[i]);
+		assert_non_null(strstr(kvc_last_error(), why[i]));
+	}
 	kvc_transfer_init(&transfer, NULL);
 	expect_status(kvc_get(f.ns, &transfer, bad, 1, NULL), KVC_INVALID, "no memory");
 	transfer.size = 4;

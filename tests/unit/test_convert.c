@@ -442,6 +442,10 @@ static void test_keys(void **state)
 	assert_int_equal(kvc_parse_keys(convert, pack(&keys.base), &limits, &request, &problem), KVC_OK);
 	assert_int_equal(request.count, 100);
 	assert_int_equal(kvc_keys_at(&request, 63).bytes, 64);
+	assert_false(request.prefetch);
+	keys.prefetch = true;
+	assert_int_equal(kvc_parse_keys(convert, pack(&keys.base), &limits, &request, &problem), KVC_OK);
+	assert_true(request.prefetch);
 	data[7].len = 65;
 	assert_refused(kvc_parse_keys(convert, pack(&keys.base), &limits, &request, &problem), KVC_INVALID,
 	               "keys[7]: 65");

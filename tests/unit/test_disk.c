@@ -582,7 +582,7 @@ static void test_newer_version_is_refused(void **state)
 	assert_int_equal(pread(fd, kept, sizeof kept, KVC_PAGE_BYTES), sizeof kept);
 	close(fd);
 	memcpy(page, kept, sizeof page);
-	kvc_test_super_version(page, 3);
+	kvc_test_super_version(page, 4);
 	super_patch(1, page);
 	assert_int_equal(rig_open(&rig), KVC_VERSION);
 	kvc_row.injected++;

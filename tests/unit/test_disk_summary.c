@@ -178,36 +178,64 @@ static void test_lists_what_did_not_arrive(void **state)
 	assert_true(rig_stat(&rig, "disk.corrupt") > 0);
 }
 
-/* A directory of version 1 has no summaries. It is taken over, and is of version 2 from then on. */
-static void test_older_directory(void **state)
+/* A directory of version 1 has no summaries, in one of version 2 they and the checkpoint are of no use. Both
+ * are taken over, and are of the present version from then on. */
+static void older_make(uint32_t version)
 {
-	static const uint8_t zero[KVC_PAGE_BYTES];
-	uint8_t slots[2 * KVC_PAGE_BYTES];
 	char path[512];
+	uint8_t slots[2 * KVC_PAGE_BYTES], last[KVC_PAGE_BYTES];
 	int fd;
 
-	(void)state;
-	rig_start(&rig);
-	store_some(0, 50, 2);
-	rig_stop(&rig);
 	for (uint32_t i = 0; i < 16; i++) {
 		snprintf(path, sizeof path, "%s/segments/%u", rig.directory, i);
-		if (access(path, F_OK) == 0)
-			page_set(i, SEGMENT_PAGES - 1, zero);
+		if (access(path, F_OK) != 0)
+			continue;
+		page_get(i, SEGMENT_PAGES - 1, last);
+		last[KVC_PAGE_BYTES - KVC_SUMMARY_FOOTER_BYTES + 8] =
+		        (uint8_t)(version - 1); /* of a summary */
+		page_set(i, SEGMENT_PAGES - 1, last);
 	}
 	snprintf(path, sizeof path, "%s/super", rig.directory);
 	fd = open(path, O_RDWR);
 	assert_int_equal(pread(fd, slots, sizeof slots, 0), sizeof slots);
-	kvc_test_super_version(slots, 1);
-	kvc_test_super_version(slots + KVC_PAGE_BYTES, 1);
+	kvc_test_super_version(slots, version);
+	kvc_test_super_version(slots + KVC_PAGE_BYTES, version);
 	assert_int_equal(pwrite(fd, slots, sizeof slots, 0), sizeof slots);
-	rig_start(&rig);
-	assert_int_equal(rig.recovered, 50);
-	assert_int_equal(rig_stat(&rig, "disk.recovered_by_summary"), 0);
-	assert_int_equal(rig_check_all(&rig, false), 50);
-	assert_int_equal(pread(fd, slots, sizeof slots, 0), sizeof slots);
-	assert_true(slots[8] == 2 || slots[KVC_PAGE_BYTES + 8] == 2);
 	close(fd);
+}
+
+static bool super_is_of(uint32_t version)
+{
+	uint8_t slots[2 * KVC_PAGE_BYTES];
+	char path[512];
+	int fd;
+
+	snprintf(path, sizeof path, "%s/super", rig.directory);
+	fd = open(path, O_RDONLY);
+	assert_int_equal(pread(fd, slots, sizeof slots, 0), sizeof slots);
+	close(fd);
+	return slots[8] == version || slots[KVC_PAGE_BYTES + 8] == version;
+}
+
+static void test_older_directory(void **state)
+{
+	(void)state;
+	for (uint32_t version = 1; version <= 2; version++) {
+		rig_start(&rig);
+		store_some(0, 50, 2);
+		rig_stop(&rig);
+		older_make(version);
+		assert_false(super_is_of(3));
+		rig_start(&rig);
+		assert_int_equal(rig.recovered, 50);
+		assert_int_equal(rig_stat(&rig, "disk.recovered_by_summary"), 0);
+		assert_int_equal(rig_check_all(&rig, false), 50);
+		assert_true(super_is_of(3));
+		rig_stop(&rig);
+		rig_destroy(&rig);
+		rig_init(&rig);
+		rig.no_checkpoint = true;
+	}
 }
 
 /* --- faults --------------------------------------------------------------------------------------- */

@@ -31,6 +31,7 @@ static struct kvc_record sample(void)
 	memset(record.key.bytes, 0x11, sizeof record.key.bytes);
 	memset(record.parent.bytes, 0x22, sizeof record.parent.bytes);
 	memset(record.tenant, 0x33, sizeof record.tenant);
+	record.incarnation = 7;
 	memset(record.device, 0x44, sizeof record.device);
 	return record;
 }
@@ -76,6 +77,16 @@ static void test_round_trip(void **state)
 	assert_int_equal(back.image_bytes, IMAGE_BYTES);
 	assert_int_equal(back.tokens, 64);
 	assert_int_equal(back.depth, 5);
+	assert_int_equal(back.incarnation, 7);
+	assert_false(back.copy || back.ends);
+	for (unsigned flags = 0; flags < 4; flags++) {
+		record.copy = flags & 1;
+		record.ends = flags & 2;
+		seal_sample(&record);
+		assert_int_equal(kvc_record_parse(bytes, RECORD_BYTES, &back), KVC_OK);
+		assert_int_equal(back.copy, record.copy);
+		assert_int_equal(back.ends, record.ends);
+	}
 	assert_int_equal(kvc_record_match(bytes, RECORD_BYTES, &record), KVC_OK);
 	for (uint32_t i = KVC_RECORD_HEADER_BYTES + IMAGE_BYTES; i < RECORD_BYTES; i++)
 		assert_int_equal(bytes[i], 0);
@@ -258,7 +269,7 @@ static void test_newer_superblock(void **state)
 	for (uint32_t slot = 0; slot < KVC_SUPER_SLOTS; slot++) {
 		kvc_super_encode(&super, slots);
 		kvc_super_encode(&super, slots + KVC_PAGE_BYTES);
-		kvc_test_super_version(slots + slot * KVC_PAGE_BYTES, 3);
+		kvc_test_super_version(slots + slot * KVC_PAGE_BYTES, 4);
 		assert_int_equal(kvc_super_decode(slots, &back), KVC_VERSION);
 		kvc_row.injected++;
 	}
