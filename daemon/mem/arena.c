@@ -21,6 +21,7 @@
 #include "daemon/mem/memory_limit.h"
 
 #define ARENA_BYTES_MIN (1ull << 20)
+#define HUGE_BYTES      (2ull << 20)
 #define TOUCH_BYTES     (64ull << 20)  /* touched at a time */
 #define TOUCH_SPARE     (256ull << 20) /* left to the rest of the machine when touching */
 #define MIB(bytes)      ((unsigned long long)((bytes) >> 20))
@@ -38,6 +39,10 @@ struct kvc_arena {
 	atomic_bool stop; /* set by close, read by the toucher; the join orders the rest */
 };
 
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1; refused before */
+#endif
+
 /* --- touching ---------------------------------------------------------------------------------- */
 
 static bool touch_chunk(struct kvc_arena *arena, uint64_t offset, uint64_t bytes)
@@ -53,6 +58,8 @@ static bool touch_chunk(struct kvc_arena *arena, uint64_t offset, uint64_t bytes
 		         MIB(arena->bytes), strerror(errno));
 		return false;
 	}
+	/* A wish: to ask for huge pages is not always enough (shmem_enabled), to ask for them here is. */
+	(void)madvise(arena->base + offset, bytes, MADV_COLLAPSE);
 	return true;
 }
 
@@ -119,13 +126,40 @@ static int memory_create(uint64_t bytes)
 	return fd;
 }
 
+/* Give back what was reserved before and behind. */
+static void memory_trim(uint8_t *room, uint64_t before, uint64_t bytes)
+{
+	if (before)
+		munmap(room, before);
+	munmap(room + before + bytes, HUGE_BYTES - before);
+}
+
+/* Where huge pages can be mapped. MAP_FAILED, and errno. */
+static void *memory_map(int fd, uint64_t bytes)
+{
+	uint8_t *room =
+	        mmap(NULL, bytes + HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uint64_t before;
+	void *base;
+
+	if (room == MAP_FAILED)
+		return MAP_FAILED;
+	before = (HUGE_BYTES - (uintptr_t)room % HUGE_BYTES) % HUGE_BYTES;
+	base = mmap(room + before, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+	if (base == MAP_FAILED)
+		munmap(room, bytes + HUGE_BYTES);
+	else
+		memory_trim(room, before, bytes);
+	return base;
+}
+
 static kvc_status memory_open(struct kvc_arena *arena)
 {
 	void *base = MAP_FAILED;
 
 	arena->fd = memory_create(arena->bytes);
 	if (arena->fd >= 0)
-		base = mmap(NULL, arena->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, arena->fd, 0);
+		base = memory_map(arena->fd, arena->bytes);
 	if (base == MAP_FAILED) {
 		kvc_error("cannot map %llu MiB for the RAM tier: %s", MIB(arena->bytes), strerror(errno));
 		if (arena->fd >= 0)
@@ -212,6 +246,11 @@ uint64_t kvc_arena_used_bytes(const struct kvc_arena *arena)
 const uint8_t *kvc_arena_base(const struct kvc_arena *arena)
 {
 	return arena->base;
+}
+
+bool kvc_arena_touched(const struct kvc_arena *arena)
+{
+	return (uint64_t)kvc_stat_get(arena->stat_touched) >= arena->bytes;
 }
 
 int kvc_arena_fd(const struct kvc_arena *arena)
