@@ -65,9 +65,9 @@ static void drop_run(struct kvc_task *task)
 	if (!tenants->drop_walks)
 		tenants->drop_next = 0;
 	tenants->drop_walks = true;
-	for (unsigned i = 0; i < WALK_STEPS && tenants->drop_next < kvc_index_ids(cache->index); i++)
+	for (unsigned i = 0; i < WALK_STEPS && tenants->drop_next < kvc_index_high(cache->index); i++)
 		walk_step(drop, tenant, tenants->drop_next++);
-	if (tenants->drop_next < kvc_index_ids(cache->index))
+	if (tenants->drop_next < kvc_index_high(cache->index))
 		kvc_loop_defer(cache->options.loop, task);
 	else
 		drop_on_disk(drop);
