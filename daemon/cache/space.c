@@ -96,6 +96,17 @@ void kvc_space_cancel(struct kvc_cache *cache, struct kvc_space_req *req)
 	req->queued = false;
 }
 
+void kvc_space_hurry(struct kvc_cache *cache, struct kvc_space_req *req)
+{
+	KVC_PRE(req->queued);
+	if (req->urgent)
+		return;
+	kvc_list_remove(&req->node);
+	req->urgent = true;
+	kvc_list_push(queue_of(cache, req), &req->node);
+	kvc_space_wake(cache);
+}
+
 void kvc_space_wake(struct kvc_cache *cache)
 {
 	cache->space_task.run = space_run;

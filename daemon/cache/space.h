@@ -33,6 +33,9 @@ kvc_status kvc_space_request(struct kvc_cache *cache, struct kvc_space_req *req)
 /* Stop waiting; `granted` is not called. */
 void kvc_space_cancel(struct kvc_cache *cache, struct kvc_space_req *req);
 
+/* Someone waits for it now: it goes before those that nobody waits for so. It is still waiting. */
+void kvc_space_hurry(struct kvc_cache *cache, struct kvc_space_req *req);
+
 /* Room may have come free: look again, later in this turn of the loop. */
 void kvc_space_wake(struct kvc_cache *cache);
 
