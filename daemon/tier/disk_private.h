@@ -92,6 +92,7 @@ struct kvc_disk {
 	struct disk_checkpoint checkpoint;
 
 	uint32_t write_bytes;
+	uint32_t write_share; /* most bytes of a write that is gathered now */
 	uint32_t summaries_busy; /* being written */
 	struct kvc_list stores;  /* wait for a write */
 	struct kvc_task progress;
