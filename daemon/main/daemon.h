@@ -33,7 +33,8 @@ struct kvc_daemon {
 	uint32_t gpus_pending;  /* without a verdict */
 	kvc_status gpus_status; /* KVC_OK as long as none failed */
 	struct kvc_io *io;
-	struct kvc_tier *disk; /* NULL: none */
+	struct kvc_timer io_memory; /* until the arena's pages are in place */
+	struct kvc_tier *disk;      /* NULL: none */
 	struct kvc_secret secret;
 	struct kvc_cache *cache;
 	struct kvc_rpc *rpc;
@@ -63,6 +64,7 @@ void kvc_daemon_reload(struct kvc_daemon *daemon);
 
 /* The limits of the service as the configuration says. */
 void kvc_daemon_limits(const struct kvc_conf *conf, struct kvc_rpc_limits *limits);
+void kvc_daemon_budgets(const struct kvc_conf *conf, struct kvc_cache *cache);
 
 /* gpus.c: the engines of the GPUs. */
 kvc_status kvc_daemon_gpus_start(struct kvc_daemon *daemon);

@@ -75,6 +75,11 @@ const uint8_t *kvc_arena_base(const struct kvc_arena *arena)
 	return arena->memory.base;
 }
 
+bool kvc_arena_touched(const struct kvc_arena *arena)
+{
+	return (uint64_t)kvc_stat_get(arena->memory.touched) >= arena->memory.bytes;
+}
+
 int kvc_arena_fd(const struct kvc_arena *arena)
 {
 	return arena->memory.fd;

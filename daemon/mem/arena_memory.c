@@ -14,9 +14,14 @@
 #include "daemon/base/log.h"
 #include "daemon/mem/memory_limit.h"
 
+#define HUGE_BYTES  (2ull << 20)
 #define TOUCH_BYTES (64ull << 20)  /* touched at a time */
 #define TOUCH_SPARE (256ull << 20) /* left to the rest of the machine when touching */
 #define MIB(bytes)  ((unsigned long long)((bytes) >> 20))
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1; refused before */
+#endif
 
 /* --- touching ---------------------------------------------------------------------------------- */
 
@@ -33,6 +38,8 @@ static bool touch_chunk(struct kvc_arena_memory *memory, uint64_t offset, uint64
 		         MIB(memory->bytes), strerror(errno));
 		return false;
 	}
+	/* A wish: to ask for huge pages is not always enough (shmem_enabled), to ask for them here is. */
+	(void)madvise(memory->base + offset, bytes, MADV_COLLAPSE);
 	return true;
 }
 
@@ -99,13 +106,40 @@ static int memory_create(uint64_t bytes)
 	return fd;
 }
 
+/* Give back what was reserved before and behind. */
+static void map_trim(uint8_t *room, uint64_t before, uint64_t bytes)
+{
+	if (before)
+		munmap(room, before);
+	munmap(room + before + bytes, HUGE_BYTES - before);
+}
+
+/* Where huge pages can be mapped. MAP_FAILED, and errno. */
+static void *map_aligned(int fd, uint64_t bytes)
+{
+	uint8_t *room =
+	        mmap(NULL, bytes + HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uint64_t before;
+	void *base;
+
+	if (room == MAP_FAILED)
+		return MAP_FAILED;
+	before = (HUGE_BYTES - (uintptr_t)room % HUGE_BYTES) % HUGE_BYTES;
+	base = mmap(room + before, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+	if (base == MAP_FAILED)
+		munmap(room, bytes + HUGE_BYTES);
+	else
+		map_trim(room, before, bytes);
+	return base;
+}
+
 static kvc_status map_open(struct kvc_arena_memory *memory)
 {
 	void *base = MAP_FAILED;
 
 	memory->fd = memory_create(memory->bytes);
 	if (memory->fd >= 0)
-		base = mmap(NULL, memory->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memory->fd, 0);
+		base = map_aligned(memory->fd, memory->bytes);
 	if (base == MAP_FAILED) {
 		kvc_error("cannot map %llu MiB for the RAM tier: %s", MIB(memory->bytes), strerror(errno));
 		if (memory->fd >= 0)

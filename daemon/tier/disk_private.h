@@ -43,6 +43,7 @@
 #include "daemon/tier/checkpoint.h"
 #include "daemon/tier/crashes.h"
 #include "daemon/tier/disk.h"
+#include "daemon/tier/disk_counters.h"
 #include "daemon/tier/disk_jobs.h"
 #include "daemon/tier/disk_segment.h"
 #include "daemon/tier/segment.h"
@@ -91,6 +92,7 @@ struct kvc_disk {
 	struct disk_checkpoint checkpoint;
 
 	uint32_t write_bytes;
+	uint32_t write_share; /* most bytes of a write that is gathered now */
 	uint32_t summaries_busy; /* being written */
 	struct kvc_list stores;  /* wait for a write */
 	struct kvc_task progress;
@@ -135,20 +137,7 @@ struct kvc_disk {
 	void (*closed)(void *context);
 	void *closed_context;
 
-	struct {
-		kvc_stat_cell *bytes, *segment_bytes, *used_bytes, *records, *segments, *free_segments,
-		        *retired_segments;
-		kvc_stat_cell *stores, *writes, *write_bytes, *loads, *reads, *read_bytes, *syncs;
-		kvc_stat_cell *errors, *read_errors, *write_errors, *sync_errors, *no_space, *crowded,
-		        *corrupt, *missing;
-		kvc_stat_cell *reclaimed, *lost, *recovered, *damaged, *offs, *stalls, *writable, *direct;
-		kvc_stat_cell *summaries, *summary_bytes, *bad_summaries, *checkpoints, *checkpoint_bytes,
-		        *checkpoint_errors, *bad_checkpoints, *kept, *kept_bytes, *aside;
-		kvc_stat_cell *scrub_bytes, *scrub_records, *scrub_passes, *scrub_bad;
-		kvc_stat_cell *wear_total, *wear_day, *wear_age;
-		kvc_stat_cell *drive_known, *drive_failing, *drive_used, *drive_warning, *drive_media;
-		kvc_stat_cell *by_checkpoint, *by_summary, *by_scan;
-	} count;
+	struct disk_counters count;
 };
 
 static inline struct kvc_disk *disk_of(struct kvc_tier *tier)

@@ -205,6 +205,11 @@ static void slots_open(struct bench *bench)
 		fail("memory", "not enough");
 }
 
+static bool touched(void *context)
+{
+	return kvc_arena_touched(((const struct bench *)context)->arena);
+}
+
 static void bench_open(struct bench *bench, const char *directory)
 {
 	struct kvc_io_options io = {.backend = KVC_IO_AUTO, .depth = 64};
@@ -222,6 +227,8 @@ static void bench_open(struct bench *bench, const char *directory)
 	bench->tier->ops->recover(bench->tier, &events, recover_done, &bench->flag);
 	if (!kvc_test_run_until_set(bench->loop, &bench->flag))
 		fail("recovery", "does not end");
+	if (!kvc_test_run_until(bench->loop, touched, bench, 60000))
+		fail("memory", "not enough to spare");
 	if (bench->registered)
 		kvc_io_memory(bench->io, memory_of(bench), bench->depth * bench->request_bytes, 0);
 }
