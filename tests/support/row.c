@@ -17,7 +17,7 @@
 
 #include "daemon/base/alloc.h"
 
-enum { LINE_BYTES = 1024, HEAP_SLACK = 1 << 20, LIBRARY_DESCRIPTORS = 2, THREAD_LOOKS = 5000 };
+enum { LINE_BYTES = 1024, HEAP_SLACK = 1 << 20, LIBRARY_DESCRIPTORS = 2, THREAD_LOOKS = 1000 };
 
 struct kvc_row kvc_row;
 
