@@ -158,7 +158,7 @@ void kvc_admission_use(struct kvc_cache *cache, uint32_t id)
 	    !own_parent_kept(cache, entry))
 		return;
 	if (ask_again(cache, id) && kvc_policy_listed(&entry->node))
-		kvc_policy_reclass(cache->policy, id, KVC_LIST_DIRTY);
+		kvc_entry_reclass(cache, id);
 }
 
 bool kvc_admission_again(struct kvc_cache *cache, uint32_t id)

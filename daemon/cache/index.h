@@ -30,12 +30,14 @@ enum kvc_entry_flag {
 	KVC_ENTRY_UNREAD = 128, /* found at start, and not restored since: its image may be damaged */
 };
 
-/* Bits of kvc_entry.hints: what those who put it said of it. */
+/* Bits of kvc_entry.hints: what those who put it said of it, and what came of it. */
 enum {
 	KVC_HINT_PRIORITY = 0x03,  /* enum kvc_priority (cache.h) */
 	KVC_HINT_EPHEMERAL = 0x04, /* never to disk */
 	KVC_HINT_TTL = 0x08,       /* it ends at some time: hints.c knows when */
 	KVC_HINT_MARKED = 0x10,    /* written to disk, if it was, in a record that no start takes over */
+	KVC_HINT_AS_NORMAL = 0x20, /* listed with normal priority, whatever it has */
+	KVC_HINT_DOOMED = 0x40,    /* its tenant was dropped while it was being put */
 };
 
 /* One block. 88 bytes; owned by the index, filled by the cache. */
@@ -78,8 +80,10 @@ struct kvc_entry *kvc_index_entry(struct kvc_index *index, uint32_t id);
 /* The entry with that key, or KVC_ENTRY_NONE. */
 uint32_t kvc_index_find(struct kvc_index *index, const struct kvc_storage_key *key);
 
-/* Touch the memory that kvc_index_find will need: call it some keys ahead. */
-void kvc_index_prefetch(struct kvc_index *index, const struct kvc_storage_key *key);
+/* Touch the memory that kvc_index_find will need: first the bucket, some keys later the entry that it names,
+ * then find. */
+void kvc_index_prefetch(const struct kvc_index *index, const struct kvc_storage_key *key);
+void kvc_index_prefetch_entry(const struct kvc_index *index, const struct kvc_storage_key *key);
 
 /* A new entry with that key, which must not be there. KVC_NO_MEMORY. */
 kvc_status kvc_index_insert(struct kvc_index *index, const struct kvc_storage_key *key, uint32_t *id);

@@ -25,11 +25,13 @@
 
 #include "daemon/base/check.h"
 #include "daemon/cache/cache.h"
+#include "daemon/cache/counters.h"
 #include "daemon/cache/expiry.h"
 #include "daemon/cache/index.h"
+#include "daemon/cache/ns.h"
 #include "daemon/cache/scrub.h"
 #include "daemon/cache/space.h"
-#include "daemon/cache/tenant_ids.h"
+#include "daemon/cache/tenant.h"
 #include "daemon/policy/policy.h"
 
 enum kvc_flight_kind {
@@ -69,42 +71,6 @@ enum kvc_cache_state {
 	KVC_CACHE_STOPPED
 };
 
-struct kvc_cache_counters {
-	kvc_stat_cell *entries;
-	kvc_stat_cell *index_bytes;
-	kvc_stat_cell *puts;
-	kvc_stat_cell *puts_present;
-	kvc_stat_cell *gets;
-	kvc_stat_cell *hits_vram;
-	kvc_stat_cell *hits_ram;
-	kvc_stat_cell *hits_disk;
-	kvc_stat_cell *misses;
-	kvc_stat_cell *corrupt;
-	kvc_stat_cell *reread;
-	kvc_stat_cell *lookups;
-	kvc_stat_cell *lookup_keys;
-	kvc_stat_cell *evicted;
-	kvc_stat_cell *lost;
-	kvc_stat_cell *demoted;
-	kvc_stat_cell *promoted;
-	kvc_stat_cell *read_ahead;
-	kvc_stat_cell *lowered;
-	kvc_stat_cell *raised;
-	kvc_stat_cell *recovered;
-	kvc_stat_cell *busy;
-	kvc_stat_cell *pins;
-	kvc_stat_cell *expiring;
-	kvc_stat_cell *expiry_bytes;
-	kvc_stat_cell *expired;
-	kvc_stat_cell *wear_throttled;
-	kvc_stat_cell *admitted_day;
-	kvc_stat_cell *budget_day;
-	kvc_stat_cell *credit;
-	kvc_stat_cell *scrub_bytes;
-	kvc_stat_cell *scrub_bad;
-	kvc_stat_cell *scrub_passes;
-};
-
 /* Classes of the policy. */
 enum kvc_list_kind { KVC_LIST_DIRTY, KVC_LIST_DEMOTED, KVC_LIST_CLEAN, KVC_LIST_LOOSE, KVC_LISTS };
 
@@ -116,14 +82,17 @@ struct kvc_cache {
 	struct kvc_index *index;
 	struct kvc_mover *mover;
 	struct kvc_vram *vram;
-	struct kvc_policy *policy;
+	struct kvc_tenants tenants;
+	uint32_t listed[KVC_LISTS]; /* blocks, with all policies together */
+	uint64_t listed_bytes[KVC_LISTS];
 	struct kvc_admit *admit;  /* NULL: no disk */
 	uint64_t dirty_limit;     /* bytes in the dirty list above which the cleaner writes */
 	uint64_t generation;      /* of the newest block */
 	struct kvc_expiry expiry; /* of the blocks that end at some time */
 	struct kvc_timer expiry_timer;
-	uint32_t ops;    /* unfinished */
-	uint32_t stores; /* flights of that kind */
+	uint32_t ops;      /* unfinished, those included that were refused at once */
+	uint32_t admitted; /* unfinished, without them */
+	uint32_t stores;   /* flights of that kind */
 	uint32_t lowers;
 	uint32_t ahead; /* loads that were begun ahead, and their bytes */
 	uint64_t ahead_bytes;
@@ -132,13 +101,11 @@ struct kvc_cache {
 	uint32_t flight_count;
 	uint32_t flights_used;
 	uint32_t free_flights; /* list through next_free */
-	struct kvc_list space_urgent;
-	struct kvc_list space_normal;
+	struct kvc_fair space; /* tenants that wait for room */
 	struct kvc_task space_task;
 	struct kvc_task stop_task;
 	struct kvc_sync sync;
 	struct kvc_list namespaces;
-	struct kvc_tenant_ids tenants;
 	struct kvc_cache_counters count;
 	struct kvc_scrub scrub;
 	struct kvc_timer flush_timer;
@@ -147,18 +114,6 @@ struct kvc_cache {
 	void (*recovered)(void *context, kvc_status status);
 	void (*stopped)(void *context);
 	void *callback_context;
-};
-
-/* A namespace that is open, shared by all who opened it. */
-struct kvc_ns {
-	struct kvc_cache *cache;
-	struct kvc_list node;
-	uint32_t refs;
-	struct kvc_secret
-	        secret; /* stands for all of the options: two namespaces with the same are the same */
-	uint8_t tenant_id[16];
-	uint16_t tenant; /* its number */
-	struct kvc_image_plan plan;
 };
 
 /* ---- entry.c: lists, references, the end of an entry ---- */
@@ -179,10 +134,19 @@ void kvc_entry_list(struct kvc_cache *cache, uint32_t id, enum kvc_policy_how ho
 void kvc_entry_unlist(struct kvc_cache *cache, uint32_t id);
 void kvc_entry_touch(struct kvc_cache *cache, uint32_t id);
 
+/* What class a listed entry is of has changed. */
+void kvc_entry_reclass(struct kvc_cache *cache, uint32_t id);
+
+static inline struct kvc_tenant *kvc_entry_tenant(const struct kvc_cache *cache,
+                                                  const struct kvc_entry *entry)
+{
+	return cache->tenants.of[entry->tenant];
+}
+
 /* Blocks of a class, and their bytes. */
 static inline uint32_t kvc_listed_count(const struct kvc_cache *cache, enum kvc_list_kind kind)
 {
-	return kvc_policy_count(cache->policy, kind);
+	return cache->listed[kind];
 }
 
 void kvc_entry_ref(struct kvc_cache *cache, uint32_t id);
@@ -194,8 +158,12 @@ void kvc_entry_evict(struct kvc_cache *cache, uint32_t id);
 /* Forget an entry in every tier; its memory goes with the last reference. */
 void kvc_entry_drop(struct kvc_cache *cache, uint32_t id);
 
-/* The disk has given up the entry's place. */
+/* The entry rests at its place on disk from now on. */
+void kvc_entry_placed(struct kvc_cache *cache, uint32_t id, const struct kvc_record *record);
+
+/* The disk has given up the entry's place; or it is to. */
 void kvc_entry_lose_place(struct kvc_cache *cache, uint32_t id);
+void kvc_entry_forget_place(struct kvc_cache *cache, uint32_t id);
 
 static inline bool kvc_cache_disk_writable(const struct kvc_cache *cache)
 {

@@ -77,14 +77,11 @@ static void describe(const struct kvc_ns_options *options, struct description *d
 
 static void identify(struct kvc_cache *cache, const struct kvc_ns_options *options, struct kvc_ns *ns)
 {
-	struct kvc_secret tenant, tenant_id;
+	struct kvc_secret tenant;
 	struct description d;
 
 	kvc_secret_derive(&cache->options.secret, "tenant", options->tenant, strlen(options->tenant),
 	                  &tenant);
-	kvc_secret_derive(&cache->options.secret, "tenant id", options->tenant, strlen(options->tenant),
-	                  &tenant_id);
-	memcpy(ns->tenant_id, tenant_id.bytes, sizeof ns->tenant_id);
 	describe(options, &d);
 	kvc_secret_derive(&tenant, "namespace", d.bytes, d.used, &ns->secret);
 }
@@ -98,6 +95,18 @@ static struct kvc_ns *ns_find(struct kvc_cache *cache, const struct kvc_secret *
 			return ns;
 	}
 	return NULL;
+}
+
+static kvc_status tenant_open(struct kvc_cache *cache, const char *name, struct kvc_tenant **tenant)
+{
+	uint8_t id[KVC_TENANT_ID_BYTES];
+	kvc_status status;
+
+	kvc_tenant_id(cache, name, id);
+	status = kvc_tenant_get(cache, id, tenant);
+	if (status == KVC_OK)
+		kvc_tenant_opened(cache, *tenant, name);
+	return status;
 }
 
 kvc_status kvc_ns_open(struct kvc_cache *cache, const struct kvc_ns_options *options, struct kvc_ns **out)
@@ -120,8 +129,12 @@ kvc_status kvc_ns_open(struct kvc_cache *cache, const struct kvc_ns_options *opt
 	ns = kvc_calloc(1, sizeof *ns);
 	if (!ns)
 		return KVC_NO_MEMORY;
+	status = tenant_open(cache, options->tenant, &candidate.tenant);
+	if (status != KVC_OK) {
+		kvc_free(ns);
+		return status;
+	}
 	*ns = candidate;
-	ns->tenant = kvc_tenant_ids_number(&cache->tenants, ns->tenant_id);
 	kvc_list_push(&cache->namespaces, &ns->node);
 	*out = ns;
 	return KVC_OK;
@@ -133,6 +146,7 @@ void kvc_ns_close(struct kvc_ns *ns)
 	if (--ns->refs)
 		return;
 	kvc_list_remove(&ns->node);
+	kvc_tenant_closed(ns->cache, ns->tenant);
 	kvc_free(ns);
 }
 

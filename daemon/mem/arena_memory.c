@@ -107,7 +107,7 @@ static int memory_create(uint64_t bytes)
 }
 
 /* Give back what was reserved before and behind. */
-static void memory_trim(uint8_t *room, uint64_t before, uint64_t bytes)
+static void map_trim(uint8_t *room, uint64_t before, uint64_t bytes)
 {
 	if (before)
 		munmap(room, before);
@@ -115,7 +115,7 @@ static void memory_trim(uint8_t *room, uint64_t before, uint64_t bytes)
 }
 
 /* Where huge pages can be mapped. MAP_FAILED, and errno. */
-static void *memory_map(int fd, uint64_t bytes)
+static void *map_aligned(int fd, uint64_t bytes)
 {
 	uint8_t *room =
 	        mmap(NULL, bytes + HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -129,7 +129,7 @@ static void *memory_map(int fd, uint64_t bytes)
 	if (base == MAP_FAILED)
 		munmap(room, bytes + HUGE_BYTES);
 	else
-		memory_trim(room, before, bytes);
+		map_trim(room, before, bytes);
 	return base;
 }
 
@@ -139,7 +139,7 @@ static kvc_status map_open(struct kvc_arena_memory *memory)
 
 	memory->fd = memory_create(memory->bytes);
 	if (memory->fd >= 0)
-		base = memory_map(memory->fd, memory->bytes);
+		base = map_aligned(memory->fd, memory->bytes);
 	if (base == MAP_FAILED) {
 		kvc_error("cannot map %llu MiB for the RAM tier: %s", MIB(memory->bytes), strerror(errno));
 		if (memory->fd >= 0)

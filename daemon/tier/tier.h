@@ -96,6 +96,12 @@ struct kvc_tier_ops {
 	/* The record at this place is no longer wanted (dropped or found corrupt). */
 	void (*forget)(struct kvc_tier *tier, const struct kvc_record *record);
 
+	/* Nothing that was stored for this tenant (kvc_record.tenant) may be readable any more, from now on
+	 * and after any crash; then done(context), never from inside. KVC_IO: that could not be made durable.
+	 * NULL: the owner has forgotten the records, and that is all. */
+	void (*forget_tenant)(struct kvc_tier *tier, const uint8_t tenant[16],
+	                      void (*done)(void *context, kvc_status status), void *context);
+
 	/* Report every valid record that rests here, oldest first, then done(context). Requests are refused
 	 * before. The events are copied and stay in force. */
 	void (*recover)(struct kvc_tier *tier, const struct kvc_tier_events *events,

@@ -1,8 +1,8 @@
 #!/bin/bash
 # make bench: every figure as a ratio against a reference of the same run: bench.sh BIN.
 #
-# The codec against memcpy, the daemon against the codec alone, look-ups against Redis, the disk tier against fio
-# and its start against reading the same bytes.
+# The codec against memcpy, the daemon against the codec alone, a tenant beside another one, look-ups against Redis,
+# the disk tier against fio and its start against reading the same bytes; the index against itself with fewer blocks.
 # A reference that is not installed is skipped by name (deploy/deps.sh bench installs them). Figures mean something
 # on a quiet machine only.
 set -u
@@ -64,6 +64,9 @@ title "daemon against the codec alone, shared memory, RAM tier"
 run "$bin/tests/bench/bench_daemon" --threads 1
 [ "$(nproc)" -gt 1 ] && run "$bin/tests/bench/bench_daemon" --threads "$(nproc)"
 
+title "a tenant while another one floods, against the same processor load"
+run "$bin/tests/bench/bench_tenants"
+
 title "look-ups against Redis, Unix sockets"
 redis_start
 if [ -n "$redis_pid" ]; then
@@ -71,6 +74,9 @@ if [ -n "$redis_pid" ]; then
 else
 	run "$bin/tests/bench/bench_lookup"
 fi
+
+title "the index from 10^4 to 10^7 blocks"
+run "$bin/tests/bench/bench_index"
 
 title "disk tier against fio"
 run tests/bench/disk_vs_fio.sh "$bin"

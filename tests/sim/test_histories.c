@@ -12,24 +12,45 @@
 
 #include "tests/sim/world.h"
 
-enum { NUMBERS = 300, CONTENTS = 4, JOBS = 24 };
+enum { NUMBERS = 300, CONTENTS = 4, JOBS = 24, TENANTS = 3 };
+
+static const char *const names[TENANTS] = {"a", "b", "c"}; /* the first is the world's own */
 
 /* What the model knows of a block key: the contents that a put was ever begun with, and when the last of them
  * ends. */
 struct history {
-	uint8_t put[NUMBERS];
-	uint64_t ends_ms[NUMBERS];
+	uint8_t put[TENANTS][NUMBERS];
+	uint64_t ends_ms[TENANTS][NUMBERS];
 	bool over[JOBS]; /* the block that a get asks for had ended when it began */
+	struct kvc_ns *ns[TENANTS];
+	struct kvc_tenant_drop drop;
+	bool drops;
 };
+
+static unsigned tenant_of(const struct history *history, const struct kvc_ns *ns)
+{
+	unsigned i = 0;
+
+	while (history->ns[i] != ns)
+		i++;
+	return i;
+}
+
+/* Contents of different tenants differ. */
+static uint32_t content_of(unsigned tenant, uint32_t number, uint32_t content)
+{
+	return (tenant * NUMBERS + number) * CONTENTS + content;
+}
 
 static void history_get(struct world *w, const struct history *history, const struct job *job, bool over)
 {
-	uint8_t contents = history->put[job->number];
+	unsigned tenant = tenant_of(history, job->op.ns);
+	uint8_t contents = history->put[tenant][job->number];
 
 	if (over)
 		fail_msg("block %u was restored after its end", job->number);
 	for (uint32_t content = 0; content < CONTENTS; content++)
-		if (contents >> content & 1 && restored_is(w, job, job->number * CONTENTS + content))
+		if (contents >> content & 1 && restored_is(w, job, content_of(tenant, job->number, content)))
 			return;
 	fail_msg("block %u was restored as something that was never put", job->number);
 }
@@ -37,34 +58,87 @@ static void history_get(struct world *w, const struct history *history, const st
 static void history_put(struct world *w, struct history *history, struct job *job, uint32_t number,
                         uint32_t content)
 {
+	unsigned tenant = tenant_of(history, w->ns);
 	bool durable = hints_draw(w, number);
 
-	history->put[number] |= (uint8_t)(1u << content);
-	if (hints_end(w) > history->ends_ms[number])
-		history->ends_ms[number] = hints_end(w);
-	put_submit(w, job, number, number * CONTENTS + content, durable);
+	history->put[tenant][number] |= (uint8_t)(1u << content);
+	if (hints_end(w) > history->ends_ms[tenant][number])
+		history->ends_ms[tenant][number] = hints_end(w);
+	put_submit(w, job, number, content_of(tenant, number, content), durable);
 }
 
 static void history_submit(struct world *w, struct history *history, struct job *job, bool *over)
 {
 	uint32_t number = (uint32_t)(sim_next(&w->random) % NUMBERS);
 	uint32_t content = (uint32_t)(sim_next(&w->random) % CONTENTS);
+	unsigned tenant = (unsigned)(sim_next(&w->random) % TENANTS);
 
+	world_ns(w, history->ns[tenant]);
 	if (w->gpu)
 		world_form(w, (enum kvc_op_form)(sim_next(&w->random) % (KVC_OP_IMAGE + 1)));
-	*over = history->ends_ms[number] <= kvc_loop_now_ms(w->loop);
+	*over = history->ends_ms[tenant][number] <= kvc_loop_now_ms(w->loop);
 	if (sim_one_in(&w->random, 2))
 		history_put(w, history, job, number, content);
 	else
 		get_submit(w, job, number);
 }
 
-static void history_other(struct world *w, struct kvc_lease *lease)
+static void dropped(struct kvc_tenant_drop *drop)
 {
-	struct kvc_storage_key key = storage_key(w, (uint32_t)(sim_next(&w->random) % NUMBERS));
+	struct history *history = kvc_container_of(drop, struct history, drop);
+
+	assert_int_equal(drop->status, KVC_OK);
+	history->drops = false;
+}
+
+/* One tenant is dropped; or all have other budgets from now on. */
+static void tenants_other(struct world *w, struct history *history)
+{
+	struct kvc_tenant_budget of[TENANTS] = {{.name = "*"}};
+
+	if (!history->drops && sim_one_in(&w->random, 2)) {
+		history->drop = (struct kvc_tenant_drop){.done = dropped};
+		strcpy(history->drop.tenant, names[sim_next(&w->random) % TENANTS]);
+		history->drops = true;
+		kvc_cache_tenant_drop(w->cache, &history->drop);
+		return;
+	}
+	for (unsigned i = 0; i < TENANTS; i++) {
+		if (i)
+			strcpy(of[i].name, names[i]);
+		of[i].ram = sim_one_in(&w->random, 3) ? ARENA / 8 : 0;
+		of[i].ram_max = sim_one_in(&w->random, 3) ? ARENA / 4 : 0;
+		of[i].disk_max = sim_one_in(&w->random, 3) ? 40 * 4096 : 0;
+		of[i].put_rate = sim_one_in(&w->random, 3) ? 64 << 10 : 0;
+		of[i].get_rate = sim_one_in(&w->random, 3) ? 64 << 10 : 0;
+		of[i].weight = (uint32_t)(sim_next(&w->random) % 300);
+	}
+	kvc_cache_budgets_set(w->cache, &(struct kvc_tenant_budgets){.count = TENANTS, .of = of});
+}
+
+/* All that is used is someone's. */
+static void accounts_check(struct world *w)
+{
+	int64_t blocks = 0, ram = 0, vram = 0;
+
+	for (unsigned i = 0; i < TENANTS; i++) {
+		blocks += tenant_stat(w, names[i], "blocks");
+		ram += tenant_stat(w, names[i], "ram_bytes");
+		vram += tenant_stat(w, names[i], "vram_bytes");
+	}
+	assert_int_equal(blocks, stat(w, "cache.blocks"));
+	assert_int_equal(ram, stat(w, "ram.used_bytes"));
+	assert_int_equal(vram, stat(w, "vram.used_bytes"));
+}
+
+static void history_other(struct world *w, struct history *history, struct kvc_lease *lease)
+{
+	struct kvc_storage_key key;
 	uint32_t done;
 	uint8_t rest;
 
+	world_ns(w, history->ns[sim_next(&w->random) % TENANTS]);
+	key = storage_key(w, (uint32_t)(sim_next(&w->random) % NUMBERS));
 	switch (sim_next(&w->random) % 7) {
 	case 0:
 		kvc_cache_drop(w->cache, &key, 1);
@@ -124,10 +198,28 @@ static void history_restart(struct world *w)
 	}
 }
 
+static void namespaces_open(struct world *w, struct history *history)
+{
+	history->ns[0] = w->ns;
+	for (unsigned i = 1; i < TENANTS; i++) {
+		struct kvc_ns_options options = ns_options(names[i]);
+
+		assert_int_equal(kvc_ns_open(w->cache, &options, &history->ns[i]), KVC_OK);
+	}
+}
+
+static void namespaces_close(struct world *w, struct history *history)
+{
+	world_ns(w, history->ns[0]);
+	for (unsigned i = 1; i < TENANTS; i++)
+		kvc_ns_close(history->ns[i]);
+	settle(w);
+}
+
 static void history_run(uint64_t seed, uint32_t steps)
 {
 	struct job *jobs = test_calloc(JOBS, sizeof *jobs);
-	struct history history = {.put = {0}};
+	struct history history = {.drops = false};
 	bool busy[JOBS] = {false};
 	struct kvc_lease *lease;
 	struct world w;
@@ -142,12 +234,15 @@ static void history_run(uint64_t seed, uint32_t steps)
 		w.disk->faults = (struct sim_tier_faults){
 		        .store_error = 50, .load_error = 50, .sync_error = 50, .flip = 20};
 	assert_int_equal(kvc_lease_open(w.cache, 100, &lease), KVC_OK);
+	namespaces_open(&w, &history);
 	for (uint32_t i = 0; i < steps; i++) {
 		uint32_t j = (uint32_t)(sim_next(&w.random) % JOBS);
 
 		history_step(&w, &history, jobs, j, &busy[j]);
 		if (sim_one_in(&w.random, 5))
-			history_other(&w, lease);
+			history_other(&w, &history, lease);
+		if (sim_one_in(&w.random, 100))
+			tenants_other(&w, &history);
 		if (sim_one_in(&w.random, 10))
 			sim_pass(w.loop, sim_next(&w.random) % 4);
 		sim_step(w.loop);
@@ -157,6 +252,8 @@ static void history_run(uint64_t seed, uint32_t steps)
 		assert_true(!busy[j] || jobs[j].done);
 	kvc_lease_close(lease);
 	settle(&w);
+	accounts_check(&w);
+	namespaces_close(&w, &history);
 	if (w.disk)
 		history_restart(&w);
 	world_close(&w);

@@ -180,6 +180,26 @@ int64_t stat(struct world *w, const char *name)
 	return kvc_stat_get(kvc_stats_cell(w->stats, name));
 }
 
+struct kvc_ns *world_ns(struct world *w, struct kvc_ns *ns)
+{
+	struct kvc_ns *before = w->ns;
+
+	w->ns = ns;
+	return before;
+}
+
+int64_t tenant_stat(struct world *w, const char *tenant, const char *name)
+{
+	struct kvc_tenant_stat stats[KVC_TENANT_STATS];
+	uint32_t count = kvc_cache_tenant_stats(w->cache, tenant, stats);
+
+	for (uint32_t i = 0; i < count; i++)
+		if (strcmp(stats[i].name + strlen("tenant."), name) == 0)
+			return stats[i].value;
+	fail_msg("no statistic tenant.%s", name);
+	return 0;
+}
+
 /* ---- jobs ---- */
 
 /* The elements of a content: small distinct bf16 numbers. */
