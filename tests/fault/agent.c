@@ -1,5 +1,5 @@
 /* Linked into the test build of kvcellard (kvcellard_agent): lets a test make its allocations, its disk,
- * accept and its wall clock fail.
+ * accept and its wall clock fail, and lets it leak.
  *
  * A thread reads commands from the descriptor named in KVC_TEST_AGENT_FD, carries them out and answers each.
  * What it sets, other threads read: relaxed atomics, as nothing else hangs on them. KVC_TEST_FAIL_START=N
@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -18,6 +19,8 @@
 #include "daemon/base/alloc.h"
 #include "daemon/base/check.h"
 #include "daemon/io/io_fault.h"
+
+enum { LEAK_BYTES = 4096 };
 
 static atomic_uint disk_ops;
 static atomic_int disk_error;
@@ -80,6 +83,45 @@ static void disk_hook(void *context, const struct kvc_io_req *req, struct kvc_io
 	fault->error = error;
 }
 
+/* ---- leaks --------------------------------------------------------------------------------- */
+
+static void *stay(void *argument)
+{
+	(void)argument;
+	for (;;)
+		pause();
+	return NULL;
+}
+
+/* What is made here stays in sight of the leak sanitizer, which looks at what nobody can reach any more. */
+static void leak(enum agent_leak kind)
+{
+	static void *chain;
+	pthread_t thread;
+	void **link;
+
+	switch (kind) {
+	case AGENT_LEAK_DESCRIPTOR:
+		if (dup(STDERR_FILENO) < 0)
+			abort();
+		break;
+	case AGENT_LEAK_THREAD:
+		if (__real_pthread_create(&thread, NULL, stay, NULL) == 0)
+			pthread_detach(thread);
+		break;
+	case AGENT_LEAK_OBJECT:
+		link = kvc_calloc(1, sizeof *link);
+		if (link) {
+			*link = chain;
+			chain = link;
+		}
+		break;
+	case AGENT_LEAK_MAPPING:
+		(void)mmap(NULL, LEAK_BYTES, PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+		break;
+	}
+}
+
 /* ---- commands ------------------------------------------------------------------------------ */
 
 static void carry_out(const struct agent_command *command)
@@ -99,6 +141,10 @@ static void carry_out(const struct agent_command *command)
 	case AGENT_ACCEPT:
 		atomic_store(&accept_error, command->error);
 		atomic_store(&accept_times, command->times);
+		break;
+	case AGENT_LEAK:
+		for (uint32_t i = 0; i < command->times; i++)
+			leak((enum agent_leak)command->leak);
 		break;
 	case AGENT_WALL:
 		atomic_store(&wall_seconds, command->seconds);

@@ -11,7 +11,10 @@ enum agent_what {
 	               */
 	AGENT_ACCEPT, /* the next `times` accepts fail with `error` */
 	AGENT_WALL,   /* the wall clock is `seconds` off */
+	AGENT_LEAK,   /* `times` things of the kind `leak` stay for good */
 };
+
+enum agent_leak { AGENT_LEAK_DESCRIPTOR, AGENT_LEAK_THREAD, AGENT_LEAK_OBJECT, AGENT_LEAK_MAPPING };
 
 struct agent_command {
 	uint32_t what;
@@ -22,6 +25,7 @@ struct agent_command {
 	uint32_t disk_ops; /* bits, of enum kvc_io_op; 0: no more */
 	uint32_t times;
 	int64_t seconds;
+	uint32_t leak;
 };
 
 struct agent_answer {

@@ -8,7 +8,8 @@
  * what a worker was told is on stable storage, and has not begun to drop, must be there, exact, unless the
  * disk had to reclaim its segment. After CHECK_KILLS kills it stops in order once and reads back all of the
  * ledger, before and after. Workers check on their side that everything they are given is exact. Now and
- * then the workers and the directory are replaced by new ones.
+ * then the workers and the directory are replaced by new ones; a daemon that is started without workers must
+ * hold no more than the first one did (baseline.h).
  *
  * Ends with a line of counts; status 1 if anything was wrong. One test in TAP. */
 #include <fcntl.h>
@@ -297,6 +298,23 @@ static bool stop_once(struct kill_loop *loop)
 
 /* ---- many ---------------------------------------------------------------------------------- */
 
+/* Starts without workers, at which the daemon's baseline is taken, and compared with what there is at last.
+ */
+static bool baseline_take(struct kill_loop *loop)
+{
+	bool ok = loop->server.baseline.taken || daemon_start(loop);
+
+	kvc_server_kill(&loop->server);
+	kvc_server_wipe(&loop->server);
+	return ok && loop->server.baseline.taken;
+}
+
+static void baseline_compare(struct kill_loop *loop)
+{
+	loop->totals.leaks += (unsigned)kvc_server_settle(&loop->server);
+	kvc_server_kill(&loop->server);
+}
+
 /* New workers on an empty directory, and at most EPOCH_KILLS kills. */
 static bool epoch(struct kill_loop *loop)
 {
@@ -305,7 +323,7 @@ static bool epoch(struct kill_loop *loop)
 
 	if (end > loop->kills_wanted)
 		end = loop->kills_wanted;
-	if (!kill_world_init(&loop->world, loop->random) || !workers_start(loop))
+	if (!baseline_take(loop) || !kill_world_init(&loop->world, loop->random) || !workers_start(loop))
 		return false;
 	while (ok && !kill_interrupted && loop->totals.kills < end) {
 		bool check =
@@ -315,6 +333,7 @@ static bool epoch(struct kill_loop *loop)
 	}
 	workers_stop(loop);
 	kvc_server_kill(&loop->server);
+	baseline_compare(loop);
 	kvc_server_wipe(&loop->server);
 	kill_ledger_clear(&loop->ledger);
 	return ok;

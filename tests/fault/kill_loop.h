@@ -41,6 +41,7 @@ struct kill_totals {
 	unsigned ends; /* of the daemon by itself */
 	unsigned hangs;
 	unsigned bad_statuses;
+	unsigned leaks; /* against the daemon's baseline */
 };
 
 struct kill_loop {

@@ -11,7 +11,7 @@ static const char *const phase_names[KILL_PHASES] = {
 bool kill_failed(const struct kill_totals *t)
 {
 	return t->wrong || t->missing || t->failed_starts || t->failed_stops || t->ends || t->hangs ||
-	       t->bad_statuses || t->verified == 0;
+	       t->bad_statuses || t->leaks || t->verified == 0;
 }
 
 static int by_size(const void *a, const void *b)
@@ -60,11 +60,12 @@ void kill_report(struct kill_loop *loop, uint64_t seed)
 	starts_report(loop);
 	printf("# acknowledged as on disk %llu, verified reads %llu (+ %llu by workers, with %llu misses and "
 	       "%llu failed calls), reclaimed since %llu, wrong bytes %u, missing acknowledged %u, failed "
-	       "starts %u, failed stops %u, ends by itself %u, hangs %u, bad statuses %u, seed %llu\n",
+	       "starts %u, failed stops %u, ends by itself %u, hangs %u, bad statuses %u, leaks %u, seed "
+	       "%llu\n",
 	       (unsigned long long)loop->ledger.acked, (unsigned long long)t->verified,
 	       (unsigned long long)t->worker_verified, (unsigned long long)t->worker_misses,
 	       (unsigned long long)t->worker_failed_calls, (unsigned long long)t->reclaimed, t->wrong,
-	       t->missing, t->failed_starts, t->failed_stops, t->ends, t->hangs, t->bad_statuses,
+	       t->missing, t->failed_starts, t->failed_stops, t->ends, t->hangs, t->bad_statuses, t->leaks,
 	       (unsigned long long)seed);
 	printf("%sok 1 - %u kills\n", kill_failed(t) ? "not " : "", t->kills);
 }

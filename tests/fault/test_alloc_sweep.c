@@ -71,7 +71,6 @@ static void heap_fail(uint64_t n, int forever)
 struct world {
 	struct kvc_server server;
 	struct kvc_sample_space space;
-	int agent;
 	uint64_t next_id;
 	unsigned failures; /* calls that said so, in the script that runs */
 };
@@ -80,8 +79,8 @@ static struct agent_answer agent_call(const struct world *w, struct agent_comman
 {
 	struct agent_answer answer = {0};
 
-	if (write(w->agent, &command, sizeof command) != (ssize_t)sizeof command ||
-	    read(w->agent, &answer, sizeof answer) != (ssize_t)sizeof answer)
+	if (write(w->server.agent, &command, sizeof command) != (ssize_t)sizeof command ||
+	    read(w->server.agent, &answer, sizeof answer) != (ssize_t)sizeof answer)
 		fail_msg("the daemon is gone");
 	return answer;
 }
@@ -98,13 +97,8 @@ static void agent_fail(const struct world *w, uint64_t n, int forever)
 
 static void server_open(struct kvc_server *server)
 {
-	size_t length;
-
 	assert_true(kvc_server_init(server));
-	length = strlen(server->program);
-	assert_true(length > strlen("kvcellard"));
-	snprintf(server->program + length - strlen("kvcellard"),
-	         sizeof server->program - length + strlen("kvcellard"), "tests/fault/kvcellard_agent");
+	kvc_server_use_agent(server);
 	kvc_server_arg(server, "--ram", "8M");
 	kvc_server_arg(server, "--threads", "2");
 	kvc_server_arg(server, "--disk", server->disk);
@@ -130,22 +124,13 @@ static int world_open(void **state)
 {
 	static const struct kvcc_allocator allocator = {heap_alloc, heap_release};
 	struct world *w = calloc(1, sizeof *w);
-	char number[16];
-	int ends[2];
 
 	assert_non_null(w);
 	*state = w;
 	kvcc_alloc_set(&allocator);
 	space_init(&w->space);
 	server_open(&w->server);
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
-	fcntl(ends[0], F_SETFD, FD_CLOEXEC);
-	snprintf(number, sizeof number, "%d", ends[1]);
-	setenv("KVC_TEST_AGENT_FD", number, 1);
 	assert_true(kvc_server_start(&w->server));
-	unsetenv("KVC_TEST_AGENT_FD");
-	close(ends[1]);
-	w->agent = ends[0];
 	w->next_id = 1;
 	assert_true(kvc_server_ready(&w->server, READY_MS * kvc_server_patience()));
 	return 0;
@@ -155,10 +140,10 @@ static int world_close(void **state)
 {
 	struct world *w = *state;
 
+	assert_int_equal(kvc_server_settle(&w->server), 0);
 	if (!kvc_server_stop(&w->server, SETTLE_MS * kvc_server_patience()))
 		kvc_server_show_log(&w->server);
 	kvc_server_remove(&w->server);
-	close(w->agent);
 	free(w);
 	kvcc_alloc_set(NULL);
 	kvc_row_end();

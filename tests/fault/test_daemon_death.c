@@ -78,6 +78,7 @@ static int world_open(void **state)
 	*state = w;
 	space_init(&w->space);
 	assert_true(kvc_server_init(&w->server));
+	kvc_server_use_agent(&w->server);
 	kvc_server_arg(&w->server, "--ram", "16M");
 	kvc_server_arg(&w->server, "--threads", "2");
 	kvc_server_arg(&w->server, "--disk", w->server.disk);
@@ -94,6 +95,7 @@ static int world_close(void **state)
 	struct world *w = *state;
 
 	kvc_client_destroy(w->client);
+	assert_int_equal(kvc_server_settle(&w->server), 0);
 	kvc_server_remove(&w->server);
 	free(w);
 	kvc_row_end();

@@ -66,6 +66,7 @@ static int world_open(void **state)
 		space_init(&w->spaces[i], 100 + i);
 	w->next_id = 1;
 	assert_true(kvc_server_init(&w->server));
+	kvc_server_use_agent(&w->server);
 	kvc_server_arg(&w->server, "--ram", "64M");
 	kvc_server_arg(&w->server, "--threads", "2");
 	assert_true(kvc_server_start(&w->server));
@@ -202,6 +203,7 @@ static void same_key_same_bytes_is_one_block(void **state)
 	kvc_row.injected += 2 * BATCH;
 	peer_close(&one);
 	peer_close(&two);
+	assert_int_equal(kvc_server_settle(&w->server), 0);
 	kvc_row_end_here();
 }
 
@@ -230,6 +232,7 @@ static void first_writer_wins(void **state)
 	kvc_row.injected += BATCH;
 	peer_close(&one);
 	peer_close(&two);
+	assert_int_equal(kvc_server_settle(&w->server), 0);
 	kvc_row_end_here();
 }
 
@@ -257,6 +260,7 @@ static void twice_in_one_batch(void **state)
 	assert_int_equal(drop(&one, id, 1), 1);
 	kvc_row.injected++;
 	peer_close(&one);
+	assert_int_equal(kvc_server_settle(&w->server), 0);
 	kvc_row_end_here();
 }
 
@@ -336,6 +340,7 @@ static void two_puts_of_one_key_race(void **state)
 	kvc_row.injected += (uint64_t)rounds * BATCH;
 	print_message("# %u races, won %u to %u\n", rounds * BATCH, wins[A], wins[B]);
 	assert_true(wins[A] > 0 && wins[B] > 0);
+	assert_int_equal(kvc_server_settle(&w->server), 0);
 	kvc_row_end_here();
 }
 
@@ -396,6 +401,7 @@ static void drop_during_get(void **state)
 	              churner.rounds, exact, misses);
 	peer_close(&reader);
 	peer_close(&churner.peer);
+	assert_int_equal(kvc_server_settle(&w->server), 0);
 	kvc_row_end_here();
 }
 

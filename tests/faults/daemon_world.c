@@ -6,12 +6,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cmocka.h>
-
-#include <fcntl.h>
 
 enum { READY_MS = 30000, SETTLE_MS = 30000 };
 
@@ -32,15 +29,10 @@ static void space_init(struct kvc_sample_space *space)
 
 void dw_init(struct daemon_world *w, bool disk)
 {
-	size_t length;
-
 	memset(w, 0, sizeof *w);
-	w->agent = -1;
 	space_init(&w->space);
 	assert_true(kvc_server_init(&w->server));
-	length = strlen(w->server.program) - strlen("kvcellard");
-	snprintf(w->server.program + length, sizeof w->server.program - length,
-	         "tests/fault/kvcellard_agent");
+	kvc_server_use_agent(&w->server);
 	kvc_server_arg(&w->server, "--ram", "8M");
 	kvc_server_arg(&w->server, "--threads", "2");
 	if (!disk)
@@ -52,19 +44,7 @@ void dw_init(struct daemon_world *w, bool disk)
 
 void dw_spawn(struct daemon_world *w)
 {
-	char number[16];
-	int ends[2];
-
-	if (w->agent >= 0)
-		close(w->agent);
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
-	fcntl(ends[0], F_SETFD, FD_CLOEXEC);
-	snprintf(number, sizeof number, "%d", ends[1]);
-	setenv("KVC_TEST_AGENT_FD", number, 1);
 	assert_true(kvc_server_start(&w->server));
-	unsetenv("KVC_TEST_AGENT_FD");
-	close(ends[1]);
-	w->agent = ends[0];
 }
 
 void dw_start(struct daemon_world *w)
@@ -93,18 +73,18 @@ void dw_disconnect(struct daemon_world *w)
 
 void dw_end(struct daemon_world *w)
 {
-	bool ended = true;
+	uint64_t leaks;
+	bool ended;
 
 	dw_disconnect(w);
-	if (w->server.pid)
-		ended = kvc_server_stop(&w->server, SETTLE_MS * kvc_server_patience());
+	leaks = kvc_server_settle(&w->server);
+	ended = kvc_server_stop(&w->server, SETTLE_MS * kvc_server_patience());
 	if (!ended)
 		kvc_server_show_log(&w->server);
 	kvc_server_kill(&w->server);
 	kvc_server_remove(&w->server);
-	if (w->agent >= 0)
-		close(w->agent);
 	assert_true(ended);
+	assert_int_equal(leaks, 0);
 }
 
 /* ---- blocks -------------------------------------------------------------------------------- */
@@ -174,9 +154,9 @@ struct agent_answer dw_agent(struct daemon_world *w, struct agent_command comman
 {
 	struct agent_answer answer = {0};
 
-	assert_int_equal(write(w->agent, &command, sizeof command), sizeof command);
+	assert_int_equal(write(w->server.agent, &command, sizeof command), sizeof command);
 	if (command.what != AGENT_ABORT)
-		assert_int_equal(read(w->agent, &answer, sizeof answer), sizeof answer);
+		assert_int_equal(read(w->server.agent, &answer, sizeof answer), sizeof answer);
 	return answer;
 }
 

@@ -15,7 +15,6 @@
 struct daemon_world {
 	struct kvc_server server;
 	struct kvc_sample_space space;
-	int agent;
 	struct kvc_client *client;
 	struct kvc_namespace *ns;
 	struct kvc_memory *memory;
@@ -37,7 +36,8 @@ void dw_start(struct daemon_world *w);
 void dw_connect(struct daemon_world *w);
 void dw_disconnect(struct daemon_world *w);
 
-/* Disconnect, end the daemon if it runs, which must work, and remove the folder. */
+/* Disconnect, compare the daemon with its baseline (started again, if it does not run), end it, which must
+ * work, and remove the folder. */
 void dw_end(struct daemon_world *w);
 
 /* Put a batch of DW_BLOCKS blocks; how many of them were KVC_OK. */

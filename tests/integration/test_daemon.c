@@ -36,8 +36,11 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
+	bool ended = kvc_test_daemon_end(&first);
+
 	(void)state;
-	return kvc_test_daemon_end(&first) ? 0 : 1;
+	kvc_row_end();
+	return ended ? 0 : 1;
 }
 
 static bool exists(const char *path)
@@ -92,7 +95,6 @@ static void test_b24_path_taken(void **state)
 	kvc_row.injected++;
 	assert_true(kvc_test_daemon_end(&second));
 	assert_served(&first);
-	kvc_row_end();
 }
 
 static int listening_socket(const char *path)
@@ -385,7 +387,6 @@ static void test_a5_stop_under_load(void **state)
 		;
 	close(fd);
 	assert_int_equal(kvc_test_daemon_wait(&first), 0);
-	kvc_row_end();
 }
 
 /* A put whose payload does not end keeps its session busy. Its client. */

@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tests/support/row.h"
 #include "tests/support/wire.h"
 
 enum { READY_MS = 60000, END_MS = 60000, STEP_MS = 5 };
@@ -73,6 +74,7 @@ bool kvc_test_daemon_prepare(struct kvc_test_daemon *daemon, const char *const *
 	snprintf(daemon->disk, sizeof daemon->disk, "%.200s/disk", daemon->directory);
 	snprintf(daemon->log, sizeof daemon->log, "%.200s/log", daemon->directory);
 	daemon->pid = 0;
+	daemon->baseline.taken = false;
 	daemon->args[count++] = daemon->program;
 	daemon->args[count++] = "--socket";
 	daemon->args[count++] = daemon->socket;
@@ -100,6 +102,7 @@ static _Noreturn void child(const struct kvc_test_daemon *daemon)
 
 bool kvc_test_daemon_spawn(struct kvc_test_daemon *daemon)
 {
+	kvc_row_daemon_started();
 	daemon->pid = fork();
 	if (daemon->pid == 0)
 		child(daemon);
@@ -123,6 +126,12 @@ static void step(void)
 	nanosleep(&(struct timespec){.tv_nsec = STEP_MS * 1000000}, NULL);
 }
 
+static struct kvc_baseline_of self_of(const struct kvc_test_daemon *daemon)
+{
+	return (struct kvc_baseline_of){
+	        .pid = daemon->pid, .socket = daemon->socket, .disk = daemon->disk, .agent = -1};
+}
+
 static bool wait_ready(struct kvc_test_daemon *daemon)
 {
 	for (int waited = 0; waited < READY_MS; waited += STEP_MS) {
@@ -143,10 +152,14 @@ static bool wait_ready(struct kvc_test_daemon *daemon)
 
 bool kvc_test_daemon_restart(struct kvc_test_daemon *daemon)
 {
-	if (kvc_test_daemon_spawn(daemon) && wait_ready(daemon))
-		return true;
-	log_show(daemon);
-	return false;
+	struct kvc_baseline_of of;
+
+	if (!kvc_test_daemon_spawn(daemon) || !wait_ready(daemon)) {
+		log_show(daemon);
+		return false;
+	}
+	of = self_of(daemon);
+	return daemon->baseline.taken || kvc_baseline_take(&daemon->baseline, &of);
 }
 
 bool kvc_test_daemon_start(struct kvc_test_daemon *daemon, const char *const *options)
@@ -175,8 +188,21 @@ int kvc_test_daemon_stop(struct kvc_test_daemon *daemon, int signal)
 	return kill(daemon->pid, signal) ? -1 : kvc_test_daemon_wait(daemon);
 }
 
+static uint64_t settle(struct kvc_test_daemon *daemon)
+{
+	struct kvc_baseline_of of;
+
+	if (!daemon->baseline.taken)
+		return 0;
+	if (daemon->pid <= 0)
+		kvc_test_daemon_restart(daemon);
+	of = self_of(daemon);
+	return kvc_baseline_compare(&daemon->baseline, &of);
+}
+
 bool kvc_test_daemon_end(struct kvc_test_daemon *daemon)
 {
+	uint64_t leaks = settle(daemon);
 	int status = 0;
 
 	if (daemon->pid > 0)
@@ -186,7 +212,7 @@ bool kvc_test_daemon_end(struct kvc_test_daemon *daemon)
 	if (status)
 		log_show(daemon);
 	kvc_test_remove_tree(daemon->directory);
-	return status == 0;
+	return status == 0 && leaks == 0;
 }
 
 /* ---- looking ------------------------------------------------------------------------------- */

@@ -9,6 +9,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "tests/support/baseline.h"
+
 #define KVC_TEST_PATH_BYTES 256
 #define KVC_TEST_ARGS_MAX   48
 
@@ -21,6 +23,7 @@ struct kvc_test_daemon {
 	uint64_t descriptors_max;         /* RLIMIT_NOFILE of the next start; 0: as the test's */
 	const char *args[KVC_TEST_ARGS_MAX];
 	char program[KVC_TEST_PATH_BYTES];
+	struct kvc_baseline baseline; /* of the first start that was waited for */
 };
 
 /* Make the directory, start with --socket and these options (NULL-terminated, borrowed until the end), and
@@ -42,7 +45,9 @@ int kvc_test_daemon_wait(struct kvc_test_daemon *daemon);
 /* Signal, and wait. */
 int kvc_test_daemon_stop(struct kvc_test_daemon *daemon, int signal);
 
-/* Stop (SIGTERM) if it runs, and remove the directory. True: it ended with 0. */
+/* Its clients are gone: compare it with its baseline, if it has one, stop it (SIGTERM), and remove the
+ * directory. One that has ended is started again for that. True: it ended with 0, and as much is left as
+ * there was. */
 bool kvc_test_daemon_end(struct kvc_test_daemon *daemon);
 
 /* Descriptors that it has open; -1: not to be found out. */

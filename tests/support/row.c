@@ -23,6 +23,7 @@ struct kvc_row kvc_row;
 
 static const char *row_ids; /* NULL: no row has begun */
 static const char *row_test;
+static bool daemons_started;
 static struct baseline {
 	unsigned descriptors;
 	unsigned threads;
@@ -200,12 +201,21 @@ static void libraries_allow(struct baseline *before)
 	}
 }
 
+void kvc_row_daemon_started(void)
+{
+	daemons_started = true;
+}
+
 static void row_end(struct baseline *before)
 {
 	if (!row_ids)
 		return;
 	libraries_allow(before);
 	kvc_row.leaks += leaks_since(before);
+	if (daemons_started && kvc_row.baselines == 0) {
+		fprintf(stderr, "# %s: no daemon was compared with its baseline\n", row_test);
+		kvc_row.leaks++;
+	}
 	rows_write("end");
 	row_ids = NULL;
 }

@@ -10,10 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "tests/support/row.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define PATIENCE 8u
@@ -27,6 +30,7 @@
 #endif
 
 #define KILL_TIMEOUT_MS 30000u
+#define READY_MS        30000u
 
 unsigned kvc_server_patience(void)
 {
@@ -77,6 +81,7 @@ bool kvc_server_init(struct kvc_server *server)
 	const char *parent = getenv("TMPDIR");
 
 	memset(server, 0, sizeof *server);
+	server->agent = -1;
 	if (!find_program(server->program, sizeof server->program))
 		return false;
 	snprintf(server->folder, sizeof server->folder, "%s/kvc-XXXXXX",
@@ -90,6 +95,14 @@ bool kvc_server_init(struct kvc_server *server)
 	snprintf(server->log, sizeof server->log, "%s/log", server->folder);
 	kvc_server_arg(server, "--socket", server->socket);
 	return true;
+}
+
+void kvc_server_use_agent(struct kvc_server *server)
+{
+	size_t length = strlen(server->program) - strlen("kvcellard");
+
+	snprintf(server->program + length, sizeof server->program - length, "tests/fault/kvcellard_agent");
+	server->with_agent = true;
 }
 
 void kvc_server_arg(struct kvc_server *server, const char *flag, const char *value)
@@ -124,12 +137,43 @@ static void run_program(const struct kvc_server *server)
 	_exit(127);
 }
 
+static void agent_close(struct kvc_server *server)
+{
+	if (server->agent >= 0)
+		close(server->agent);
+	server->agent = -1;
+}
+
+/* The daemon's end of the pair, which it is told by its number; -1: there is none. */
+static int agent_open(struct kvc_server *server)
+{
+	char number[16];
+	int ends[2];
+
+	agent_close(server);
+	if (!server->with_agent || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
+		return -1;
+	server->agent = ends[0];
+	snprintf(number, sizeof number, "%d", ends[1]);
+	setenv("KVC_TEST_AGENT_FD", number, 1);
+	return ends[1];
+}
+
 bool kvc_server_start(struct kvc_server *server)
 {
+	int theirs = agent_open(server);
 	pid_t pid = fork();
 
-	if (pid == 0)
+	kvc_row_daemon_started();
+	if (pid == 0) {
+		if (theirs >= 0)
+			fcntl(theirs, F_SETFD, 0);
 		run_program(server);
+	}
+	if (theirs >= 0) {
+		unsetenv("KVC_TEST_AGENT_FD");
+		close(theirs);
+	}
 	if (pid > 0)
 		server->pid = pid;
 	return pid > 0;
@@ -148,8 +192,15 @@ bool kvc_server_wait(struct kvc_server *server, uint32_t timeout_ms, int *status
 	return true;
 }
 
+static struct kvc_baseline_of self_of(const struct kvc_server *server)
+{
+	return (struct kvc_baseline_of){
+	        .pid = server->pid, .socket = server->socket, .disk = server->disk, .agent = server->agent};
+}
+
 bool kvc_server_ready(struct kvc_server *server, uint32_t timeout_ms)
 {
+	struct kvc_baseline_of of;
 	uint64_t end = kvc_server_now_ms() + timeout_ms;
 	struct kvc_client *client;
 	kvc_status status;
@@ -164,7 +215,21 @@ bool kvc_server_ready(struct kvc_server *server, uint32_t timeout_ms)
 		kvc_server_step();
 	} while (kvc_server_now_ms() < end);
 	kvc_client_destroy(client);
+	if (status == KVC_OK && !server->baseline.taken) {
+		of = self_of(server);
+		kvc_baseline_take(&server->baseline, &of);
+	}
 	return status == KVC_OK;
+}
+
+uint64_t kvc_server_settle(struct kvc_server *server)
+{
+	struct kvc_baseline_of of;
+
+	if (!server->pid && (!kvc_server_start(server) || !kvc_server_ready(server, READY_MS * PATIENCE)))
+		kvc_server_show_log(server);
+	of = self_of(server);
+	return kvc_baseline_compare(&server->baseline, &of);
 }
 
 void kvc_server_kill(struct kvc_server *server)
@@ -213,6 +278,7 @@ static void remove_tree(const char *path)
 void kvc_server_remove(struct kvc_server *server)
 {
 	kvc_server_kill(server);
+	agent_close(server);
 	remove_tree(server->folder);
 }
 

@@ -11,6 +11,7 @@
 #include <sys/types.h>
 
 #include "client/kvcellar.h"
+#include "tests/support/baseline.h"
 
 #define KVC_SERVER_PATH_BYTES 100u
 #define KVC_SERVER_ARGS_MAX   24u
@@ -23,6 +24,9 @@ struct kvc_server {
 	char program[4096];
 	const char *args[KVC_SERVER_ARGS_MAX]; /* more flags, NULL-terminated; borrowed */
 	pid_t pid;                             /* 0: not running */
+	int agent;                             /* of the daemon that runs; -1: it has none */
+	bool with_agent;                       /* kvcellard_agent is started, and not kvcellard */
+	struct kvc_baseline baseline;          /* of its first start that kvc_server_ready saw */
 };
 
 /* How much longer than usual things may take here: 1, more under a sanitizer. */
@@ -38,13 +42,17 @@ void kvc_server_step(void);
  */
 bool kvc_server_init(struct kvc_server *server);
 
+/* From now on start kvcellard with an agent in it (tests/fault/agent.h), which server->agent leads to. */
+void kvc_server_use_agent(struct kvc_server *server);
+
 /* A flag for the next start; the server must have room. */
 void kvc_server_arg(struct kvc_server *server, const char *flag, const char *value);
 
 /* fork and exec; does not wait. False: it could not be forked. */
 bool kvc_server_start(struct kvc_server *server);
 
-/* Wait until it answers a ping. False: it ended before, or did not answer within timeout_ms. */
+/* Wait until it answers a ping. False: it ended before, or did not answer within timeout_ms. The first time,
+ * when nobody else may be connected, its baseline is taken. */
 bool kvc_server_ready(struct kvc_server *server, uint32_t timeout_ms);
 
 /* Wait for its end; *status as of waitpid. False: it still runs. */
@@ -55,6 +63,10 @@ void kvc_server_kill(struct kvc_server *server);
 
 /* SIGTERM, and wait: true if it ended with status 0. */
 bool kvc_server_stop(struct kvc_server *server, uint32_t timeout_ms);
+
+/* All clients of it are gone: compare the daemon with its baseline, as kvc_baseline_compare says. One that
+ * does not run is started, and runs then. */
+uint64_t kvc_server_settle(struct kvc_server *server);
 
 /* The folder and all in it; the daemon must not run. */
 void kvc_server_remove(struct kvc_server *server);
