@@ -215,7 +215,9 @@ static void disk_hangs(void **state)
 	(void)state;
 	KVC_ROW("B20");
 	kvc_server_arg(&w.server, "--stop-timeout-ms", "2000");
+	kvc_server_thread_leaks(false);
 	dw_start(&w);
+	kvc_server_thread_leaks(true);
 	fill();
 	disk_fails(READS | WRITES, -1);
 	w.deadline_ms = 500;

@@ -21,6 +21,7 @@
 
 #include "tests/support/daemon.h"
 #include "tests/support/row.h"
+#include "tests/support/server.h"
 #include "tests/support/wire.h"
 
 static struct kvc_test_daemon first;
@@ -448,31 +449,15 @@ static void test_a5_stop_timeout_ends_what_does_not(void **state)
 	kvc_row_end();
 }
 
-/* A daemon that ends at once joins no thread, which the thread sanitizer would hold against it: the only test
- * where that is meant. */
-static void start_without_thread_leaks(const char *const *options)
-{
-	const char *given = getenv("TSAN_OPTIONS");
-	char *before = given ? strdup(given) : NULL;
-	char with[KVC_TEST_PATH_BYTES];
-
-	snprintf(with, sizeof with, "%s:report_thread_leaks=0", given ? given : "");
-	setenv("TSAN_OPTIONS", with, 1);
-	assert_true(kvc_test_daemon_start(&second, options));
-	if (before)
-		setenv("TSAN_OPTIONS", before, 1);
-	else
-		unsetenv("TSAN_OPTIONS");
-	free(before);
-}
-
 static void test_second_signal_ends_at_once(void **state)
 {
 	int fd;
 
 	(void)state;
-	start_without_thread_leaks(
-	        (const char *const[]){"--ram", "16M", "--stop-timeout-ms", "600000", NULL});
+	kvc_server_thread_leaks(false);
+	assert_true(kvc_test_daemon_start(
+	        &second, (const char *const[]){"--ram", "16M", "--stop-timeout-ms", "600000", NULL}));
+	kvc_server_thread_leaks(true);
 	fd = unfinished_put(&second);
 	wait_inflight(&second);
 	kill(second.pid, SIGTERM);

@@ -31,6 +31,7 @@
 
 #define KILL_TIMEOUT_MS 30000u
 #define READY_MS        30000u
+#define OPTIONS_BYTES   2048
 
 unsigned kvc_server_patience(void)
 {
@@ -177,6 +178,21 @@ bool kvc_server_start(struct kvc_server *server)
 	if (pid > 0)
 		server->pid = pid;
 	return pid > 0;
+}
+
+void kvc_server_thread_leaks(bool tell)
+{
+	const char *given = getenv("TSAN_OPTIONS");
+	static char before[OPTIONS_BYTES];
+	char with[OPTIONS_BYTES + 32];
+
+	if (tell) {
+		setenv("TSAN_OPTIONS", before, 1);
+		return;
+	}
+	snprintf(before, sizeof before, "%s", given ? given : "");
+	snprintf(with, sizeof with, "%s:report_thread_leaks=0", before);
+	setenv("TSAN_OPTIONS", with, 1);
 }
 
 bool kvc_server_wait(struct kvc_server *server, uint32_t timeout_ms, int *status)

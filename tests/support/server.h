@@ -51,6 +51,10 @@ void kvc_server_arg(struct kvc_server *server, const char *flag, const char *val
 /* fork and exec; does not wait. False: it could not be forked. */
 bool kvc_server_start(struct kvc_server *server);
 
+/* A daemon that ends at once, on purpose, joins no thread, which the thread sanitizer would hold against it.
+ * Those that are started between `false` and `true` may. */
+void kvc_server_thread_leaks(bool tell);
+
 /* Wait until it answers a ping. False: it ended before, or did not answer within timeout_ms. The first time,
  * when nobody else may be connected, its baseline is taken. */
 bool kvc_server_ready(struct kvc_server *server, uint32_t timeout_ms);
