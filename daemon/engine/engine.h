@@ -22,6 +22,7 @@ enum kvc_engine_op {
 	KVC_ENGINE_LOWER = 4,  /* image in VRAM -> image in host memory; GPU only */
 	KVC_ENGINE_TAKE = 5,   /* image in the client's memory -> image, copied, then checked; CPU only */
 	KVC_ENGINE_GIVE = 6,   /* image -> image in the client's memory, checked; CPU only */
+	KVC_ENGINE_WORK = 7,   /* whatever `work` does, on one worker; CPU only */
 };
 
 struct kvc_engine;
@@ -68,6 +69,9 @@ struct kvc_engine_job {
 	uint64_t vram; /* GPU engine: offset in its VRAM pool, or KVC_VRAM_NONE. Encode: the image stays
 	                * there and `image` is NULL. Decode: it is there already if `image` is NULL, else
 	                * it is brought there and stays. Such an image is plan->image_bytes long */
+	/* work: called on a worker; what it returns is the job's status. Only this, done and op are set then
+	 */
+	kvc_status (*work)(struct kvc_engine_job *job);
 	void (*done)(struct kvc_engine_job *job);
 
 	/* results */

@@ -318,18 +318,19 @@ static void job_finish(struct engine_cpu *cpu, struct kvc_engine_job *job)
 /* Open the image of the job at the head, alone; other workers see the next job meanwhile. */
 static void worker_open(struct engine_cpu *cpu, struct kvc_engine_job *job)
 {
+	const bool work = job->op == KVC_ENGINE_WORK;
 	kvc_status status;
 
 	kvc_list_remove(&job->node);
 	job_move(job, KVC_JOB_OPENING);
 	pthread_mutex_unlock(&cpu->lock);
-	status = job_open(job);
+	status = work ? job->work(job) : job_open(job);
 	pthread_mutex_lock(&cpu->lock);
-	if (status == KVC_OK && !job->cancelled) {
+	if (!work && status == KVC_OK && !job->cancelled) {
 		job_begin(cpu, job);
 		return;
 	}
-	job->status = status == KVC_OK ? KVC_CANCELLED : status;
+	job->status = !work && status == KVC_OK ? KVC_CANCELLED : status;
 	job_finish(cpu, job);
 }
 
@@ -385,15 +386,23 @@ static void finished_run(struct kvc_task *task)
 	job->done(job);
 }
 
+static void image_check(const struct kvc_engine_job *job)
+{
+	KVC_PRE(job->image && (uintptr_t)job->image % KVC_IMAGE_ALIGN == 0);
+	KVC_PRE(job->plan || job->op == KVC_ENGINE_VERIFY);
+	KVC_PRE(job->op != KVC_ENGINE_LOWER);
+	KVC_PRE(job->op != KVC_ENGINE_ENCODE || job->image_bytes >= job->plan->image_bytes);
+}
+
 static void cpu_submit(struct kvc_engine *engine, struct kvc_engine_job *job)
 {
 	struct engine_cpu *cpu = cpu_of(engine);
 
-	KVC_PRE(job->done && job->image && (uintptr_t)job->image % KVC_IMAGE_ALIGN == 0);
-	KVC_PRE(job->plan || job->op == KVC_ENGINE_VERIFY);
-	KVC_PRE(job->op != KVC_ENGINE_LOWER);
-	KVC_PRE(job->op != KVC_ENGINE_ENCODE || job->image_bytes >= job->plan->image_bytes);
-	KVC_PRE(job->state == KVC_JOB_IDLE);
+	KVC_PRE(job->done && job->state == KVC_JOB_IDLE);
+	if (job->op == KVC_ENGINE_WORK)
+		KVC_PRE(job->work);
+	else
+		image_check(job);
 	job->engine = engine;
 	job->finished = (struct kvc_task){.run = finished_run};
 	job->next_tile = 0;

@@ -3,7 +3,9 @@
 #ifndef KVC_DISK_JOBS_H
 #define KVC_DISK_JOBS_H
 
+#include "daemon/engine/engine.h"
 #include "daemon/tier/disk_segment.h"
+#include "daemon/tier/keyring.h"
 #include "daemon/tier/segment.h"
 #include "daemon/tier/tier.h"
 #include "daemon/tier/wear.h"
@@ -27,6 +29,24 @@ struct disk_write {
 	struct kvc_list requests;
 	uint64_t since_ms; /* when it was submitted */
 	struct iovec iov[DISK_WRITE_IOV];
+
+	/* of an encrypted directory */
+	bool encrypting;
+	struct kvc_engine_job job;
+	struct kvc_cipher *cipher;
+	struct kvc_keyring_row *rows; /* of each record's tenant */
+	uint8_t *bounce;              /* what is written instead of the slabs */
+	uint64_t bounce_bytes;
+};
+
+/* A record that was read, and is decrypted where it stands. */
+struct disk_decrypt {
+	struct kvc_disk *disk;
+	struct kvc_engine_job job;
+	struct kvc_cipher *cipher; /* NULL: of a directory that is not encrypted */
+	struct kvc_keyring_row row;
+	uint8_t *bytes;
+	void (*done)(struct disk_decrypt *decrypt, kvc_status status);
 };
 
 struct disk_load {
@@ -37,7 +57,9 @@ struct disk_load {
 	struct kvc_tier_req *request;
 	uint64_t since_ms; /* when it was submitted */
 	bool again;        /* read a second time after a mismatch */
+	bool decrypting;
 	struct iovec iov;
+	struct disk_decrypt decrypt;
 };
 
 /* A record on its way from a segment that is to be reclaimed. */
@@ -50,6 +72,7 @@ struct disk_copy {
 	struct iovec iov;
 	struct kvc_tier_req req; /* of its store */
 	uint64_t slab_bytes;
+	struct disk_decrypt decrypt;
 };
 
 struct disk_keep {
@@ -154,6 +177,35 @@ struct disk_scrub {
 	uint64_t iov_bytes;
 	uint8_t *buffer;
 	uint64_t buffer_bytes;
+	struct disk_decrypt decrypt;
+};
+
+enum disk_keyring_step {
+	DISK_KEYRING_IDLE,
+	DISK_KEYRING_WRITE,
+	DISK_KEYRING_SYNC,
+	DISK_KEYRING_READ,
+	DISK_KEYRING_ERASE,
+	DISK_KEYRING_ERASE_SYNC,
+};
+
+struct disk_keyring {
+	struct kvc_keyring ring; /* in force */
+	struct kvc_keyring next; /* being written */
+	enum disk_keyring_step step;
+	struct kvc_file files[KVC_KEYRING_FILES];
+	uint32_t in_force;        /* file */
+	struct kvc_secret *under; /* what data keys are wrapped under; NULL: the directory is not encrypted */
+	struct kvc_cipher *cipher; /* of the loop thread */
+	struct kvc_list stores;    /* wait for a key of their tenant */
+	struct kvc_list making;    /* in the update that runs */
+	struct kvc_list forgets;   /* wait */
+	struct kvc_list forgetting;
+	struct kvc_io_req io;
+	struct iovec iov;
+	uint8_t *bytes;
+	uint8_t *back; /* what was read again */
+	uint32_t pages;
 };
 
 enum disk_sync_step {

@@ -7,6 +7,7 @@
  *   disk_write.c    stores    disk_read.c  loads    disk_sync.c  syncs
  *   disk_scrub.c    looking for damage in idle time
  *   disk_wear.c     counting what is written
+ *   disk_keyring.c  incarnations and keys of tenants    disk_crypt.c    encrypting and decrypting
  *   disk_health.c   switching off and on again after errors
  *   disk_summary.c  the summary of a sealed segment    disk_checkpoint.c  the checkpoint of the index
  *   disk_recover.c  what there is at start    disk_scan.c  how a segment is looked through for that
@@ -31,8 +32,10 @@
  * and epochs as a summary does, and speaks for a segment only if it lists every record that was stored there
  * and is still wanted. The one in force is not overwritten; its sections are on stable storage before its
  * head is submitted.
- *   I9  A record that is written again says that it is a copy, and is on stable storage before the segment of
- * the first one is reclaimed. So if both are found, the first one is whole (I3), and is the one to take.
+ *   I10 One of the keyring's files is sound at any time, and what it says is on stable storage: a data key
+ * before the first record that needs it, an incarnation before the drop that made it is answered. I9  A
+ * record that is written again says that it is a copy, and is on stable storage before the segment of the
+ * first one is reclaimed. So if both are found, the first one is whole (I3), and is the one to take.
  */
 #ifndef KVC_DISK_PRIVATE_H
 #define KVC_DISK_PRIVATE_H
@@ -61,6 +64,7 @@ struct kvc_disk {
 	enum disk_state state;
 	struct kvc_loop *loop;
 	struct kvc_io *io;
+	struct kvc_engine *engine; /* NULL: there is no key */
 	struct kvc_tier_events events;
 
 	int dir_fd;
@@ -83,6 +87,7 @@ struct kvc_disk {
 	struct disk_keep keep;
 	struct disk_scrub scrub;
 	struct disk_wear wear;
+	struct disk_keyring keyring;
 	struct kvc_file checkpoint_files[KVC_CHECKPOINT_FILES];
 	uint64_t checkpoint_sequence; /* of the one in force; 0: there is none */
 	struct disk_checkpoint checkpoint;
@@ -144,6 +149,7 @@ struct kvc_disk {
 		kvc_stat_cell *scrub_bytes, *scrub_records, *scrub_passes, *scrub_bad;
 		kvc_stat_cell *wear_total, *wear_day, *wear_age;
 		kvc_stat_cell *by_checkpoint, *by_summary, *by_scan;
+		kvc_stat_cell *encrypted, *keyring_updates, *keyring_errors, *forgotten;
 	} count;
 };
 
@@ -178,6 +184,10 @@ struct disk_detail {
 	char *text;
 	size_t bytes;
 };
+
+/* Say what is wrong; returns `status`. */
+__attribute__((format(printf, 3, 4))) kvc_status kvc_disk_fail(const struct disk_detail *detail,
+                                                               kvc_status status, const char *format, ...);
 
 /* All of the directory that is needed before a scan. */
 kvc_status kvc_disk_dir_open(struct kvc_disk *disk, const struct kvc_disk_options *options,
@@ -281,6 +291,55 @@ void kvc_disk_wrote(struct kvc_disk *disk, uint64_t bytes);
 
 /* Put it down; false: there is nothing new. kvc_disk_progress tells of its end. */
 bool kvc_disk_wear_note(struct kvc_disk *disk);
+
+/* --- disk_keyring.c --- */
+
+void kvc_disk_keyring_init(struct kvc_disk *disk);
+void kvc_disk_keyring_close(struct kvc_disk *disk);
+
+/* Read it and try the key; or make a new one, for the instance in disk->super. */
+kvc_status kvc_disk_keyring_open(struct kvc_disk *disk, const struct kvc_disk_options *options,
+                                 const struct disk_detail *detail);
+kvc_status kvc_disk_keyring_create(struct kvc_disk *disk, const struct kvc_disk_options *options,
+                                   const struct disk_detail *detail);
+
+uint32_t kvc_disk_incarnation(struct kvc_tier *tier, const uint8_t tenant[16]);
+
+/* The record's tenant was dropped since it was put. */
+bool kvc_disk_keyring_dropped(const struct kvc_disk *disk, const struct kvc_record *record);
+
+/* The row of a tenant that has a key, else NULL. */
+const struct kvc_keyring_row *kvc_disk_keyring_row(const struct kvc_disk *disk, const uint8_t tenant[16]);
+
+/* A store whose tenant has no key yet: it goes on when there is one. */
+void kvc_disk_keyring_await(struct kvc_disk *disk, struct kvc_tier_req *req);
+void kvc_disk_forget_tenant(struct kvc_disk *disk, struct kvc_tier_req *req);
+void kvc_disk_keyring_progress(struct kvc_disk *disk);
+bool kvc_disk_keyring_quiet(const struct kvc_disk *disk);
+
+/* --- disk_crypt.c --- */
+
+kvc_status kvc_disk_crypt_open(struct kvc_disk *disk);
+void kvc_disk_crypt_close(struct kvc_disk *disk);
+
+/* Room for so many bytes of records in the write's own memory. False: none. */
+bool kvc_disk_encrypt_room(struct disk_write *write, uint64_t bytes);
+
+/* Encrypt all records of a write to where its iov points; then kvc_disk_write_ready. */
+void kvc_disk_encrypt(struct disk_write *write);
+void kvc_disk_write_ready(struct disk_write *write, kvc_status status);
+
+/* Decrypt the record at `bytes`, whose header is sound, if it is encrypted. True: `done` will be called, with
+ * KVC_OK, KVC_CORRUPT, KVC_MISS (there is no key) or KVC_UNAVAILABLE (no memory). False: *status is KVC_OK,
+ * there was nothing to do, or KVC_MISS, there is no key or the tenant was dropped. */
+bool kvc_disk_decrypt(struct disk_decrypt *decrypt, uint8_t *bytes, kvc_status *status);
+
+/* The same on this thread, at start. */
+kvc_status kvc_disk_decrypt_now(struct kvc_disk *disk, uint8_t *bytes);
+
+void kvc_disk_load_decrypted(struct disk_decrypt *decrypt, kvc_status status);
+void kvc_disk_copy_decrypted(struct disk_decrypt *decrypt, kvc_status status);
+void kvc_disk_scrub_decrypted(struct disk_decrypt *decrypt, kvc_status status);
 
 /* --- disk_recover.c --- */
 

@@ -69,10 +69,17 @@ static void job_run(struct sim_event *event)
 {
 	struct job_event *holder = kvc_container_of(event, struct job_event, event);
 	struct kvc_engine_job *job = holder->job;
-	size_t bytes = kvc_round_up(kvc_image_scratch_bytes(job->plan), SCRATCH_ALIGN);
-	void *scratch = aligned_alloc(SCRATCH_ALIGN, bytes);
+	size_t bytes;
+	void *scratch;
 
 	free(holder);
+	if (job->op == KVC_ENGINE_WORK) {
+		job->status = job->work(job);
+		job->done(job);
+		return;
+	}
+	bytes = kvc_round_up(kvc_image_scratch_bytes(job->plan), SCRATCH_ALIGN);
+	scratch = aligned_alloc(SCRATCH_ALIGN, bytes);
 	KVC_INVARIANT(scratch);
 	if (job->cancelled)
 		job->status = KVC_CANCELLED;
