@@ -112,7 +112,7 @@ void kvc_admission_use(struct kvc_cache *cache, uint32_t id)
 	    !kvc_cache_disk_writable(cache) || !own_parent_kept(cache, entry))
 		return;
 	if (ask(cache, id, KVC_ADMIT_AGAIN, 0, record_bytes(entry)) && kvc_policy_listed(&entry->node))
-		kvc_policy_reclass(cache->policy, id, KVC_LIST_DIRTY);
+		kvc_entry_reclass(cache, id);
 }
 
 bool kvc_admission_again(struct kvc_cache *cache, uint32_t id)

@@ -17,10 +17,6 @@
 #define GPU_SLOTS           256u
 #define GPU_CLASS_BYTES_MAX (512ull << 20)
 
-/* Ghosts of the policies that have them: one for so many bytes of the arena, at some 40 bytes each. */
-#define GHOST_BYTES (16ull << 10)
-#define GHOSTS_MAX  (1u << 20)
-
 #define DIRTY_SHARE 2 /* half of the arena may wait for the cleaner */
 
 static void counters_open(struct kvc_cache *cache)
@@ -89,47 +85,12 @@ static kvc_status mover_open(struct kvc_cache *cache)
 
 static void lists_open(struct kvc_cache *cache)
 {
-	kvc_list_init(&cache->space_urgent);
-	kvc_list_init(&cache->space_normal);
+	kvc_fair_init(&cache->space);
 	kvc_list_init(&cache->sync.current);
 	kvc_list_init(&cache->sync.next);
 	kvc_list_init(&cache->namespaces);
 	cache->dirty_limit = kvc_arena_bytes(cache->options.arena) / DIRTY_SHARE;
 	cache->stores_max = cache->options.moves_max / 2 ? cache->options.moves_max / 2 : 1;
-}
-
-static struct kvc_policy_node *policy_node(void *cache, uint32_t id)
-{
-	return &kvc_cache_entry(cache, id)->node;
-}
-
-static struct kvc_policy_block policy_block(void *owner, uint32_t id)
-{
-	struct kvc_cache *cache = owner;
-	const struct kvc_entry *entry = kvc_cache_entry(cache, id);
-
-	return (struct kvc_policy_block){
-	        .hash = kvc_storage_key_hash(&entry->key),
-	        .bytes = kvc_slab_bytes(cache->options.arena, entry->slab),
-	        .first = (uint32_t)entry->depth * entry->tokens,
-	        .tokens = entry->tokens,
-	};
-}
-
-static kvc_status policy_open(struct kvc_cache *cache)
-{
-	uint64_t bytes = kvc_arena_bytes(cache->options.arena);
-	uint64_t ghosts = bytes / GHOST_BYTES;
-	struct kvc_policy_options options = {
-	        .kind = cache->options.policy,
-	        .capacity = bytes,
-	        .ghosts_max = ghosts < GHOSTS_MAX ? (uint32_t)ghosts : GHOSTS_MAX,
-	        .node = policy_node,
-	        .block = policy_block,
-	        .owner = cache,
-	};
-
-	return kvc_policy_open(&options, &cache->policy);
 }
 
 kvc_status kvc_cache_open(const struct kvc_cache_options *options, struct kvc_cache **out)
@@ -146,12 +107,12 @@ kvc_status kvc_cache_open(const struct kvc_cache_options *options, struct kvc_ca
 	status = kvc_index_open(options->hash_mask, &cache->index);
 	if (status != KVC_OK)
 		goto fail_cache;
-	status = policy_open(cache);
+	status = kvc_tenants_open(cache);
 	if (status != KVC_OK)
 		goto fail_index;
 	status = kvc_admission_open(cache);
 	if (status != KVC_OK)
-		goto fail_policy;
+		goto fail_tenants;
 	status = flights_open(cache);
 	if (status != KVC_OK)
 		goto fail_admission;
@@ -170,8 +131,8 @@ fail_flights:
 	kvc_free(cache->flights);
 fail_admission:
 	kvc_admission_close(cache);
-fail_policy:
-	kvc_policy_close(cache->policy);
+fail_tenants:
+	kvc_tenants_close(cache);
 fail_index:
 	kvc_index_close(cache->index);
 fail_cache:
@@ -180,6 +141,17 @@ fail_cache:
 }
 
 /* ---- recovery ---- */
+
+static struct kvc_tenant *tenant_recovered(struct kvc_cache *cache, const struct kvc_record *record)
+{
+	static const uint8_t nobody[sizeof record->tenant];
+	struct kvc_tenant *tenant;
+
+	if (!memcmp(record->tenant, nobody, sizeof nobody) ||
+	    kvc_tenant_get(cache, record->tenant, &tenant) != KVC_OK)
+		return kvc_tenant_unknown(&cache->tenants);
+	return tenant;
+}
 
 /* A record on disk becomes an entry. Records come oldest first: a later one of the same key replaces the
  * earlier, unless it is a copy of it, which may have been torn. */
@@ -196,11 +168,10 @@ static bool record_recovered(void *context, const struct kvc_record *record, uin
 	if (kvc_index_insert(cache->index, &record->key, &id) != KVC_OK)
 		return false;
 	entry = kvc_cache_entry(cache, id);
-	entry->place = record->place;
-	entry->epoch = (uint32_t)record->epoch;
+	kvc_tenant_entry_new(cache, id, tenant_recovered(cache, record));
 	entry->image_bytes = (uint32_t)record->image_bytes;
+	kvc_entry_placed(cache, id, record);
 	entry->tokens = (uint16_t)record->tokens;
-	entry->tenant = kvc_tenant_ids_number(&cache->tenants, record->tenant);
 	entry->depth = record->depth > UINT16_MAX ? UINT16_MAX : (uint16_t)record->depth;
 	entry->flags = KVC_ENTRY_VISIBLE | KVC_ENTRY_ON_DISK | KVC_ENTRY_UNREAD;
 	if (record->generation > cache->generation)
@@ -240,7 +211,8 @@ static bool place_describe(void *context, uint32_t cookie, struct kvc_record *re
 	record->image_bytes = entry->image_bytes;
 	record->tokens = entry->tokens;
 	record->depth = entry->depth;
-	return kvc_tenant_ids_get(&cache->tenants, entry->tenant, record->tenant);
+	memcpy(record->tenant, kvc_entry_tenant(cache, entry)->id, sizeof record->tenant);
+	return entry->tenant != 0;
 }
 
 /* A block that is in RAM too becomes dirty when its place goes, and is written then. */
@@ -310,7 +282,7 @@ static bool flushed(struct kvc_cache *cache)
 void kvc_cache_check_stopped(struct kvc_cache *cache)
 {
 	if (cache->state != KVC_CACHE_STOPPING || cache->ops || cache->flights_used || cache->sync.running ||
-	    !flushed(cache))
+	    !kvc_list_empty(&cache->tenants.drops) || !flushed(cache))
 		return;
 	if (cache->options.disk && !cache->last_sync && !cache->flush_over) {
 		cache->last_sync = true;
@@ -364,13 +336,12 @@ void kvc_cache_close(struct kvc_cache *cache)
 {
 	KVC_PRE(cache->state == KVC_CACHE_COLD || cache->state == KVC_CACHE_STOPPED);
 	KVC_PRE(kvc_list_empty(&cache->namespaces) && !cache->flights_used && !cache->ops);
-	KVC_PRE(!cache->space_task.queued && !cache->stop_task.queued);
+	KVC_PRE(!kvc_space_wanted(cache) && !cache->space_task.queued && !cache->stop_task.queued);
 	kvc_vram_close(cache->vram);
 	kvc_mover_close(cache->mover);
 	kvc_free(cache->flights);
 	kvc_admission_close(cache);
-	kvc_policy_close(cache->policy);
+	kvc_tenants_close(cache);
 	kvc_index_close(cache->index);
-	kvc_tenant_ids_close(&cache->tenants);
 	kvc_free(cache);
 }

@@ -26,6 +26,7 @@
 struct kvc_cache;
 struct kvc_ns;
 struct kvc_lease;
+struct kvc_tenant;
 
 /* ---- life ---------------------------------------------------------------------------------- */
 
@@ -66,6 +67,67 @@ void kvc_cache_disk_writes(struct kvc_cache *cache, struct kvc_admit_state *stat
 /* After stop, and after all namespaces and leases are closed. */
 void kvc_cache_close(struct kvc_cache *cache);
 
+/* ---- tenants ------------------------------------------------------------------------------- */
+
+#define KVC_TENANT_NAME_BYTES  65u /* with its end */
+#define KVC_TENANT_BUDGETS_MAX 64u
+
+/* What a tenant may; 0 in a number: as if nothing were said. */
+struct kvc_tenant_budget {
+	char name[KVC_TENANT_NAME_BYTES]; /* "*": all that are not named */
+	uint64_t ram;      /* bytes that are kept for it while it is active; 0: its part by weight */
+	uint64_t ram_max;  /* bytes; above, it gives up its own blocks; 0: no limit */
+	uint64_t disk_max; /* likewise on disk */
+	uint64_t put_rate; /* bytes of sources a second; above: KVC_QUOTA; 0: no limit */
+	uint64_t get_rate; /* bytes of destinations a second, likewise */
+	uint32_t weight;   /* of its part in RAM, and of its turns; 0: KVC_FAIR_WEIGHT */
+};
+
+struct kvc_tenant_budgets {
+	uint64_t
+	        idle_ms; /* after so long without an operation nothing is kept for a tenant; 0: ten minutes */
+	uint32_t count;  /* at most KVC_TENANT_BUDGETS_MAX */
+	const struct kvc_tenant_budget *of; /* borrowed during the call */
+};
+
+/* From now on. Before, and for tenants that nothing is said about: no limits, equal weights. */
+void kvc_cache_budgets_set(struct kvc_cache *cache, const struct kvc_tenant_budgets *budgets);
+
+/* What a tenant has and does. */
+struct kvc_tenant_stat {
+	const char *name; /* static: "tenant.ram_bytes" */
+	int64_t value;
+};
+
+#define KVC_TENANT_STATS 24u
+
+/* By name; all zero for one that is not known. Returns how many there are. */
+uint32_t kvc_cache_tenant_stats(struct kvc_cache *cache, const char *tenant,
+                                struct kvc_tenant_stat stats[KVC_TENANT_STATS]);
+
+/* Forgetting a tenant: every block of it in every tier, those that are being put included, and whatever the
+ * disk tier keeps for it. Blocks whose tenant is not known go too: they might be its. Puts that begin
+ * meanwhile may stay. */
+struct kvc_tenant_drop {
+	/* set by the caller; borrowed until done */
+	char tenant[KVC_TENANT_NAME_BYTES];
+	void (*done)(struct kvc_tenant_drop *drop);
+
+	/* results: KVC_OK, or the disk tier's failure (nothing of the tenant can be read, but what the disk
+	 * keeps may come back after a crash) */
+	kvc_status status;
+	uint64_t blocks; /* that there were */
+
+	/* private */
+	struct kvc_cache *cache;
+	struct kvc_list node;
+	uint8_t id[16];
+	struct kvc_tier_req forget;
+};
+
+/* One after the other; `done` comes once, never from inside. */
+void kvc_cache_tenant_drop(struct kvc_cache *cache, struct kvc_tenant_drop *drop);
+
 /* ---- namespaces ---------------------------------------------------------------------------- */
 
 struct kvc_ns_options {
@@ -81,6 +143,13 @@ struct kvc_ns_options {
  * bounds, KVC_NO_MEMORY. A block that does not fit the arena: KVC_LIMIT. */
 kvc_status kvc_ns_open(struct kvc_cache *cache, const struct kvc_ns_options *options, struct kvc_ns **ns);
 void kvc_ns_close(struct kvc_ns *ns);
+
+/* Whether a request of the namespace's tenant may begin now. KVC_QUOTA: it is above its put-rate or get-rate;
+ * *rate says which rate that is (bytes a second), *wait_ms how long that lasts. Counted. */
+kvc_status kvc_ns_may_begin(struct kvc_ns *ns, bool put, uint64_t *rate, uint64_t *wait_ms);
+
+/* Name of the namespace's tenant; lives as long as the namespace. */
+const char *kvc_ns_tenant(const struct kvc_ns *ns);
 
 /* Plan of a full block. */
 const struct kvc_image_plan *kvc_ns_plan(const struct kvc_ns *ns);
@@ -105,6 +174,16 @@ enum kvc_rest {
 	KVC_REST_DISK = 3
 }; /* as Tier on the wire */
 
+/* Among the blocks of a tenant. */
+enum kvc_priority { KVC_PRIORITY_NORMAL, KVC_PRIORITY_LOW, KVC_PRIORITY_HIGH, KVC_PRIORITIES };
+
+/* What a client says of the blocks that it puts. Zeroed: nothing. */
+struct kvc_hints {
+	uint8_t priority; /* enum kvc_priority */
+	bool ephemeral;   /* never written to disk */
+	uint32_t ttl_ms;  /* gone after so long; 0: no limit */
+};
+
 struct kvc_op {
 	/* set by the caller; all borrowed until done */
 	enum kvc_op_kind kind;
@@ -115,7 +194,8 @@ struct kvc_op {
 	bool durable;  /* a put: complete when on stable storage */
 	uint64_t coin; /* of a put: the same for all blocks of a request, a hash; admission to disk (admit.h)
 	                */
-	uint32_t tokens; /* 1 to the namespace's block tokens, checked by the caller */
+	struct kvc_hints hints; /* of a put */
+	uint32_t tokens;        /* 1 to the namespace's block tokens, checked by the caller */
 	enum kvc_op_form form;
 	union {
 		struct kvc_block_view view;     /* host: checked by the caller against its region */
@@ -129,10 +209,11 @@ struct kvc_op {
 	bool (*source_held)(const struct kvc_op *op);
 
 	/* results. put: KVC_OK also if the block was there before (its bytes are left alone), KVC_NO_SPACE,
-	 * KVC_BUSY, ... get: KVC_OK, KVC_MISS, KVC_CONFLICT (present with other token count), ... ; the view
-	 * is undefined unless KVC_OK. Device: KVC_ENGINE_LOST, KVC_INVALID (a page id is out of range).
-	 * Image: KVC_INVALID (does not pass its checks), KVC_SHAPE, KVC_LIMIT (no room). KVC_CORRUPT never
-	 * leaves the cache: the entry is dropped, counted and a miss is answered. */
+	 * KVC_QUOTA (over the tenant's budget, nothing was done), KVC_BUSY, ... get: KVC_OK, KVC_MISS,
+	 * KVC_CONFLICT (present with other token count), ... ; the view is undefined unless KVC_OK. Device:
+	 * KVC_ENGINE_LOST, KVC_INVALID (a page id is out of range). Image: KVC_INVALID (does not pass its
+	 * checks), KVC_SHAPE, KVC_LIMIT (no room). KVC_CORRUPT never leaves the cache: the entry is dropped,
+	 * counted and a miss is answered. */
 	kvc_status status;
 	uint64_t image_bytes;
 	enum kvc_rest from; /* get: the tier that had it */
@@ -147,6 +228,7 @@ struct kvc_op {
 	struct kvc_image_plan *own_plan; /* of a block with fewer tokens than a full one */
 	uint32_t entry;
 	uint32_t cell; /* of the VRAM tier, being filled by it */
+	struct kvc_tenant *tenant;
 	uint8_t state;
 	bool reread;              /* a get: what rests on disk was read a second time */
 	bool lost;                /* a put that waits for a sync: its place on disk is gone */

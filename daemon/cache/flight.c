@@ -83,6 +83,21 @@ static void load_end(struct kvc_flight *flight, kvc_status status)
 	kvc_cache_check_stopped(cache);
 }
 
+/* Its header says whose the block is, if that was not known. */
+static void load_place(struct kvc_flight *flight)
+{
+	struct kvc_cache *cache = flight->cache;
+	struct kvc_entry *entry = kvc_cache_entry(cache, flight->entry);
+	uint64_t bytes = kvc_slab_bytes(cache->options.arena, flight->space.slab);
+	struct kvc_record record;
+
+	if (!entry->tenant && kvc_record_parse(flight->move.slab, bytes, &record) == KVC_OK)
+		kvc_tenant_adopt_id(cache, flight->entry, record.tenant);
+	entry->slab = flight->space.slab;
+	kvc_tenant_ram_sub(cache, flight->space.tenant, bytes);
+	kvc_tenant_ram_add(cache, kvc_entry_tenant(cache, entry), bytes);
+}
+
 static void load_done(struct kvc_move *move)
 {
 	struct kvc_flight *flight = kvc_container_of(move, struct kvc_flight, move);
@@ -93,12 +108,11 @@ static void load_done(struct kvc_move *move)
 	if (status == KVC_OK && entry->flags & KVC_ENTRY_DEAD)
 		status = KVC_MISS;
 	if (status == KVC_OK) {
-		entry->slab = flight->space.slab;
+		load_place(flight);
 		kvc_stat_add(cache->count.promoted, 1);
 		kvc_entry_list(cache, flight->entry, KVC_POLICY_READ, KVC_ENTRY_NONE);
 	} else {
-		kvc_slab_release(cache->options.arena, flight->space.slab);
-		kvc_space_wake(cache);
+		kvc_space_release(cache, flight->space.tenant, flight->space.slab);
 	}
 	load_end(flight, status);
 }
@@ -117,6 +131,7 @@ static void load_read(struct kvc_flight *flight)
 	};
 	flight->move = (struct kvc_move){
 	        .kind = KVC_MOVE_LOAD,
+	        .flow = &kvc_entry_tenant(cache, entry)->moves,
 	        .slab = kvc_slab_data(cache->options.arena, flight->space.slab),
 	        .image_bytes = entry->image_bytes,
 	        .record = &flight->record,
@@ -135,8 +150,7 @@ static void load_granted(struct kvc_space_req *req, kvc_status status)
 		return;
 	}
 	if (status == KVC_OK) {
-		kvc_slab_release(cache->options.arena, req->slab);
-		kvc_space_wake(cache);
+		kvc_space_release(cache, req->tenant, req->slab);
 		status = KVC_MISS;
 	}
 	load_end(flight, status);
@@ -155,6 +169,7 @@ kvc_status kvc_load_begin(struct kvc_cache *cache, uint32_t id, bool urgent, str
 		return status;
 	flight->space = (struct kvc_space_req){
 	        .bytes = kvc_record_bytes(entry->image_bytes),
+	        .tenant = kvc_entry_tenant(cache, entry),
 	        .urgent = urgent,
 	        .granted = load_granted,
 	};
@@ -189,9 +204,8 @@ static void store_place(struct kvc_flight *flight)
 		cache->options.disk->ops->forget(cache->options.disk, &flight->record);
 		return;
 	}
-	entry->flags = (uint8_t)((entry->flags | KVC_ENTRY_ON_DISK) & ~(KVC_ENTRY_LOOSE | KVC_ENTRY_UNREAD));
-	entry->place = flight->record.place;
-	entry->epoch = (uint32_t)flight->record.epoch;
+	entry->flags &= (uint8_t) ~(KVC_ENTRY_LOOSE | KVC_ENTRY_UNREAD);
+	kvc_entry_placed(cache, flight->entry, &flight->record);
 	kvc_stat_add(cache->count.demoted, 1);
 }
 
@@ -234,6 +248,7 @@ kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, struct kvc_flig
 	cache->stores++;
 	flight->move = (struct kvc_move){
 	        .kind = KVC_MOVE_STORE,
+	        .flow = &kvc_entry_tenant(cache, entry)->moves,
 	        .slab = record,
 	        .image_bytes = entry->image_bytes,
 	        .record = &flight->record,
@@ -257,8 +272,24 @@ static bool cleaner_wanted(const struct kvc_cache *cache)
 		return false;
 	if (cache->state == KVC_CACHE_STOPPING)
 		return !cache->flush_over;
-	return kvc_policy_bytes(cache->policy, KVC_LIST_DIRTY) > cache->dirty_limit ||
-	       kvc_space_wanted(cache);
+	return cache->listed_bytes[KVC_LIST_DIRTY] > cache->dirty_limit || kvc_space_wanted(cache);
+}
+
+static bool disk_room(struct kvc_cache *cache, uint32_t id)
+{
+	const struct kvc_entry *entry = kvc_cache_entry(cache, id);
+
+	return kvc_tenant_disk_room(cache, kvc_entry_tenant(cache, entry),
+	                            kvc_record_bytes(entry->image_bytes));
+}
+
+/* The tenant has as much on disk as it may. */
+static void keep_off_disk(struct kvc_cache *cache, uint32_t id)
+{
+	kvc_admission_dropped(cache, id);
+	kvc_cache_entry(cache, id)->flags |= KVC_ENTRY_LOOSE;
+	kvc_entry_reclass(cache, id);
+	kvc_space_wake(cache);
 }
 
 void kvc_cleaner_run(struct kvc_cache *cache)
@@ -267,9 +298,13 @@ void kvc_cleaner_run(struct kvc_cache *cache)
 
 	kvc_lower_run(cache);
 	while (cleaner_wanted(cache)) {
-		uint32_t id = kvc_policy_peek(cache->policy, 1u << KVC_LIST_DIRTY, has_no_flight);
+		uint32_t id = kvc_tenants_to_clean(cache, has_no_flight);
 
-		if (id == KVC_ENTRY_NONE || kvc_store_begin(cache, id, &flight) != KVC_OK)
+		if (id == KVC_ENTRY_NONE)
+			return;
+		if (!disk_room(cache, id))
+			keep_off_disk(cache, id);
+		else if (kvc_store_begin(cache, id, &flight) != KVC_OK)
 			return;
 	}
 }

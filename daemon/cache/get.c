@@ -8,6 +8,7 @@
 static void get_miss(struct kvc_op *op)
 {
 	kvc_stat_add(op->cache->count.misses, 1);
+	op->ns->tenant->count.misses++;
 	kvc_op_finish(op, KVC_MISS);
 }
 
@@ -21,6 +22,7 @@ static void get_hit(struct kvc_op *op)
 	};
 
 	kvc_stat_add(hits[op->from], 1);
+	op->ns->tenant->count.hits++;
 	op->image_bytes = op->move.length;
 	kvc_op_finish(op, KVC_OK);
 }
@@ -141,6 +143,7 @@ static void get_prepare(struct kvc_op *op)
 	kvc_entry_ref(op->cache, op->entry);
 	op->move = (struct kvc_move){
 	        .kind = on_gpu ? KVC_MOVE_SCATTER : KVC_MOVE_DECODE,
+	        .flow = &op->ns->tenant->moves,
 	        .plan = op->plan,
 	        .view = op->form == KVC_OP_HOST ? &op->view : NULL,
 	        .external = op->form == KVC_OP_IMAGE ? &op->external : NULL,
@@ -183,6 +186,8 @@ void kvc_get_loaded(struct kvc_op *op, kvc_status status)
 		get_from_ram(op);
 	} else if (status == KVC_NO_MEMORY || status == KVC_NO_SPACE) {
 		kvc_op_finish(op, KVC_BUSY);
+	} else if (status == KVC_QUOTA) {
+		kvc_op_finish(op, status);
 	} else {
 		get_miss(op);
 	}
@@ -205,7 +210,7 @@ static void get_load(struct kvc_op *op)
 	if (status == KVC_OK)
 		kvc_op_wait(op, flight, KVC_OP_LOAD);
 	else
-		kvc_op_finish(op, KVC_BUSY);
+		kvc_op_finish(op, status == KVC_QUOTA ? status : KVC_BUSY);
 }
 
 /* Whether the block rests in the VRAM of the GPU that wants it. */
@@ -225,9 +230,13 @@ void kvc_get_start(struct kvc_op *op)
 		get_miss(op);
 		return;
 	}
+	kvc_tenant_adopt(cache, op->entry, op->ns->tenant);
 	entry = kvc_cache_entry(cache, op->entry);
 	if (entry->tokens != op->tokens) {
 		kvc_op_finish(op, KVC_CONFLICT);
+	} else if (kvc_tenant_get_pass(cache, op->ns->tenant, kvc_block_raw_bytes(&op->plan->shape)) !=
+	           KVC_OK) {
+		kvc_op_finish(op, KVC_QUOTA);
 	} else if (in_own_vram(op, entry)) {
 		get_from_vram(op);
 	} else if (entry->slab != KVC_EXTENT_NONE) {

@@ -119,6 +119,11 @@ uint32_t kvc_index_count(const struct kvc_index *index)
 	return index->count;
 }
 
+uint32_t kvc_index_ids(const struct kvc_index *index)
+{
+	return index->entry_high;
+}
+
 uint64_t kvc_index_bytes(const struct kvc_index *index)
 {
 	return sizeof *index + (uint64_t)CHUNK * index->entries.count * sizeof(struct kvc_entry) +

@@ -30,6 +30,15 @@ enum kvc_entry_flag {
 	KVC_ENTRY_UNREAD = 128, /* found at start, and not restored since: its image may be damaged */
 };
 
+/* Bits of kvc_entry.hints: what who put it said of it, and what came of it. */
+enum {
+	KVC_HINT_PRIORITY = 0x03,  /* enum kvc_priority (cache.h) */
+	KVC_HINT_EPHEMERAL = 0x04, /* never to disk */
+	KVC_HINT_TTL = 0x08,       /* it ends at some time */
+	KVC_HINT_AS_NORMAL = 0x10, /* listed with normal priority, whatever it has */
+	KVC_HINT_DOOMED = 0x20,    /* its tenant was dropped while it was being put */
+};
+
 /* One block. 88 bytes; owned by the index, filled by the cache. */
 struct kvc_entry {
 	struct kvc_storage_key key;
@@ -42,7 +51,8 @@ struct kvc_entry {
 	uint32_t refs;   /* operations, moves and leases that use it: it may not be freed, nor its slab */
 	struct kvc_policy_node node; /* what decides who is evicted first */
 	uint8_t flags;
-	uint16_t tenant; /* a small number that the cache gives its tenants, 0: not known */
+	uint8_t hints;
+	uint16_t tenant; /* a small number that the cache gives its tenants, 0: not known yet */
 	uint16_t pins;   /* leases that keep it */
 	uint16_t tokens;
 	uint16_t depth; /* blocks before it in its sequence, capped */
@@ -57,6 +67,9 @@ kvc_status kvc_index_open(uint64_t hash_mask, struct kvc_index **index);
 void kvc_index_close(struct kvc_index *index);
 
 uint32_t kvc_index_count(const struct kvc_index *index);
+
+/* Ids are below it. One that is not in use has no tenant and the flag KVC_ENTRY_DEAD. */
+uint32_t kvc_index_ids(const struct kvc_index *index);
 
 /* Bytes of memory that the index has taken. */
 uint64_t kvc_index_bytes(const struct kvc_index *index);

@@ -27,7 +27,7 @@
 #include "daemon/cache/cache.h"
 #include "daemon/cache/index.h"
 #include "daemon/cache/space.h"
-#include "daemon/cache/tenant_ids.h"
+#include "daemon/cache/tenant.h"
 #include "daemon/policy/policy.h"
 
 enum kvc_flight_kind {
@@ -104,7 +104,9 @@ struct kvc_cache {
 	struct kvc_index *index;
 	struct kvc_mover *mover;
 	struct kvc_vram *vram;
-	struct kvc_policy *policy;
+	struct kvc_tenants tenants;
+	uint32_t listed[KVC_LISTS]; /* blocks, with all policies together */
+	uint64_t listed_bytes[KVC_LISTS];
 	struct kvc_admit *admit; /* NULL: no disk */
 	uint64_t dirty_limit;    /* bytes in the dirty list above which the cleaner writes */
 	uint64_t generation;     /* of the newest block */
@@ -116,13 +118,11 @@ struct kvc_cache {
 	uint32_t flight_count;
 	uint32_t flights_used;
 	uint32_t free_flights; /* list through next_free */
-	struct kvc_list space_urgent;
-	struct kvc_list space_normal;
+	struct kvc_fair space; /* tenants that wait for room */
 	struct kvc_task space_task;
 	struct kvc_task stop_task;
 	struct kvc_sync sync;
 	struct kvc_list namespaces;
-	struct kvc_tenant_ids tenants;
 	struct kvc_cache_counters count;
 	struct kvc_timer flush_timer;
 	bool flush_over;
@@ -137,12 +137,18 @@ struct kvc_ns {
 	struct kvc_cache *cache;
 	struct kvc_list node;
 	uint32_t refs;
-	struct kvc_secret
-	        secret; /* stands for all of the options: two namespaces with the same are the same */
-	uint8_t tenant_id[16];
-	uint16_t tenant; /* its number */
+	struct kvc_secret root; /* stands for all of the options: two namespaces with the same are the same */
+	struct kvc_secret secret; /* of the tenant's present incarnation */
+	uint32_t incarnation;
+	struct kvc_tenant *tenant;
 	struct kvc_image_plan plan;
 };
+
+/* ---- ns.c ---- */
+
+/* The tenant was dropped: its open namespaces are of its present incarnation, so that no key of theirs is one
+ * that was used before. */
+void kvc_ns_renew(struct kvc_cache *cache, const uint8_t tenant[16]);
 
 /* ---- entry.c: lists, references, the end of an entry ---- */
 
@@ -162,10 +168,19 @@ void kvc_entry_list(struct kvc_cache *cache, uint32_t id, enum kvc_policy_how ho
 void kvc_entry_unlist(struct kvc_cache *cache, uint32_t id);
 void kvc_entry_touch(struct kvc_cache *cache, uint32_t id);
 
+/* What class a listed entry is of has changed. */
+void kvc_entry_reclass(struct kvc_cache *cache, uint32_t id);
+
+static inline struct kvc_tenant *kvc_entry_tenant(const struct kvc_cache *cache,
+                                                  const struct kvc_entry *entry)
+{
+	return cache->tenants.of[entry->tenant];
+}
+
 /* Blocks of a class, and their bytes. */
 static inline uint32_t kvc_listed_count(const struct kvc_cache *cache, enum kvc_list_kind kind)
 {
-	return kvc_policy_count(cache->policy, kind);
+	return cache->listed[kind];
 }
 
 void kvc_entry_ref(struct kvc_cache *cache, uint32_t id);
@@ -177,8 +192,12 @@ void kvc_entry_evict(struct kvc_cache *cache, uint32_t id);
 /* Forget an entry in every tier; its memory goes with the last reference. */
 void kvc_entry_drop(struct kvc_cache *cache, uint32_t id);
 
-/* The disk has given up the entry's place. */
+/* The entry rests at its place on disk from now on. */
+void kvc_entry_placed(struct kvc_cache *cache, uint32_t id, const struct kvc_record *record);
+
+/* The disk has given up the entry's place; or it is to. */
 void kvc_entry_lose_place(struct kvc_cache *cache, uint32_t id);
+void kvc_entry_forget_place(struct kvc_cache *cache, uint32_t id);
 
 static inline bool kvc_cache_disk_writable(const struct kvc_cache *cache)
 {

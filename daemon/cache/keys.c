@@ -37,7 +37,7 @@ uint32_t kvc_cache_lookup(struct kvc_cache *cache, const struct kvc_storage_key 
 			continue;
 		}
 		rest[i] = rest_of(kvc_cache_entry(cache, id));
-		if (kvc_policy_by_recency(cache->policy))
+		if (kvc_policy_by_recency(kvc_tenant_unknown(&cache->tenants)->policies[KVC_PRIORITY_NORMAL]))
 			kvc_entry_touch(cache, id);
 	}
 	kvc_stat_add(cache->count.lookups, 1);

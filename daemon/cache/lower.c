@@ -59,8 +59,7 @@ static void lower_done(struct kvc_move *move)
 	if (move->status == KVC_OK && !dead) {
 		lower_place(flight);
 	} else {
-		kvc_slab_release(cache->options.arena, flight->space.slab);
-		kvc_space_wake(cache);
+		kvc_space_release(cache, flight->space.tenant, flight->space.slab);
 	}
 	if (!dead && move->status != KVC_OK && move->status != KVC_ENGINE_LOST) {
 		kvc_stat_add(move->status == KVC_CORRUPT ? cache->count.corrupt : cache->count.lost, 1);
@@ -76,13 +75,13 @@ static kvc_status lower_move(struct kvc_flight *flight)
 	uint32_t cell = kvc_vram_cell(cache, flight->entry);
 
 	if (cell == KVC_CELL_NONE) {
-		kvc_slab_release(cache->options.arena, flight->space.slab);
-		kvc_space_wake(cache);
+		kvc_space_release(cache, flight->space.tenant, flight->space.slab);
 		return KVC_MISS;
 	}
 	flight->record = *kvc_vram_record(cache, cell);
 	flight->move = (struct kvc_move){
 	        .kind = KVC_MOVE_LOWER,
+	        .flow = &kvc_vram_ns(cache, cell)->tenant->moves,
 	        .plan = kvc_ns_plan(kvc_vram_ns(cache, cell)),
 	        .gpu = kvc_gpu_engine(kvc_vram_gpu(cache, cell)),
 	        .vram = kvc_vram_offset(cache, cell),
@@ -117,6 +116,7 @@ kvc_status kvc_lower_begin(struct kvc_cache *cache, uint32_t id, bool urgent, st
 		return status;
 	flight->space = (struct kvc_space_req){
 	        .bytes = kvc_record_bytes(entry->image_bytes),
+	        .tenant = kvc_entry_tenant(cache, entry),
 	        .urgent = urgent,
 	        .granted = lower_granted,
 	};

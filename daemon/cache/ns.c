@@ -77,27 +77,60 @@ static void describe(const struct kvc_ns_options *options, struct description *d
 
 static void identify(struct kvc_cache *cache, const struct kvc_ns_options *options, struct kvc_ns *ns)
 {
-	struct kvc_secret tenant, tenant_id;
+	struct kvc_secret tenant;
 	struct description d;
 
 	kvc_secret_derive(&cache->options.secret, "tenant", options->tenant, strlen(options->tenant),
 	                  &tenant);
-	kvc_secret_derive(&cache->options.secret, "tenant id", options->tenant, strlen(options->tenant),
-	                  &tenant_id);
-	memcpy(ns->tenant_id, tenant_id.bytes, sizeof ns->tenant_id);
 	describe(options, &d);
-	kvc_secret_derive(&tenant, "namespace", d.bytes, d.used, &ns->secret);
+	kvc_secret_derive(&tenant, "namespace", d.bytes, d.used, &ns->root);
 }
 
-static struct kvc_ns *ns_find(struct kvc_cache *cache, const struct kvc_secret *secret)
+/* A tenant that was never dropped has the secrets that it always had. */
+static void incarnate(struct kvc_ns *ns, const uint8_t tenant[KVC_TENANT_ID_BYTES])
+{
+	struct kvc_tier *disk = ns->cache->options.disk;
+	struct description d = {.used = 0};
+
+	ns->incarnation = disk && disk->ops->incarnation ? disk->ops->incarnation(disk, tenant) : 0;
+	ns->secret = ns->root;
+	if (!ns->incarnation)
+		return;
+	put_u32(&d, ns->incarnation);
+	kvc_secret_derive(&ns->root, "incarnation", d.bytes, d.used, &ns->secret);
+}
+
+void kvc_ns_renew(struct kvc_cache *cache, const uint8_t tenant[16])
 {
 	kvc_list_each (node, &cache->namespaces) {
 		struct kvc_ns *ns = kvc_container_of(node, struct kvc_ns, node);
 
-		if (!memcmp(ns->secret.bytes, secret->bytes, sizeof secret->bytes))
+		if (!memcmp(ns->tenant->id, tenant, sizeof ns->tenant->id))
+			incarnate(ns, tenant);
+	}
+}
+
+static struct kvc_ns *ns_find(struct kvc_cache *cache, const struct kvc_secret *root)
+{
+	kvc_list_each (node, &cache->namespaces) {
+		struct kvc_ns *ns = kvc_container_of(node, struct kvc_ns, node);
+
+		if (!memcmp(ns->root.bytes, root->bytes, sizeof root->bytes))
 			return ns;
 	}
 	return NULL;
+}
+
+static kvc_status tenant_open(struct kvc_cache *cache, const char *name, struct kvc_tenant **tenant)
+{
+	uint8_t id[KVC_TENANT_ID_BYTES];
+	kvc_status status;
+
+	kvc_tenant_id(cache, name, id);
+	status = kvc_tenant_get(cache, id, tenant);
+	if (status == KVC_OK)
+		kvc_tenant_opened(cache, *tenant, name);
+	return status;
 }
 
 kvc_status kvc_ns_open(struct kvc_cache *cache, const struct kvc_ns_options *options, struct kvc_ns **out)
@@ -111,7 +144,7 @@ kvc_status kvc_ns_open(struct kvc_cache *cache, const struct kvc_ns_options *opt
 	if (kvc_record_bytes(candidate.plan.raw_image_bytes) > kvc_arena_bytes(cache->options.arena))
 		return KVC_LIMIT;
 	identify(cache, options, &candidate);
-	ns = ns_find(cache, &candidate.secret);
+	ns = ns_find(cache, &candidate.root);
 	if (ns) {
 		ns->refs++;
 		*out = ns;
@@ -120,8 +153,13 @@ kvc_status kvc_ns_open(struct kvc_cache *cache, const struct kvc_ns_options *opt
 	ns = kvc_calloc(1, sizeof *ns);
 	if (!ns)
 		return KVC_NO_MEMORY;
+	status = tenant_open(cache, options->tenant, &candidate.tenant);
+	if (status != KVC_OK) {
+		kvc_free(ns);
+		return status;
+	}
 	*ns = candidate;
-	ns->tenant = kvc_tenant_ids_number(&cache->tenants, ns->tenant_id);
+	incarnate(ns, ns->tenant->id);
 	kvc_list_push(&cache->namespaces, &ns->node);
 	*out = ns;
 	return KVC_OK;
@@ -133,6 +171,7 @@ void kvc_ns_close(struct kvc_ns *ns)
 	if (--ns->refs)
 		return;
 	kvc_list_remove(&ns->node);
+	kvc_tenant_closed(ns->cache, ns->tenant);
 	kvc_free(ns);
 }
 

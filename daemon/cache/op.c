@@ -37,6 +37,7 @@ static void op_finished(struct kvc_task *task)
 	struct kvc_cache *cache = op->cache;
 
 	cache->ops--;
+	op->tenant->ops--;
 	op->done(op);
 	kvc_cache_check_stopped(cache);
 }
@@ -78,13 +79,24 @@ static kvc_status op_plan(struct kvc_op *op)
 }
 
 /* Why an operation cannot begin now, or KVC_OK. */
-static kvc_status op_admit(const struct kvc_cache *cache)
+static kvc_status op_admit(const struct kvc_cache *cache, const struct kvc_op *op)
 {
 	if (cache->state >= KVC_CACHE_STOPPING)
 		return KVC_SHUTDOWN;
-	if (cache->state != KVC_CACHE_READY || cache->ops > cache->options.ops_max)
+	if (cache->state != KVC_CACHE_READY || cache->ops >= cache->options.ops_max ||
+	    !kvc_tenant_op_fits(cache, op->tenant))
 		return KVC_BUSY;
 	return KVC_OK;
+}
+
+static void op_count(struct kvc_op *op)
+{
+	bool put = op->kind == KVC_OP_PUT;
+
+	kvc_stat_add(put ? op->cache->count.puts : op->cache->count.gets, 1);
+	op->tenant->count.puts += put;
+	op->tenant->count.gets += !put;
+	kvc_tenant_active(op->cache, op->tenant);
 }
 
 void kvc_op_submit(struct kvc_cache *cache, struct kvc_op *op)
@@ -102,11 +114,15 @@ void kvc_op_submit(struct kvc_cache *cache, struct kvc_op *op)
 	op->image_bytes = 0;
 	op->own_plan = NULL;
 	op->finished = (struct kvc_task){.run = op_finished};
+	op->tenant = op->ns->tenant;
+	op_count(op);
+	status = op_admit(cache, op);
 	cache->ops++;
-	kvc_stat_add(op->kind == KVC_OP_PUT ? cache->count.puts : cache->count.gets, 1);
-	status = op_admit(cache);
-	if (status == KVC_BUSY)
+	op->tenant->ops++;
+	if (status == KVC_BUSY) {
 		kvc_stat_add(cache->count.busy, 1);
+		op->tenant->count.refused++;
+	}
 	if (status == KVC_OK)
 		status = op_plan(op);
 	if (status != KVC_OK)

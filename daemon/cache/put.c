@@ -26,6 +26,9 @@ static void put_store(struct kvc_op *op, uint32_t id)
 
 	if (!kvc_cache_disk_writable(cache))
 		status = cache->options.disk ? KVC_NO_SPACE : KVC_UNSUPPORTED;
+	else if (!flight &&
+	         !kvc_tenant_disk_room(cache, op->ns->tenant, kvc_record_bytes(entry->image_bytes)))
+		status = KVC_QUOTA;
 	else if (!flight && in_ram)
 		status = kvc_store_begin(cache, id, &flight);
 	else if (!flight)
@@ -41,7 +44,7 @@ void kvc_put_lowered(struct kvc_op *op, kvc_status status)
 {
 	if (status == KVC_OK) {
 		put_settle(op, op->entry);
-	} else if (status == KVC_NO_SPACE || status == KVC_NO_MEMORY) {
+	} else if (status == KVC_NO_SPACE || status == KVC_NO_MEMORY || status == KVC_QUOTA) {
 		kvc_op_finish(op, status);
 	} else {
 		kvc_op_move(op, KVC_OP_IDLE);
@@ -102,8 +105,7 @@ static void room_release(struct kvc_op *op)
 		op->cell = KVC_CELL_NONE;
 		return;
 	}
-	kvc_slab_release(op->cache->options.arena, op->space.slab);
-	kvc_space_wake(op->cache);
+	kvc_space_release(op->cache, op->space.tenant, op->space.slab);
 }
 
 /* No block comes of this put; it holds no room. */
@@ -131,7 +133,8 @@ static struct kvc_record record_of(const struct kvc_op *op, uint64_t image_bytes
 
 	if (op->has_parent)
 		record.parent = op->parent;
-	memcpy(record.tenant, op->ns->tenant_id, sizeof record.tenant);
+	memcpy(record.tenant, op->ns->tenant->id, sizeof record.tenant);
+	record.incarnation = op->ns->incarnation;
 	return record;
 }
 
@@ -143,7 +146,7 @@ static void commit_in_ram(struct kvc_op *op)
 	uint32_t parent = KVC_ENTRY_NONE;
 
 	/* A slab that cannot shrink for want of a node only wastes its tail. */
-	(void)kvc_slab_shrink(cache->options.arena, op->space.slab, kvc_record_bytes(op->move.length));
+	kvc_space_shrink(cache, &op->space, kvc_record_bytes(op->move.length));
 	kvc_record_seal(&record, kvc_slab_data(cache->options.arena, op->space.slab));
 	entry->slab = op->space.slab;
 	if (!cache->options.disk)
@@ -192,6 +195,25 @@ static kvc_status encode_status(const struct kvc_op *op)
 	return op->move.status == KVC_CORRUPT ? KVC_INVALID : op->move.status;
 }
 
+static bool is_doomed(const struct kvc_op *op)
+{
+	return kvc_cache_entry(op->cache, op->entry)->hints & KVC_HINT_DOOMED;
+}
+
+/* Its tenant was dropped meanwhile: the puts that wait for it began before that too. */
+static void put_doomed(struct kvc_op *op)
+{
+	struct kvc_cache *cache = op->cache;
+	uint32_t id = op->entry;
+	struct kvc_list waiters, *node;
+
+	kvc_entry_drop(cache, id);
+	kvc_flight_end(kvc_entry_flight(cache, kvc_cache_entry(cache, id)), &waiters);
+	kvc_op_finish(op, KVC_CANCELLED);
+	while ((node = kvc_list_pop(&waiters)))
+		kvc_op_finish(kvc_container_of(node, struct kvc_op, wait_node), KVC_CANCELLED);
+}
+
 static void encode_done(struct kvc_move *move)
 {
 	struct kvc_op *op = kvc_container_of(move, struct kvc_op, move);
@@ -200,12 +222,14 @@ static void encode_done(struct kvc_move *move)
 	KVC_INVARIANT(!dropped); /* an invisible block cannot be dropped */
 	if (move->status == KVC_OK && op->source_held && !op->source_held(op))
 		move->status = KVC_DEADLINE;
-	if (move->status == KVC_OK) {
+	if (move->status == KVC_OK && !is_doomed(op)) {
 		put_commit(op);
 		return;
 	}
 	room_release(op);
-	if (move->status == KVC_NO_SPACE && op->cancel_status == KVC_OK)
+	if (is_doomed(op))
+		put_doomed(op);
+	else if (move->status == KVC_NO_SPACE && op->cancel_status == KVC_OK)
 		put_reserve(op, move->length);
 	else
 		kvc_put_abandon(op, encode_status(op));
@@ -219,6 +243,7 @@ static void put_encode(struct kvc_op *op)
 	kvc_op_move(op, KVC_OP_ENCODE);
 	op->move = (struct kvc_move){
 	        .kind = on_gpu ? KVC_MOVE_GATHER : KVC_MOVE_ENCODE,
+	        .flow = &op->ns->tenant->moves,
 	        .plan = op->plan,
 	        .view = op->form == KVC_OP_HOST ? &op->view : NULL,
 	        .external = op->form == KVC_OP_IMAGE ? &op->external : NULL,
@@ -248,6 +273,7 @@ static void put_reserve(struct kvc_op *op, uint64_t image_bytes)
 
 	op->space = (struct kvc_space_req){
 	        .bytes = kvc_record_bytes(image_bytes),
+	        .tenant = op->ns->tenant,
 	        .granted = space_granted,
 	};
 	status = kvc_space_request(op->cache, &op->space);
@@ -289,8 +315,10 @@ static void put_create(struct kvc_op *op)
 	struct kvc_flight *flight;
 	struct kvc_entry *entry;
 	uint32_t id, parent = KVC_ENTRY_NONE;
-	kvc_status status = kvc_index_insert(cache->index, &op->key, &id);
+	kvc_status status = kvc_tenant_put_pass(cache, op->ns->tenant, kvc_block_raw_bytes(&op->plan->shape));
 
+	if (status == KVC_OK)
+		status = kvc_index_insert(cache->index, &op->key, &id);
 	if (status != KVC_OK) {
 		kvc_op_finish(op, status);
 		return;
@@ -298,12 +326,13 @@ static void put_create(struct kvc_op *op)
 	kvc_stat_add(cache->count.entries, 1);
 	kvc_stat_set(cache->count.index_bytes, (int64_t)kvc_index_bytes(cache->index));
 	entry = kvc_cache_entry(cache, id);
+	kvc_tenant_entry_new(cache, id, op->ns->tenant);
 	entry->tokens = (uint16_t)op->tokens;
-	entry->tenant = op->ns->tenant;
+	entry->hints = op->hints.priority & KVC_HINT_PRIORITY;
 	if (op->has_parent)
 		parent = kvc_index_find(cache->index, &op->parent);
 	entry->depth = depth_of(op, parent);
-	kvc_policy_arrive(cache->policy, id, parent);
+	kvc_policy_arrive(kvc_tenant_policy(cache, entry), id, parent);
 	kvc_admission_arrive(cache, op, id, parent);
 	status = kvc_flight_begin(cache, id, KVC_FLIGHT_FILL, &flight);
 	if (status != KVC_OK) {
@@ -331,6 +360,7 @@ static void put_present(struct kvc_op *op, uint32_t id)
 		return;
 	}
 	kvc_stat_add(cache->count.puts_present, 1);
+	kvc_tenant_adopt(cache, id, op->ns->tenant);
 	kvc_admission_use(cache, id);
 	put_settle(op, id);
 }

@@ -6,12 +6,21 @@ static bool is_unused(void *cache, uint32_t id)
 	return !kvc_cache_entry(cache, id)->refs;
 }
 
-/* Evict what the policy says; dirty blocks only if they cannot be written. */
+/* Dirty blocks go only if they cannot be written. */
+static unsigned evictable(const struct kvc_cache *cache)
+{
+	return KVC_POLICY_ALL & (kvc_cache_disk_writable(cache) ? ~(1u << KVC_LIST_DIRTY) : ~0u);
+}
+
+/* Evict a block of whoever is above its share. If what those have is in use or on its way to disk, that is
+ * waited for, rather than taking from those within theirs. */
 static bool evict_one(struct kvc_cache *cache)
 {
-	unsigned kinds = kvc_cache_disk_writable(cache) ? ~(1u << KVC_LIST_DIRTY) : ~0u;
-	uint32_t victim = kvc_policy_victim(cache->policy, kinds & KVC_POLICY_ALL, is_unused);
+	unsigned kinds = evictable(cache);
+	uint32_t victim = kvc_tenants_victim(cache, kinds, false, is_unused);
 
+	if (victim == KVC_POLICY_NONE && !kvc_tenants_over_busy(cache))
+		victim = kvc_tenants_victim(cache, kinds, true, is_unused);
 	if (victim == KVC_POLICY_NONE)
 		return false;
 	kvc_entry_evict(cache, victim);
@@ -29,37 +38,101 @@ static bool hope(const struct kvc_cache *cache)
 	return false;
 }
 
-/* KVC_OK, KVC_BUSY (wait), KVC_NO_SPACE (never) or KVC_NO_MEMORY. */
-static kvc_status try_reserve(struct kvc_cache *cache, struct kvc_space_req *req)
-{
-	kvc_status status;
+/* ---- a tenant's own limit ---- */
 
+static bool is_over(const struct kvc_space_req *req)
+{
+	uint64_t most = req->tenant->budget.ram_max;
+
+	return most && req->tenant->ram + req->bytes > most;
+}
+
+/* KVC_OK: it is within its limit. KVC_BUSY: what is on its way will bring it there. KVC_QUOTA: nothing will.
+ */
+static kvc_status limit_keep(struct kvc_cache *cache, struct kvc_space_req *req)
+{
+	struct kvc_tenant *tenant = req->tenant;
+	bool dirty;
+
+	tenant->squeezed = false;
+	while (is_over(req)) {
+		uint32_t victim = kvc_tenant_victim(cache, tenant, evictable(cache), is_unused);
+
+		if (victim == KVC_POLICY_NONE)
+			break;
+		kvc_entry_evict(cache, victim);
+	}
+	if (!is_over(req))
+		return KVC_OK;
+	dirty = kvc_cache_disk_writable(cache) && kvc_tenant_count(tenant, KVC_LIST_DIRTY);
+	if (req->bytes > tenant->budget.ram_max || (!dirty && !tenant->moves.stirring)) {
+		tenant->count.refused++;
+		return KVC_QUOTA;
+	}
+	tenant->squeezed = dirty;
+	return KVC_BUSY;
+}
+
+/* ---- granting ---- */
+
+/* Why a request was not granted, if it was not. */
+enum trial { TRIAL_ENDED, TRIAL_NO_ROOM, TRIAL_OWN_LIMIT };
+
+/* TRIAL_ENDED: *status is KVC_OK, KVC_NO_SPACE (never), KVC_QUOTA (never) or KVC_NO_MEMORY. */
+static enum trial try_reserve(struct kvc_cache *cache, struct kvc_space_req *req, kvc_status *status)
+{
+	*status = KVC_NO_SPACE;
 	if (req->bytes > kvc_arena_bytes(cache->options.arena))
-		return KVC_NO_SPACE;
+		return TRIAL_ENDED;
+	*status = limit_keep(cache, req);
+	if (*status != KVC_OK)
+		return *status == KVC_BUSY ? TRIAL_OWN_LIMIT : TRIAL_ENDED;
 	do
-		status = kvc_slab_reserve(cache->options.arena, req->bytes, &req->slab);
-	while (status == KVC_NO_SPACE && evict_one(cache));
-	if (status != KVC_NO_SPACE)
-		return status;
-	return hope(cache) ? KVC_BUSY : KVC_NO_SPACE;
+		*status = kvc_slab_reserve(cache->options.arena, req->bytes, &req->slab);
+	while (*status == KVC_NO_SPACE && evict_one(cache));
+	if (*status == KVC_OK)
+		kvc_tenant_ram_add(cache, req->tenant, kvc_slab_bytes(cache->options.arena, req->slab));
+	if (*status != KVC_NO_SPACE || !hope(cache))
+		return TRIAL_ENDED;
+	return TRIAL_NO_ROOM;
 }
 
-static struct kvc_list *queue_of(struct kvc_cache *cache, const struct kvc_space_req *req)
+static struct kvc_list *queue_of(const struct kvc_space_req *req)
 {
-	return req->urgent ? &cache->space_urgent : &cache->space_normal;
+	return req->urgent ? &req->tenant->space_urgent : &req->tenant->space_normal;
 }
 
-static void grant_queue(struct kvc_cache *cache, struct kvc_list *queue)
+/* A tenant's next request, or NULL. */
+static struct kvc_space_req *next_of(const struct kvc_tenant *tenant)
 {
-	while (!kvc_list_empty(queue)) {
-		struct kvc_space_req *req = kvc_container_of(queue->next, struct kvc_space_req, node);
-		kvc_status status = try_reserve(cache, req);
+	const struct kvc_list *queue =
+	        kvc_list_empty(&tenant->space_urgent) ? &tenant->space_normal : &tenant->space_urgent;
 
-		if (status == KVC_BUSY)
-			return;
+	return kvc_list_empty(queue) ? NULL : kvc_container_of(queue->next, struct kvc_space_req, node);
+}
+
+/* Grant the next request of the tenant whose turn it is, of those that are not held up by a limit of their
+ * own. False: that is for later. */
+static bool grant_next(struct kvc_cache *cache)
+{
+	struct kvc_fair_flow *turn = kvc_fair_first(&cache->space);
+
+	for (; turn; turn = kvc_fair_next(&cache->space, turn)) {
+		struct kvc_tenant *tenant = kvc_container_of(turn, struct kvc_tenant, space_turn);
+		struct kvc_space_req *req = next_of(tenant);
+		kvc_status status;
+		enum trial trial = try_reserve(cache, req, &status);
+
+		if (trial == TRIAL_NO_ROOM)
+			return false;
+		if (trial == TRIAL_OWN_LIMIT)
+			continue;
+		kvc_fair_charge(&cache->space, turn, req->bytes);
 		kvc_space_cancel(cache, req);
 		req->granted(req, status);
+		return true;
 	}
+	return false;
 }
 
 static void space_run(struct kvc_task *task)
@@ -67,23 +140,24 @@ static void space_run(struct kvc_task *task)
 	struct kvc_cache *cache = kvc_container_of(task, struct kvc_cache, space_task);
 
 	kvc_cleaner_run(cache);
-	grant_queue(cache, &cache->space_urgent);
-	if (kvc_list_empty(&cache->space_urgent))
-		grant_queue(cache, &cache->space_normal);
+	while (grant_next(cache))
+		;
 	kvc_cleaner_run(cache);
 }
 
 kvc_status kvc_space_request(struct kvc_cache *cache, struct kvc_space_req *req)
 {
-	kvc_status status = KVC_BUSY;
+	enum trial trial = TRIAL_NO_ROOM;
+	kvc_status status;
 
-	KVC_PRE(!req->queued && req->granted);
+	KVC_PRE(!req->queued && req->granted && req->tenant);
 	if (!kvc_space_wanted(cache))
-		status = try_reserve(cache, req);
-	if (status != KVC_BUSY)
+		trial = try_reserve(cache, req, &status);
+	if (trial == TRIAL_ENDED)
 		return status;
-	kvc_list_push(queue_of(cache, req), &req->node);
+	kvc_list_push(queue_of(req), &req->node);
 	req->queued = true;
+	kvc_fair_enter(&cache->space, &req->tenant->space_turn);
 	kvc_space_wake(cache);
 	return KVC_BUSY;
 }
@@ -94,6 +168,26 @@ void kvc_space_cancel(struct kvc_cache *cache, struct kvc_space_req *req)
 	KVC_PRE(req->queued);
 	kvc_list_remove(&req->node);
 	req->queued = false;
+	if (!next_of(req->tenant)) {
+		kvc_fair_leave(&req->tenant->space_turn);
+		req->tenant->squeezed = false;
+	}
+}
+
+void kvc_space_release(struct kvc_cache *cache, struct kvc_tenant *tenant, uint32_t slab)
+{
+	kvc_tenant_ram_sub(cache, tenant, kvc_slab_bytes(cache->options.arena, slab));
+	kvc_slab_release(cache->options.arena, slab);
+	kvc_space_wake(cache);
+}
+
+void kvc_space_shrink(struct kvc_cache *cache, const struct kvc_space_req *req, uint64_t bytes)
+{
+	uint64_t before = kvc_slab_bytes(cache->options.arena, req->slab);
+
+	if (kvc_slab_shrink(cache->options.arena, req->slab, bytes) == KVC_OK)
+		kvc_tenant_ram_sub(cache, req->tenant,
+		                   before - kvc_slab_bytes(cache->options.arena, req->slab));
 }
 
 void kvc_space_wake(struct kvc_cache *cache)
@@ -104,5 +198,5 @@ void kvc_space_wake(struct kvc_cache *cache)
 
 bool kvc_space_wanted(const struct kvc_cache *cache)
 {
-	return !kvc_list_empty(&cache->space_urgent) || !kvc_list_empty(&cache->space_normal);
+	return kvc_fair_first(&cache->space) != NULL;
 }

@@ -87,12 +87,14 @@ static kvc_status cell_take(struct kvc_vram *vram, uint32_t *number)
 	return KVC_OK;
 }
 
+static uint64_t cell_bytes(const struct kvc_vram *vram, const struct cell *cell)
+{
+	return (uint64_t)kvc_extent_pages(vram->gpus[cell->gpu].extents, cell->extent) * KVC_ARENA_PAGE;
+}
+
 static void stat_extent(struct kvc_vram *vram, const struct cell *cell, int64_t sign)
 {
-	int64_t bytes =
-	        (int64_t)kvc_extent_pages(vram->gpus[cell->gpu].extents, cell->extent) * KVC_ARENA_PAGE;
-
-	kvc_stat_add(vram->stat_used, sign * bytes);
+	kvc_stat_add(vram->stat_used, sign * (int64_t)cell_bytes(vram, cell));
 }
 
 /* ---- lists, by recency --------------------------------------------------------------------- */
@@ -191,6 +193,7 @@ void kvc_vram_attach(struct kvc_cache *cache, uint32_t number, uint32_t id, stru
 	cell->record = *record;
 	cell->ns = ns;
 	ns->refs++;
+	ns->tenant->vram += cell_bytes(cache->vram, cell);
 	anchor = anchor_of(cache, cell);
 	cell->entry = id;
 	kvc_idmap_add(&cache->vram->by_entry, id, number);
@@ -214,6 +217,7 @@ void kvc_vram_detach(struct kvc_cache *cache, uint32_t id)
 	kvc_idmap_remove(&cache->vram->by_entry, id);
 	list_remove(cache->vram, number);
 	cell->entry = KVC_ENTRY_NONE;
+	cell->ns->tenant->vram -= cell_bytes(cache->vram, cell);
 	kvc_ns_close(cell->ns);
 	kvc_stat_add(cache->vram->stat_blocks, -1);
 	kvc_vram_release(cache, number);

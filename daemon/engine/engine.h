@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "daemon/base/fair.h"
 #include "daemon/base/list.h"
 #include "daemon/loop/loop.h"
 #include "kernels/image.h"
@@ -54,9 +55,25 @@ enum kvc_engine_job_state {
 	KVC_JOB_FINISHED, /* on its way to the loop */
 };
 
+/* Whose jobs share the CPU engine with those of other flows: by the work in them, not by their number. The
+ * owner's; in use while one of its jobs is. */
+struct kvc_engine_flow {
+	struct kvc_fair_flow turn; /* under the engine's lock */
+	struct kvc_list jobs;      /* that have work to hand out, in order; likewise */
+	uint32_t weight;           /* as in fair.h; the loop's */
+};
+
+static inline void kvc_engine_flow_init(struct kvc_engine_flow *flow)
+{
+	kvc_fair_flow_init(&flow->turn, 0);
+	kvc_list_init(&flow->jobs);
+	flow->weight = 0;
+}
+
 struct kvc_engine_job {
 	/* set by the caller */
 	enum kvc_engine_op op;
+	struct kvc_engine_flow *flow;      /* NULL: of nobody in particular */
 	const struct kvc_image_plan *plan; /* encode: what to make. decode: the image must be of this shape,
 	                                    * else KVC_CORRUPT. verify: ignored */
 	union {

@@ -1,4 +1,4 @@
-/* The CPU engine: a pool of threads that share the blocks in the queue.
+/* The CPU engine: a pool of threads that share the blocks in the queues.
  *
  *        submit                       encode: straight on
  *   IDLE ------> QUEUED --> OPENING --> RUNNING --> DRAINING --> FINISHED --> IDLE
@@ -6,14 +6,15 @@
  *                   +----------+-----------------------------------+
  *                    cancelled, or the image is bad
  *
- * The head of the queue is worked on by all threads: each takes the next range of tiles, about RANGE_BYTES of
- * source, so that one block is as fast as the pool. Who finishes a job's last range seals it and posts it to
- * the loop. A cancelled or failed job hands out no further ranges.
+ * Each flow has a queue, whose head is worked on by all threads: each takes the next range of tiles, about
+ * RANGE_BYTES of source, so that one block is as fast as the pool; where several flows have jobs they take
+ * turns by range (daemon/base/fair.h). Who finishes a job's last range seals it and posts it to the loop. A
+ * cancelled or failed job hands out no further ranges.
  *
  * A client's image may change at any time, so each byte of it is read once: metadata are copied and then
  * opened, a range is copied and then verified.
  *
- * The mutex guards the queue, `stop` and the private fields of all queued jobs; it is never held over codec
+ * The mutex guards the queues, `stop` and the private fields of all queued jobs; it is never held over codec
  * work. Each worker owns its scratch memory, which grows to the largest tile it has met. */
 #include <pthread.h>
 #include <signal.h>
@@ -44,8 +45,9 @@ struct engine_cpu {
 	struct kvc_loop *loop;
 	const struct kvc_codec *codec;
 	pthread_mutex_t lock;
-	pthread_cond_t work; /* the queue is not empty, or stop */
-	struct kvc_list queue;
+	pthread_cond_t work; /* a queue is not empty, or stop */
+	struct kvc_fair fair;
+	struct kvc_engine_flow nobody; /* of jobs that name no flow */
 	bool stop;
 	uint32_t worker_count;
 	struct worker workers[];
@@ -247,6 +249,33 @@ static void job_seal(struct kvc_engine_job *job)
 
 /* --- under the lock ------------------------------------------------------------------------------- */
 
+static void queue_push(struct engine_cpu *cpu, struct kvc_engine_job *job, bool at_head)
+{
+	struct kvc_engine_flow *flow = job->flow;
+
+	kvc_list_push(at_head ? flow->jobs.next : &flow->jobs, &job->node);
+	kvc_fair_enter(&cpu->fair, &flow->turn);
+}
+
+static void queue_remove(struct kvc_engine_job *job)
+{
+	kvc_list_remove(&job->node);
+	if (kvc_list_empty(&job->flow->jobs))
+		kvc_fair_leave(&job->flow->turn);
+}
+
+/* The first job of the flow whose turn it is; NULL: there is none. */
+static struct kvc_engine_job *queue_first(const struct engine_cpu *cpu)
+{
+	struct kvc_fair_flow *turn = kvc_fair_first(&cpu->fair);
+	struct kvc_engine_flow *flow;
+
+	if (!turn)
+		return NULL;
+	flow = kvc_container_of(turn, struct kvc_engine_flow, turn);
+	return kvc_container_of(flow->jobs.next, struct kvc_engine_job, node);
+}
+
 static const struct kvc_image_plan *plan_of(const struct kvc_engine_job *job)
 {
 	return job->op == KVC_ENGINE_ENCODE ? job->plan : &job->opened.plan;
@@ -259,26 +288,28 @@ static void job_begin(struct engine_cpu *cpu, struct kvc_engine_job *job)
 
 	job->range = range_of(plan);
 	job_move(job, KVC_JOB_RUNNING);
-	kvc_list_remove(&job->node);
-	kvc_list_push(cpu->queue.next, &job->node); /* at the head: it was there when it was taken */
+	queue_remove(job);
+	queue_push(cpu, job, true); /* it was there when it was taken */
 	if (job->range < plan->tiles)
 		pthread_cond_broadcast(&cpu->work);
 }
 
 static void job_drain(struct kvc_engine_job *job)
 {
-	kvc_list_remove(&job->node);
+	queue_remove(job);
 	job_move(job, KVC_JOB_DRAINING);
 }
 
-static struct part part_take(struct kvc_engine_job *job)
+static struct part part_take(struct engine_cpu *cpu, struct kvc_engine_job *job)
 {
 	uint32_t tiles = plan_of(job)->tiles;
+	uint64_t tile_bytes = kvc_block_raw_bytes(&plan_of(job)->shape) / tiles;
 	uint32_t left = tiles - job->next_tile;
 	struct part part = {job, job->next_tile, left < job->range ? left : job->range};
 
 	job->next_tile += part.count;
 	job->parts_running++;
+	kvc_fair_charge(&cpu->fair, &job->flow->turn, part.count * tile_bytes);
 	if (job->next_tile == tiles)
 		job_drain(job);
 	return part;
@@ -321,7 +352,7 @@ static void worker_open(struct engine_cpu *cpu, struct kvc_engine_job *job)
 	const bool work = job->op == KVC_ENGINE_WORK;
 	kvc_status status;
 
-	kvc_list_remove(&job->node);
+	queue_remove(job);
 	job_move(job, KVC_JOB_OPENING);
 	pthread_mutex_unlock(&cpu->lock);
 	status = work ? job->work(job) : job_open(job);
@@ -337,7 +368,7 @@ static void worker_open(struct engine_cpu *cpu, struct kvc_engine_job *job)
 static void worker_run_part(struct worker *worker, struct kvc_engine_job *job)
 {
 	struct engine_cpu *cpu = worker->engine;
-	struct part part = part_take(job);
+	struct part part = part_take(cpu, job);
 	kvc_status status;
 
 	pthread_mutex_unlock(&cpu->lock);
@@ -360,11 +391,10 @@ static void *worker_main(void *context)
 	for (;;) {
 		struct kvc_engine_job *job;
 
-		while (kvc_list_empty(&cpu->queue) && !cpu->stop)
+		while (!(job = queue_first(cpu)) && !cpu->stop)
 			pthread_cond_wait(&cpu->work, &cpu->lock);
 		if (cpu->stop)
 			break;
-		job = kvc_container_of(cpu->queue.next, struct kvc_engine_job, node);
 		if (job->state == KVC_JOB_RUNNING)
 			worker_run_part(worker, job);
 		else if (job->op == KVC_ENGINE_ENCODE)
@@ -404,6 +434,8 @@ static void cpu_submit(struct kvc_engine *engine, struct kvc_engine_job *job)
 	else
 		image_check(job);
 	job->engine = engine;
+	if (!job->flow)
+		job->flow = &cpu->nobody;
 	job->finished = (struct kvc_task){.run = finished_run};
 	job->next_tile = 0;
 	job->parts_running = 0;
@@ -412,7 +444,8 @@ static void cpu_submit(struct kvc_engine *engine, struct kvc_engine_job *job)
 	job->length = 0;
 	pthread_mutex_lock(&cpu->lock);
 	job_move(job, KVC_JOB_QUEUED);
-	kvc_list_push(&cpu->queue, &job->node);
+	job->flow->turn.weight = job->flow->weight;
+	queue_push(cpu, job, false);
 	pthread_cond_signal(&cpu->work);
 	pthread_mutex_unlock(&cpu->lock);
 }
@@ -424,7 +457,7 @@ static bool job_cancel(struct kvc_engine_job *job)
 	if (job->state == KVC_JOB_RUNNING)
 		job_stop(job, KVC_CANCELLED);
 	else if (job->state == KVC_JOB_QUEUED)
-		kvc_list_remove(&job->node);
+		queue_remove(job);
 	else
 		return false;
 	return !job->parts_running;
@@ -460,7 +493,7 @@ static void cpu_close(struct kvc_engine *engine)
 {
 	struct engine_cpu *cpu = cpu_of(engine);
 
-	KVC_PRE(kvc_list_empty(&cpu->queue));
+	KVC_PRE(!kvc_fair_first(&cpu->fair));
 	workers_join(cpu);
 	pthread_cond_destroy(&cpu->work);
 	pthread_mutex_destroy(&cpu->lock);
@@ -509,7 +542,8 @@ kvc_status kvc_engine_cpu_open(struct kvc_loop *loop, uint32_t threads, enum kvc
 	cpu->codec = codec;
 	pthread_mutex_init(&cpu->lock, NULL);
 	pthread_cond_init(&cpu->work, NULL);
-	kvc_list_init(&cpu->queue);
+	kvc_fair_init(&cpu->fair);
+	kvc_engine_flow_init(&cpu->nobody);
 	workers_start(cpu, threads);
 	if (!cpu->worker_count) {
 		cpu_close(&cpu->base);

@@ -22,13 +22,15 @@ struct kvc_move_slot {
 
 struct slot_pool {
 	struct kvc_move_slot *slots;
+	uint32_t count;
 	struct kvc_list free;
 	uint64_t class_bytes;
+	struct kvc_fair fair[KVC_LANES];
 };
 
 struct move_class {
-	struct slot_pool *pool;
-	struct kvc_list queue;
+	enum kvc_move_pool pool;
+	enum kvc_move_lane lane;
 	uint32_t queued;
 	uint32_t running;
 	uint64_t running_bytes;
@@ -40,9 +42,17 @@ struct move_class {
 
 struct kvc_mover {
 	struct kvc_mover_options options;
-	struct slot_pool host;
-	struct slot_pool gpu;
+	struct slot_pool pools[KVC_POOLS];
 	struct move_class classes[KVC_MOVE_KINDS];
+	struct kvc_move_flow nobody; /* of moves that name no flow */
+	struct kvc_move_flow *last;  /* who submitted last, and when; NULL: nobody yet */
+	uint64_t last_ms;
+	uint64_t shared_until_ms; /* several flows have been seen lately */
+};
+
+enum {
+	SHARED_MS = 1000, /* how long a flow that submits nothing is still reckoned with */
+	RESERVE = 4,      /* one part in so many of slots and bytes is kept for other flows then */
 };
 
 static const struct {
@@ -67,6 +77,11 @@ static bool kind_is_gpu(enum kvc_move_kind kind)
 	return kind == KVC_MOVE_GATHER || kind == KVC_MOVE_SCATTER || kind == KVC_MOVE_LOWER;
 }
 
+static enum kvc_move_lane lane_of(enum kvc_move_kind kind)
+{
+	return kind < KVC_MOVE_LOWER ? KVC_LANE_FRONT : KVC_LANE_BACK;
+}
+
 static bool kind_is_disk(enum kvc_move_kind kind)
 {
 	return kind == KVC_MOVE_LOAD || kind == KVC_MOVE_STORE || kind == KVC_MOVE_SYNC;
@@ -79,8 +94,8 @@ static void classes_init(struct kvc_mover *mover)
 	for (unsigned kind = 0; kind < KVC_MOVE_KINDS; kind++) {
 		struct move_class *class = &mover->classes[kind];
 
-		kvc_list_init(&class->queue);
-		class->pool = kind_is_gpu(kind) ? &mover->gpu : &mover->host;
+		class->pool = kind_is_gpu(kind) ? KVC_POOL_GPU : KVC_POOL_HOST;
+		class->lane = lane_of(kind);
 		class->stat_moves = kvc_stats_cell(stats, stat_names[kind].moves);
 		class->stat_bytes = kvc_stats_cell(stats, stat_names[kind].bytes);
 		class->stat_failed = kvc_stats_cell(stats, stat_names[kind].failed);
@@ -91,6 +106,9 @@ static void classes_init(struct kvc_mover *mover)
 static kvc_status slots_open(struct slot_pool *pool, uint32_t count, uint64_t class_bytes)
 {
 	kvc_list_init(&pool->free);
+	for (unsigned lane = 0; lane < KVC_LANES; lane++)
+		kvc_fair_init(&pool->fair[lane]);
+	pool->count = count;
 	pool->class_bytes = class_bytes;
 	if (!count)
 		return KVC_OK;
@@ -111,15 +129,17 @@ kvc_status kvc_mover_open(const struct kvc_mover_options *options, struct kvc_mo
 	if (!mover)
 		return KVC_NO_MEMORY;
 	mover->options = *options;
-	status = slots_open(&mover->host, options->slots, options->class_bytes);
+	status = slots_open(&mover->pools[KVC_POOL_HOST], options->slots, options->class_bytes);
 	if (status == KVC_OK)
-		status = slots_open(&mover->gpu, options->gpu_slots, options->gpu_class_bytes);
+		status =
+		        slots_open(&mover->pools[KVC_POOL_GPU], options->gpu_slots, options->gpu_class_bytes);
 	if (status != KVC_OK) {
-		kvc_free(mover->host.slots);
+		kvc_free(mover->pools[KVC_POOL_HOST].slots);
 		kvc_free(mover);
 		return status;
 	}
 	classes_init(mover);
+	kvc_move_flow_init(&mover->nobody, 0);
 	*out = mover;
 	return KVC_OK;
 }
@@ -128,8 +148,8 @@ void kvc_mover_close(struct kvc_mover *mover)
 {
 	for (unsigned kind = 0; kind < KVC_MOVE_KINDS; kind++)
 		KVC_PRE(kvc_mover_pending(mover, kind) == 0);
-	kvc_free(mover->host.slots);
-	kvc_free(mover->gpu.slots);
+	kvc_free(mover->pools[KVC_POOL_HOST].slots);
+	kvc_free(mover->pools[KVC_POOL_GPU].slots);
 	kvc_free(mover);
 }
 
@@ -150,6 +170,74 @@ static void move_count(struct kvc_move *move)
 	kvc_stat_add(class->stat_pending, -1);
 }
 
+/* ---- flows ---- */
+
+void kvc_move_flow_init(struct kvc_move_flow *flow, uint32_t weight)
+{
+	*flow = (struct kvc_move_flow){0};
+	for (unsigned pool = 0; pool < KVC_POOLS; pool++)
+		for (unsigned lane = 0; lane < KVC_LANES; lane++)
+			kvc_fair_flow_init(&flow->turns[pool][lane], weight);
+	for (unsigned kind = 0; kind < KVC_MOVE_KINDS; kind++)
+		kvc_list_init(&flow->queues[kind]);
+	kvc_engine_flow_init(&flow->engine);
+	flow->engine.weight = weight;
+}
+
+void kvc_move_flow_weight(struct kvc_move_flow *flow, uint32_t weight)
+{
+	for (unsigned pool = 0; pool < KVC_POOLS; pool++)
+		for (unsigned lane = 0; lane < KVC_LANES; lane++)
+			flow->turns[pool][lane].weight = weight;
+	flow->engine.weight = weight;
+}
+
+/* Whether several flows share the slots: two have submitted within a second of each other. */
+static bool is_shared(const struct kvc_mover *mover)
+{
+	return mover->shared_until_ms && kvc_loop_now_ms(mover->options.loop) < mover->shared_until_ms;
+}
+
+static void flow_seen(struct kvc_mover *mover, struct kvc_move_flow *flow)
+{
+	uint64_t now_ms = kvc_loop_now_ms(mover->options.loop);
+
+	if (flow == &mover->nobody)
+		return;
+	if (mover->last && mover->last != flow && now_ms - mover->last_ms < SHARED_MS)
+		mover->shared_until_ms = now_ms + SHARED_MS;
+	mover->last = flow;
+	mover->last_ms = now_ms;
+}
+
+static void queue_push(struct kvc_mover *mover, struct kvc_move *move)
+{
+	struct move_class *class = &mover->classes[move->kind];
+	struct kvc_move_flow *flow = move->flow;
+
+	kvc_list_push(&flow->queues[move->kind], &move->node);
+	flow->queued[class->pool][class->lane]++;
+	kvc_fair_enter(&mover->pools[class->pool].fair[class->lane], &flow->turns[class->pool][class->lane]);
+}
+
+static void queue_remove(struct kvc_move *move)
+{
+	const struct move_class *class = &move->mover->classes[move->kind];
+	struct kvc_move_flow *flow = move->flow;
+
+	kvc_list_remove(&move->node);
+	if (--flow->queued[class->pool][class->lane] == 0)
+		kvc_fair_leave(&flow->turns[class->pool][class->lane]);
+}
+
+/* The move is over: the flow is no longer used for it. */
+static void flow_left(struct kvc_move *move)
+{
+	move->flow->stirring -= move->kind != KVC_MOVE_SYNC;
+}
+
+/* ---- the end of a move ---- */
+
 static void mover_pump(struct kvc_mover *mover);
 
 /* The end of a running move: account, let others run, then tell. */
@@ -162,12 +250,15 @@ static void slot_finish(struct kvc_move_slot *slot, kvc_status status, uint64_t 
 	KVC_INVARIANT(move->state == KVC_MOVE_RUNNING);
 	class->running--;
 	class->running_bytes -= move->image_bytes;
+	move->flow->running[class->pool]--;
+	move->flow->running_bytes[move->kind] -= move->image_bytes;
+	flow_left(move);
 	move->status = status;
 	move->length = length;
 	move->state = KVC_MOVE_IDLE;
 	move->slot = NULL;
 	slot->move = NULL;
-	kvc_list_push(&class->pool->free, &slot->node);
+	kvc_list_push(&mover->pools[class->pool].free, &slot->node);
 	move_count(move);
 	mover_pump(mover);
 	move->done(move);
@@ -214,6 +305,7 @@ static void job_start(struct kvc_move_slot *slot)
 
 	slot->job = (struct kvc_engine_job){
 	        .op = engine_op(move),
+	        .flow = &move->flow->engine,
 	        .plan = move->plan,
 	        .image = move->slab ? move->slab + KVC_RECORD_HEADER_BYTES : NULL,
 	        .image_bytes = move->image_bytes,
@@ -250,22 +342,40 @@ static void request_start(struct kvc_move_slot *slot)
 	disk->ops->submit(disk, &slot->request);
 }
 
-static bool class_has_room(const struct move_class *class, const struct kvc_move *move)
+/* ---- what may run ---- */
+
+/* Whether a move fits into the bounds of its class, and of its flow where that is not the only one. */
+static bool has_room(const struct kvc_mover *mover, const struct kvc_move *move)
 {
-	return !class->running || class->running_bytes + move->image_bytes <= class->pool->class_bytes;
+	const struct move_class *class = &mover->classes[move->kind];
+	const struct slot_pool *pool = &mover->pools[class->pool];
+	const struct kvc_move_flow *flow = move->flow;
+	uint64_t own = flow->running_bytes[move->kind];
+
+	if (class->running && class->running_bytes + move->image_bytes > pool->class_bytes)
+		return false;
+	if (!is_shared(mover) || flow == &mover->nobody)
+		return true;
+	return flow->running[class->pool] < pool->count - pool->count / RESERVE &&
+	       (!own || own + move->image_bytes <= pool->class_bytes - pool->class_bytes / RESERVE);
 }
 
 static void move_start(struct kvc_mover *mover, struct kvc_move *move)
 {
 	struct move_class *class = &mover->classes[move->kind];
-	struct kvc_list *node = kvc_list_pop(&class->pool->free);
+	struct slot_pool *pool = &mover->pools[class->pool];
+	struct kvc_list *node = kvc_list_pop(&pool->free);
 	struct kvc_move_slot *slot = kvc_container_of(node, struct kvc_move_slot, node);
 
 	KVC_PRE(move->state == KVC_MOVE_QUEUED);
-	kvc_list_remove(&move->node);
+	queue_remove(move);
+	kvc_fair_charge(&pool->fair[class->lane], &move->flow->turns[class->pool][class->lane],
+	                move->image_bytes);
 	class->queued--;
 	class->running++;
 	class->running_bytes += move->image_bytes;
+	move->flow->running[class->pool]++;
+	move->flow->running_bytes[move->kind] += move->image_bytes;
 	move->state = KVC_MOVE_RUNNING;
 	move->slot = slot;
 	slot->move = move;
@@ -275,18 +385,47 @@ static void move_start(struct kvc_mover *mover, struct kvc_move *move)
 		job_start(slot);
 }
 
-/* Start what may run, kinds in the order of their urgency. */
-static void mover_pump(struct kvc_mover *mover)
+/* The most urgent move of a flow that may run now, or NULL. */
+static struct kvc_move *flow_pick(const struct kvc_mover *mover, struct kvc_move_flow *flow,
+                                  enum kvc_move_pool pool, enum kvc_move_lane lane)
 {
 	for (unsigned kind = 0; kind < KVC_MOVE_KINDS; kind++) {
-		struct move_class *class = &mover->classes[kind];
+		const struct move_class *class = &mover->classes[kind];
+		struct kvc_move *move;
 
-		while (!kvc_list_empty(&class->queue) && !kvc_list_empty(&class->pool->free)) {
-			struct kvc_move *move = kvc_container_of(class->queue.next, struct kvc_move, node);
+		if (class->pool != pool || class->lane != lane || kvc_list_empty(&flow->queues[kind]))
+			continue;
+		move = kvc_container_of(flow->queues[kind].next, struct kvc_move, node);
+		if (has_room(mover, move))
+			return move;
+	}
+	return NULL;
+}
 
-			if (!class_has_room(class, move))
-				break;
-			move_start(mover, move);
+/* The move of the flow that is due first, of those that have one that may run. */
+static struct kvc_move *lane_pick(const struct kvc_mover *mover, enum kvc_move_pool pool,
+                                  enum kvc_move_lane lane)
+{
+	const struct kvc_fair *fair = &mover->pools[pool].fair[lane];
+	struct kvc_fair_flow *turn = kvc_fair_first(fair);
+	struct kvc_move *move = NULL;
+
+	for (; turn && !move; turn = kvc_fair_next(fair, turn))
+		move = flow_pick(mover, kvc_container_of(turn, struct kvc_move_flow, turns[pool][lane]), pool,
+		                 lane);
+	return move;
+}
+
+/* Start what may run, the lanes in the order of their urgency. */
+static void mover_pump(struct kvc_mover *mover)
+{
+	for (unsigned pool = 0; pool < KVC_POOLS; pool++) {
+		for (unsigned lane = 0; lane < KVC_LANES; lane++) {
+			struct kvc_move *move;
+
+			while (!kvc_list_empty(&mover->pools[pool].free) &&
+			       (move = lane_pick(mover, pool, lane)))
+				move_start(mover, move);
 		}
 	}
 }
@@ -296,11 +435,15 @@ void kvc_move_submit(struct kvc_mover *mover, struct kvc_move *move)
 	struct move_class *class = &mover->classes[move->kind];
 
 	KVC_PRE(move->state == KVC_MOVE_IDLE && move->done);
+	if (!move->flow)
+		move->flow = &mover->nobody;
 	KVC_PRE(mover->options.disk || !kind_is_disk(move->kind));
 	KVC_PRE(!kind_is_gpu(move->kind) || (mover->options.gpu_slots && move->gpu));
 	move->mover = mover;
 	move->state = KVC_MOVE_QUEUED;
-	kvc_list_push(&class->queue, &move->node);
+	move->flow->stirring += move->kind != KVC_MOVE_SYNC;
+	flow_seen(mover, move->flow);
+	queue_push(mover, move);
 	class->queued++;
 	kvc_stat_add(class->stat_pending, 1);
 	mover_pump(mover);
@@ -311,6 +454,7 @@ static void cancelled_run(struct kvc_task *task)
 	struct kvc_move *move = kvc_container_of(task, struct kvc_move, cancelled);
 
 	move->mover->classes[move->kind].queued--;
+	flow_left(move);
 	move->state = KVC_MOVE_IDLE;
 	move->status = KVC_CANCELLED;
 	move_count(move);
@@ -331,7 +475,7 @@ void kvc_move_cancel(struct kvc_move *move)
 	KVC_PRE(move->state == KVC_MOVE_QUEUED);
 	if (move->cancelled.queued)
 		return;
-	kvc_list_remove(&move->node);
+	queue_remove(move);
 	move->cancelled.run = cancelled_run;
 	kvc_loop_defer(mover->options.loop, &move->cancelled);
 }

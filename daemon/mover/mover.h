@@ -9,11 +9,13 @@
  *   LOAD     tier -> slab                     (tier)
  *   SYNC     everything stored before is on stable storage
  *
- * Moves live in the caller's objects and queue by class: what a client waits for goes before what can wait
- * (loads and decodes, then encodes and syncs, then stores). A fixed number of slots, and a bound on the bytes
- * of each class, limit what runs at a time; those of GPUs have slots and bounds of their own, since a GPU
- * needs many blocks under way to be busy. Nothing is allocated after open. Loop thread only. Submit never
- * calls back; `done` comes exactly once.
+ * Moves live in the caller's objects and queue by flow (whose they are) and class: what a client waits for
+ * goes before what can wait (loads and decodes, then encodes, then syncs and stores). Flows take turns by
+ * bytes (daemon/base/fair.h), within either of these two; within a flow's turn the more urgent class goes
+ * first. A fixed number of slots, and a bound on the bytes of each class, limit what runs at a time; those of
+ * GPUs have slots and bounds of their own, since a GPU needs many blocks under way to be busy. While several
+ * flows have been seen lately, none of them may take the last quarter of slots and bytes. Nothing is
+ * allocated after open. Loop thread only. Submit never calls back; `done` comes exactly once.
  *
  * The mover moves and counts. It knows nothing of entries, eviction or sessions. */
 #ifndef KVC_MOVER_H
@@ -43,11 +45,33 @@ enum kvc_move_kind {
 	KVC_MOVE_KINDS,
 };
 
+/* What is begun before anything else, and what can wait. */
+enum kvc_move_lane { KVC_LANE_FRONT, KVC_LANE_BACK, KVC_LANES };
+
+/* Slots of the CPU engine and the tier, and those of GPUs. */
+enum kvc_move_pool { KVC_POOL_HOST, KVC_POOL_GPU, KVC_POOLS };
+
+/* Whose moves they are. The owner's; in use while one of its moves is. */
+struct kvc_move_flow {
+	struct kvc_fair_flow turns[KVC_POOLS][KVC_LANES];
+	struct kvc_list queues[KVC_MOVE_KINDS];
+	uint32_t queued[KVC_POOLS][KVC_LANES];
+	uint32_t running[KVC_POOLS];
+	uint64_t running_bytes[KVC_MOVE_KINDS];
+	uint32_t stirring; /* moves that are queued or run, but syncs */
+	struct kvc_engine_flow engine;
+};
+
+/* `weight` as in daemon/base/fair.h; may be changed with kvc_move_flow_weight. */
+void kvc_move_flow_init(struct kvc_move_flow *flow, uint32_t weight);
+void kvc_move_flow_weight(struct kvc_move_flow *flow, uint32_t weight);
+
 enum kvc_move_state { KVC_MOVE_IDLE, KVC_MOVE_QUEUED, KVC_MOVE_RUNNING };
 
 struct kvc_move {
 	/* set by the caller */
 	enum kvc_move_kind kind;
+	struct kvc_move_flow *flow;            /* NULL: of nobody in particular */
 	const struct kvc_image_plan *plan;     /* all of engines */
 	const struct kvc_block_view *view;     /* encode, decode: elements in the client's memory, or */
 	const struct kvc_image_view *external; /* an image there */

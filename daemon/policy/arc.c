@@ -74,7 +74,7 @@ static void arc_hit(struct kvc_policy *policy, uint32_t id)
 static void arc_note(struct kvc_policy *policy, uint32_t id)
 {
 	node_queue_set(node_of(policy, id), AGAIN);
-	node_of(policy, id)->stamp = ++policy->clock;
+	node_of(policy, id)->stamp = ++*policy->clock;
 }
 
 static void arc_remove(struct kvc_policy *policy, uint32_t id)

@@ -62,7 +62,8 @@ struct policy_ops {
 struct kvc_policy {
 	const struct policy_ops *ops;
 	struct kvc_policy_options options;
-	uint32_t clock;
+	uint32_t *clock;
+	uint32_t own_clock;
 	struct order lists[QUEUES][KVC_POLICY_CLASSES];
 	struct kvc_ghosts *ghosts;             /* arc, s3-fifo */
 	uint64_t target;                       /* arc: bytes that the first queue should have */

@@ -19,7 +19,7 @@ static void lru_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_h
 static void chain_arrive(struct kvc_policy *policy, uint32_t id, uint32_t parent)
 {
 	node_of(policy, id)->stamp =
-	        parent == KVC_POLICY_NONE ? ++policy->clock : node_of(policy, parent)->stamp;
+	        parent == KVC_POLICY_NONE ? ++*policy->clock : node_of(policy, parent)->stamp;
 }
 
 static void chain_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy_how how, uint32_t parent)
@@ -32,7 +32,7 @@ static void chain_insert(struct kvc_policy *policy, uint32_t id, enum kvc_policy
 
 static void lru_note(struct kvc_policy *policy, uint32_t id)
 {
-	node_of(policy, id)->stamp = ++policy->clock;
+	node_of(policy, id)->stamp = ++*policy->clock;
 }
 
 static void lru_hit(struct kvc_policy *policy, uint32_t id)

@@ -52,7 +52,7 @@ void kvc_order_push_hot(struct kvc_policy *policy, uint32_t id)
 {
 	struct kvc_policy_node *node = node_of(policy, id);
 
-	node->stamp = ++policy->clock;
+	node->stamp = ++*policy->clock;
 	link_between(policy, id, list_of(policy, node)->hottest, KVC_POLICY_NONE);
 }
 
@@ -61,7 +61,7 @@ void kvc_order_push_cold(struct kvc_policy *policy, uint32_t id)
 	struct kvc_policy_node *node = node_of(policy, id);
 	uint32_t coldest = kvc_order_coldest(policy, node_queue(node), KVC_POLICY_ALL, NULL);
 
-	node->stamp = coldest == KVC_POLICY_NONE ? ++policy->clock : node_of(policy, coldest)->stamp - 1;
+	node->stamp = coldest == KVC_POLICY_NONE ? ++*policy->clock : node_of(policy, coldest)->stamp - 1;
 	link_between(policy, id, KVC_POLICY_NONE, list_of(policy, node)->coldest);
 }
 

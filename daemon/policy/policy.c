@@ -47,6 +47,7 @@ kvc_status kvc_policy_open(const struct kvc_policy_options *options, struct kvc_
 	}
 	policy->ops = table[options->kind];
 	policy->options = *options;
+	policy->clock = options->clock ? options->clock : &policy->own_clock;
 	for (unsigned queue = 0; queue < QUEUES; queue++)
 		for (unsigned kind = 0; kind < KVC_POLICY_CLASSES; kind++)
 			kvc_order_init(&policy->lists[queue][kind]);

@@ -63,6 +63,7 @@ struct kvc_policy_options {
 	enum kvc_policy_kind kind;
 	uint64_t capacity;   /* bytes that the blocks may take together */
 	uint32_t ghosts_max; /* blocks that went and are remembered, at most */
+	uint32_t *clock;     /* shared by policies between which blocks change; NULL: its own */
 	struct kvc_policy_node *(*node)(void *owner, uint32_t id);
 	struct kvc_policy_block (*block)(void *owner, uint32_t id);
 	void *owner;
