@@ -51,6 +51,7 @@ struct kvc_conf {
 	uint64_t disk_size;
 	uint64_t disk_budget; /* bytes a day, 0: no limit */
 	uint64_t segment_size;
+	char disk_key[KVC_CONF_TEXT_BYTES]; /* file, or credential:NAME; empty: none */
 	uint64_t scrub_rate;
 	uint64_t verify_on_start;
 	uint64_t io_backend; /* as enum kvc_io_backend */

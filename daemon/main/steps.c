@@ -2,6 +2,7 @@
  * step fails. A step that must wait says so and is continued by kvc_daemon_step_done. */
 #include <inttypes.h>
 #include <signal.h>
+#include <sodium.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -10,6 +11,7 @@
 #include "daemon/base/log.h"
 #include "daemon/main/daemon.h"
 #include "daemon/tier/disks.h"
+#include "daemon/tier/keyfile.h"
 
 enum {
 	DETAIL_BYTES = 512,
@@ -151,16 +153,27 @@ static kvc_status disk_start(struct kvc_daemon *daemon)
 	        .segment_bytes = daemon->conf.segment_size,
 	        .scrub_rate = daemon->conf.scrub_rate,
 	        .verify_on_start = daemon->conf.verify_on_start,
+	        .engine = daemon->engine,
 	};
 	char detail[DETAIL_BYTES] = "";
+	struct kvc_secret key;
 	kvc_status status;
 
 	if (!disk_wanted(daemon)) {
 		kvc_secret_random(&daemon->secret);
 		return KVC_OK;
 	}
+	if (daemon->conf.disk_key[0]) {
+		status = kvc_keyfile_read(daemon->conf.disk_key, &key, detail, sizeof detail);
+		if (status != KVC_OK) {
+			kvc_error("%s", detail);
+			return status;
+		}
+		options.key = &key;
+	}
 	status = kvc_disks_open(daemon->loop, daemon->io, daemon->stats, &options, detail, sizeof detail,
 	                        &daemon->secret, &daemon->disk);
+	sodium_memzero(&key, sizeof key);
 	if (status != KVC_OK)
 		kvc_error("disk: %s: %s", daemon->conf.disk, *detail ? detail : kvc_status_text(status));
 	return status;

@@ -195,6 +195,8 @@ struct disk_keyring {
 	enum disk_keyring_step step;
 	struct kvc_file files[KVC_KEYRING_FILES];
 	uint32_t in_force;        /* file */
+	uint64_t tried;           /* highest sequence that was ever written */
+	bool doubt;               /* a drop that was refused may have reached the disk all the same */
 	struct kvc_secret *under; /* what data keys are wrapped under; NULL: the directory is not encrypted */
 	struct kvc_cipher *cipher; /* of the loop thread */
 	struct kvc_list stores;    /* wait for a key of their tenant */

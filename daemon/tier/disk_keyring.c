@@ -3,7 +3,8 @@
  *
  *   IDLE --> WRITE --> SYNC --> READ --> ERASE --> ERASE_SYNC --> IDLE
  *     ^                          `-- nobody was dropped ----------^
- *     `-- WRITE, SYNC or READ failed: the table stays as it was
+ *     `-- WRITE, SYNC or READ failed: the table stays as it was. If a tenant was to be dropped, what the file
+ * says is in doubt: nothing is stored before the table was written again
  *
  * A changed table goes to the file that is not in force, and is in force when it was synced and read back.
  * Then, if a tenant was dropped, the other file is written over with it, so that the key is in neither. (A
@@ -41,6 +42,20 @@ uint32_t kvc_disk_incarnation(struct kvc_tier *tier, const uint8_t tenant[16])
 bool kvc_disk_keyring_dropped(const struct kvc_disk *disk, const struct kvc_record *record)
 {
 	return kvc_keyring_incarnation(&disk->keyring.ring, record->tenant) != record->incarnation;
+}
+
+kvc_status kvc_disk_keyring_judge(const struct kvc_disk *disk, const struct kvc_record *record)
+{
+	uint32_t now = kvc_keyring_incarnation(&disk->keyring.ring, record->tenant);
+
+	if (record->incarnation == now)
+		return KVC_OK;
+	return record->incarnation < now ? KVC_CANCELLED : KVC_UNAVAILABLE;
+}
+
+bool kvc_disk_keyring_lacks(const struct kvc_disk *disk, const struct kvc_record *record)
+{
+	return disk->keyring.doubt || (disk->keyring.under && !kvc_disk_keyring_row(disk, record->tenant));
 }
 
 const struct kvc_keyring_row *kvc_disk_keyring_row(const struct kvc_disk *disk, const uint8_t tenant[16])
@@ -130,6 +145,7 @@ static void update_take(struct kvc_disk *disk)
 	keyring->ring = keyring->next;
 	keyring->next = (struct kvc_keyring){0};
 	keyring->in_force = 1 - keyring->in_force;
+	keyring->doubt = false;
 	kvc_stat_add(disk->count.keyring_updates, 1);
 	kvc_disk_wrote(disk, (uint64_t)keyring->pages * KVC_PAGE_BYTES);
 	kvc_list_init(&ready);
@@ -151,6 +167,15 @@ static void erase_failed(struct kvc_disk *disk, kvc_status status)
 	update_end(disk);
 }
 
+/* Some of it may have arrived. */
+static void write_failed(struct kvc_disk *disk, kvc_status status)
+{
+	struct disk_keyring *keyring = &disk->keyring;
+
+	keyring->doubt = keyring->doubt || !kvc_list_empty(&keyring->forgetting);
+	update_failed(disk, status);
+}
+
 static kvc_status failure_of(const struct kvc_io_req *io)
 {
 	return io->status == KVC_NO_SPACE ? KVC_NO_SPACE : KVC_IO;
@@ -168,7 +193,7 @@ static void io_failed(struct kvc_disk *disk)
 	if (keyring->step == DISK_KEYRING_ERASE || keyring->step == DISK_KEYRING_ERASE_SYNC)
 		erase_failed(disk, status);
 	else
-		update_failed(disk, status);
+		write_failed(disk, status);
 }
 
 static void io_done(struct kvc_io_req *io)
@@ -192,7 +217,7 @@ static void io_done(struct kvc_io_req *io)
 		if (memcmp(keyring->bytes, keyring->back, (size_t)keyring->pages * KVC_PAGE_BYTES) == 0)
 			update_take(disk);
 		else
-			update_failed(disk, KVC_IO);
+			write_failed(disk, KVC_IO);
 		break;
 	case DISK_KEYRING_ERASE:
 		io_start(disk, DISK_KEYRING_ERASE_SYNC, KVC_IO_SYNC, other);
@@ -244,6 +269,8 @@ static kvc_status key_make(struct kvc_disk *disk, const struct kvc_record *recor
 
 	if (kvc_keyring_incarnation(&keyring->next, record->tenant) != record->incarnation)
 		return KVC_CANCELLED;
+	if (!keyring->under)
+		return KVC_OK;
 	return kvc_keyring_make_key(&keyring->next, keyring->cipher, keyring->under, record->tenant);
 }
 
@@ -261,7 +288,7 @@ static kvc_status next_make(struct kvc_disk *disk)
 
 	if (kvc_keyring_copy(&keyring->ring, &keyring->next))
 		return KVC_NO_MEMORY;
-	keyring->next.sequence++;
+	keyring->next.sequence = ++keyring->tried;
 	changes_make(disk, &keyring->forgets, &keyring->forgetting, tenant_drop);
 	changes_make(disk, &keyring->stores, &keyring->making, key_make);
 	keyring->pages = kvc_keyring_pages(keyring->next.count);
@@ -337,6 +364,7 @@ static kvc_status both_write(struct disk_keyring *keyring)
 	if (!bytes)
 		return KVC_NO_MEMORY;
 	keyring->ring.sequence++;
+	keyring->tried = keyring->ring.sequence;
 	kvc_keyring_encode(&keyring->ring, bytes);
 	status = file_write(keyring, 1 - keyring->in_force, bytes, pages);
 	if (status == KVC_OK)
@@ -385,6 +413,7 @@ static kvc_status newest_read(struct kvc_disk *disk, bool *complete)
 	*complete = status[0] == KVC_OK && status[1] == KVC_OK && found[0].sequence == found[1].sequence;
 	kvc_keyring_free(&found[1 - newest]);
 	keyring->ring = found[newest];
+	keyring->tried = keyring->ring.sequence;
 	keyring->in_force = newest;
 	if (status[0] != KVC_OK && status[1] != KVC_OK)
 		return status[0] == KVC_CORRUPT ? status[1] : status[0];

@@ -305,13 +305,19 @@ kvc_status kvc_disk_keyring_create(struct kvc_disk *disk, const struct kvc_disk_
 
 uint32_t kvc_disk_incarnation(struct kvc_tier *tier, const uint8_t tenant[16]);
 
+/* Whether a record may be stored: KVC_OK. KVC_CANCELLED: its tenant was dropped since it was put.
+ * KVC_UNAVAILABLE: it was dropped in other directories, and this one has not heard of it. */
+kvc_status kvc_disk_keyring_judge(const struct kvc_disk *disk, const struct kvc_record *record);
+
 /* The record's tenant was dropped since it was put. */
 bool kvc_disk_keyring_dropped(const struct kvc_disk *disk, const struct kvc_record *record);
 
 /* The row of a tenant that has a key, else NULL. */
 const struct kvc_keyring_row *kvc_disk_keyring_row(const struct kvc_disk *disk, const uint8_t tenant[16]);
 
-/* A store whose tenant has no key yet: it goes on when there is one. */
+/* A store that needs the keyring to be written first: its tenant has no key yet, or it is not known what is
+ * on stable storage. */
+bool kvc_disk_keyring_lacks(const struct kvc_disk *disk, const struct kvc_record *record);
 void kvc_disk_keyring_await(struct kvc_disk *disk, struct kvc_tier_req *req);
 void kvc_disk_forget_tenant(struct kvc_disk *disk, struct kvc_tier_req *req);
 void kvc_disk_keyring_progress(struct kvc_disk *disk);

@@ -82,10 +82,10 @@ static kvc_status record_place(struct disk_write *write, struct kvc_tier_req *re
 	const struct kvc_disk *disk = write->disk;
 	uint64_t bytes = write->bytes + (uint64_t)pages_of(req) * KVC_PAGE_BYTES;
 	uint32_t page = write->segment->end_page;
-	kvc_status status;
+	kvc_status status = kvc_disk_keyring_judge(disk, &req->record);
 
-	if (kvc_disk_keyring_dropped(disk, &req->record))
-		return KVC_CANCELLED;
+	if (status != KVC_OK)
+		return status;
 	if (disk->keyring.under && !kvc_disk_encrypt_room(write, bytes))
 		return KVC_NO_MEMORY;
 	status = kvc_disk_segment_append(write->segment, req->cookie, pages_of(req));
@@ -253,7 +253,7 @@ void kvc_disk_store(struct kvc_disk *disk, struct kvc_tier_req *req)
 		kvc_disk_answer_later(disk, req, status);
 		return;
 	}
-	if (disk->keyring.under && !kvc_disk_keyring_row(disk, req->record.tenant)) {
+	if (kvc_disk_keyring_lacks(disk, &req->record)) {
 		kvc_disk_keyring_await(disk, req);
 		return;
 	}

@@ -728,5 +728,5 @@ int main(void)
 	        FAULT_TEST(test_without_memory),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return RIG_RUN_BOTH(tests);
 }

@@ -353,5 +353,5 @@ int main(void)
 	        SUMMARY_TEST(test_of_nothing),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return RIG_RUN_BOTH(tests);
 }
