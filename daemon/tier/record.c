@@ -12,7 +12,7 @@
 #define RECORD_MAGIC     "KVCREC\r\n"
 #define RECORD_VERSION   1u
 #define RECORD_COPY      1u
-#define RECORD_ENCRYPTED 2u
+#define RECORD_ENCRYPTED 4u
 
 struct header {
 	uint8_t magic[8];

@@ -2,7 +2,7 @@
 # make bench: every figure as a ratio against a reference of the same run: bench.sh BIN.
 #
 # The codec against memcpy, the daemon against the codec alone, look-ups against Redis, the disk tier against fio
-# and its start against reading the same bytes.
+# and against itself without encryption, and its start against reading the same bytes.
 # A reference that is not installed is skipped by name (deploy/deps.sh bench installs them). Figures mean something
 # on a quiet machine only.
 set -u
@@ -74,6 +74,9 @@ fi
 
 title "disk tier against fio"
 run tests/bench/disk_vs_fio.sh "$bin"
+
+title "disk tier encrypted against plain"
+run tests/bench/disk_encrypted.sh "$bin"
 
 title "starting the disk tier against reading the same bytes"
 mkdir -m 700 "$tmp/recover"

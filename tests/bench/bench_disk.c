@@ -1,13 +1,17 @@
 /* The disk tier by itself: stores, then loads, of one size at a given depth, and how fast that was.
  *
- *   bench_disk DIRECTORY [REQUEST_KIB [DEPTH [TOTAL_MIB]]]
+ *   bench_disk DIRECTORY [REQUEST_KIB [DEPTH [TOTAL_MIB [plain|encrypted]]]]
  *
- * One line a direction, made to be read by disk_vs_fio.sh: what, GB/s, the depth that the kernel really saw,
- * whether O_DIRECT and io_uring were in use. Stores end with a sync, which is part of their time. */
+ * One line a direction, made to be read by disk_vs_fio.sh and disk_encrypted.sh: what, GB/s, seconds of
+ * processor for each GB, the depth that the kernel really saw, whether O_DIRECT and io_uring were in use.
+ * Stores end with a sync, which is part of their time. */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "daemon/base/log.h"
+#include "daemon/engine/engine.h"
 #include "daemon/io/io.h"
 #include "daemon/tier/disk.h"
 #include "tests/bench/measure.h"
@@ -24,6 +28,7 @@ struct slot {
 struct bench {
 	struct kvc_loop *loop;
 	struct kvc_stats *stats;
+	struct kvc_engine *engine;
 	struct kvc_io *io;
 	struct kvc_tier *tier;
 	uint64_t request_bytes;
@@ -126,15 +131,27 @@ static bool sync_ended(void *context)
 	return ((const struct kvc_tier_req *)context)->cookie != 0;
 }
 
+/* Of all threads. */
+static double processor_s(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_SELF, &usage);
+	return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+	       (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1e-6;
+}
+
 static void phase(struct bench *bench, enum kvc_tier_op op, const char *name)
 {
 	struct kvc_tier_req sync = {.op = KVC_TIER_SYNC, .done = sync_done};
 	kvc_stat_cell *depth = kvc_stats_cell(bench->stats, "io.depth_reached");
-	double start, seconds;
+	double bytes = (double)bench->request_bytes * bench->requests;
+	double start, seconds, processor;
 
 	bench->op = op;
 	bench->begun = bench->ended = 0;
 	kvc_stat_set(depth, 0);
+	processor = processor_s();
 	start = bench_now_s();
 	while (bench->begun < bench->depth && bench->begun < bench->requests)
 		slot_begin(&bench->slots[bench->begun]);
@@ -146,11 +163,11 @@ static void phase(struct bench *bench, enum kvc_tier_op op, const char *name)
 			fail("sync", "does not end");
 	}
 	seconds = bench_now_s() - start;
+	processor = processor_s() - processor;
 	if (bench->failed)
 		fail(name, "some requests failed");
-	printf("%s GBps=%.3f depth=%lld direct=%lld backend=%s seconds=%.2f\n", name,
-	       (double)bench->request_bytes * bench->requests / seconds * 1e-9,
-	       (long long)kvc_stat_get(depth),
+	printf("%s GBps=%.3f cpu_s_per_GB=%.3f depth=%lld direct=%lld backend=%s seconds=%.2f\n", name,
+	       bytes / seconds * 1e-9, processor / (bytes * 1e-9), (long long)kvc_stat_get(depth),
 	       (long long)kvc_stat_get(kvc_stats_cell(bench->stats, "disk.direct")),
 	       kvc_io_backend_name(bench->io), seconds);
 }
@@ -179,8 +196,10 @@ static void slots_open(struct bench *bench)
 		fail("memory", "not enough");
 }
 
-static void bench_open(struct bench *bench, const char *directory)
+static void bench_open(struct bench *bench, const char *directory, bool encrypted)
 {
+	static const struct kvc_secret key = {{1}};
+	long processors = sysconf(_SC_NPROCESSORS_ONLN);
 	struct kvc_io_options io = {.backend = KVC_IO_AUTO, .depth = 64};
 	uint64_t total = bench->request_bytes * bench->requests;
 	struct kvc_disk_options disk = {.directory = directory, .bytes = total + total / 4 + (1ull << 30)};
@@ -188,8 +207,12 @@ static void bench_open(struct bench *bench, const char *directory)
 	char detail[256];
 
 	if (kvc_loop_open(&bench->loop) || kvc_stats_open(&bench->stats) ||
-	    kvc_io_open(bench->loop, &io, bench->stats, &bench->io))
+	    kvc_io_open(bench->loop, &io, bench->stats, &bench->io) ||
+	    kvc_engine_cpu_open(bench->loop, processors > 0 ? (uint32_t)processors : 1, KVC_SIMD_SCALAR,
+	                        &bench->engine))
 		fail("start", "no memory");
+	disk.engine = bench->engine;
+	disk.key = encrypted ? &key : NULL;
 	if (kvc_disk_open(bench->loop, bench->io, bench->stats, &disk, detail, sizeof detail, &bench->tier))
 		fail(directory, detail);
 	bench->tier->ops->recover(bench->tier, &events, recover_done, &bench->flag);
@@ -203,6 +226,7 @@ static void bench_close(struct bench *bench)
 	bench->tier->ops->close(bench->tier, close_done, &bench->flag);
 	if (!kvc_test_run_until_set(bench->loop, &bench->flag))
 		fail("close", "does not end");
+	kvc_engine_close(bench->engine);
 	kvc_io_close(bench->io);
 	kvc_stats_close(bench->stats);
 	kvc_loop_close(bench->loop);
@@ -221,7 +245,7 @@ int main(int argc, char **argv)
 	static struct bench bench;
 
 	if (argc < 2)
-		fail("usage", "bench_disk DIRECTORY [REQUEST_KIB [DEPTH [TOTAL_MIB]]]");
+		fail("usage", "bench_disk DIRECTORY [REQUEST_KIB [DEPTH [TOTAL_MIB [plain|encrypted]]]]");
 	kvc_log_level_now = KVC_LOG_WARN;
 	kvc_key_init();
 	bench.request_bytes = (uint64_t)number(argc, argv, 2, 4096) * 1024;
@@ -231,7 +255,7 @@ int main(int argc, char **argv)
 	    !bench.requests)
 		fail("usage", "a number is out of range");
 	slots_open(&bench);
-	bench_open(&bench, argv[1]);
+	bench_open(&bench, argv[1], argc > 5 && !strcmp(argv[5], "encrypted"));
 	phase(&bench, KVC_TIER_STORE, "write");
 	phase(&bench, KVC_TIER_LOAD, "read");
 	bench_close(&bench);
