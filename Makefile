@@ -313,7 +313,7 @@ $(FAKE_CUDA): $(OBJ)/tests/fake/libcuda.pic.o
 	$(Q)$(CC) -shared -Wl,-soname,libcuda.so.1 $(LDFLAGS_ALL) $< -o $@
 
 # The same for the cache and the GPU engine, under sessions alone.
-SESSION_TEST := $(BIN)/tests/unit/test_session $(BIN)/tests/unit/test_session_cuda
+SESSION_TEST := $(BIN)/tests/unit/test_session $(BIN)/tests/unit/test_session_cuda $(BIN)/tests/unit/test_session_tenant
 SESSION_BIN := $(SESSION_TEST) $(BIN)/tests/fuzz/fuzz_session
 SESSION_OBJ := $(call objs,tests/fake/fake_cache.c tests/fake/fake_gpu.c)
 $(SESSION_BIN): TEST_OBJ := $(SESSION_OBJ)

@@ -216,7 +216,10 @@ struct kvc_outcome {
 
 /* Store blocks. Returns KVC_OK if the daemon answered; each block has its own status. A block that is
  * already present is KVC_OK and left as it is (first writer wins). Any other return: no block's status is
- * known, each is set to that return. Batches above the daemon's limit are split. outcome may be NULL. */
+ * known, each is set to that return. Batches above the daemon's limit are split. outcome may be NULL.
+ *
+ * Above the tenant's budget: KVC_QUOTA, of the call, with the reason in kvc_last_error, if nothing of it
+ * could begin, else of single blocks. Nothing was done for these; the same may succeed later. So for gets. */
 kvc_status kvc_put(struct kvc_namespace *ns, const struct kvc_transfer *transfer, struct kvc_block *blocks,
                    size_t count, struct kvc_outcome *outcome);
 
@@ -302,9 +305,25 @@ struct kvc_stat {
 	double value;
 };
 
-/* The daemon's counters and gauges. *stats is allocated; free it with kvc_stats_free. */
+/* Counters and gauges: of the daemon, if this process runs as root or as the daemon's user; and "tenant.*",
+ * if all namespaces that this client has open are of one tenant. *stats is allocated; free it with
+ * kvc_stats_free. */
 kvc_status kvc_stats(struct kvc_client *client, uint32_t deadline_ms, struct kvc_stat **stats, size_t *count);
+
+/* The same of one tenant: one of which a namespace is open, or any for root and the daemon's user. Errors:
+ * KVC_ACCESS, and those of every call. */
+kvc_status kvc_tenant_stats(struct kvc_client *client, const char *tenant, uint32_t deadline_ms,
+                            struct kvc_stat **stats, size_t *count);
 void kvc_stats_free(struct kvc_stat *stats);
+
+/* ---- tenants ------------------------------------------------------------------------------- */
+
+/* Forget every block of a tenant in every tier. Puts that are under way end with KVC_CANCELLED; what is put
+ * meanwhile may stay. For root and the daemon's user, else KVC_ACCESS. Other errors: KVC_IO (nothing of it
+ * can be read now, but it may come back after a crash), and those of every call. On KVC_DEADLINE it still
+ * goes on. *dropped: how many blocks there were; may be NULL. */
+kvc_status kvc_tenant_drop(struct kvc_client *client, const char *tenant, uint32_t deadline_ms,
+                           uint64_t *dropped);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

@@ -318,6 +318,18 @@ static void on_stats(struct kvc_client *client, struct kvcc_request *request, co
 	end_ok(client, request);
 }
 
+static void on_dropped(struct kvc_client *client, struct kvcc_request *request,
+                       const struct kvcc_reply *reply, const char *text)
+{
+	if (reply->status != KVC_OK) {
+		end_failed(client, request, reply->status, text);
+		return;
+	}
+	if (request->call)
+		request->call->prefix = reply->dropped;
+	end_ok(client, request);
+}
+
 static void on_empty(struct kvc_client *client, struct kvcc_request *request, const struct kvcc_reply *reply,
                      const char *text)
 {
@@ -332,11 +344,12 @@ typedef void (*reply_function)(struct kvc_client *client, struct kvcc_request *r
                                const struct kvcc_reply *reply, const char *text);
 
 static const reply_function handlers[KVC_VERB_COUNT] = {
-        [KVC_VERB_HELLO] = on_hello,   [KVC_VERB_PING] = on_empty,  [KVC_VERB_OPEN] = on_open,
-        [KVC_VERB_CLOSE] = on_empty,   [KVC_VERB_PUT] = on_put,     [KVC_VERB_ATTACH] = on_attach,
-        [KVC_VERB_DETACH] = on_empty,  [KVC_VERB_GET] = on_get,     [KVC_VERB_LOOKUP] = on_keys,
-        [KVC_VERB_PREFETCH] = on_keys, [KVC_VERB_PIN] = on_keys,    [KVC_VERB_UNPIN] = on_keys,
-        [KVC_VERB_DROP] = on_drop,     [KVC_VERB_STATS] = on_stats, [KVC_VERB_POOL] = on_pool,
+        [KVC_VERB_HELLO] = on_hello,         [KVC_VERB_PING] = on_empty,  [KVC_VERB_OPEN] = on_open,
+        [KVC_VERB_CLOSE] = on_empty,         [KVC_VERB_PUT] = on_put,     [KVC_VERB_ATTACH] = on_attach,
+        [KVC_VERB_DETACH] = on_empty,        [KVC_VERB_GET] = on_get,     [KVC_VERB_LOOKUP] = on_keys,
+        [KVC_VERB_PREFETCH] = on_keys,       [KVC_VERB_PIN] = on_keys,    [KVC_VERB_UNPIN] = on_keys,
+        [KVC_VERB_DROP] = on_drop,           [KVC_VERB_STATS] = on_stats, [KVC_VERB_POOL] = on_pool,
+        [KVC_VERB_DROP_TENANT] = on_dropped,
 };
 
 /* ---- frames -------------------------------------------------------------------------------- */

@@ -74,6 +74,9 @@ struct kvcc_wire_blocks {
 };
 kvc_status kvcc_wire_blocks(const struct kvcc_wire_blocks *request, struct kvcc_buffer *out);
 
+/* Stats or drop of a tenant, by verb. */
+kvc_status kvcc_wire_tenant(uint16_t verb, const char *tenant, struct kvcc_buffer *out);
+
 /* How many of the blocks fit one frame, at most `count`. */
 size_t kvcc_wire_blocks_fit(const struct kvcc_wire_blocks *request);
 
@@ -141,6 +144,7 @@ struct kvcc_reply {
 		struct kvcc_keys_reply keys;
 		struct kvcc_open_reply open;
 		struct kvcc_stats_reply stats;
+		uint64_t dropped; /* blocks of a tenant */
 	};
 };
 

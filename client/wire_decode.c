@@ -170,6 +170,16 @@ static kvc_status decode_stats(const struct decoder *decoder)
 	return KVC_OK;
 }
 
+static kvc_status decode_dropped(const struct decoder *decoder)
+{
+	ProtobufCMessage *message;
+	kvc_status status = parse(decoder, &kvcellar__drop_tenant_reply__descriptor, &message);
+
+	if (status == KVC_OK)
+		decoder->reply->dropped = ((const Kvcellar__DropTenantReply *)(const void *)message)->blocks;
+	return status;
+}
+
 /* Replies that only say "done". */
 static kvc_status decode_empty(const struct decoder *decoder)
 {
@@ -181,11 +191,14 @@ static kvc_status decode_empty(const struct decoder *decoder)
 typedef kvc_status (*decode_function)(const struct decoder *decoder);
 
 static const decode_function decoders[KVC_VERB_COUNT] = {
-        [KVC_VERB_HELLO] = decode_hello,   [KVC_VERB_PING] = decode_empty,   [KVC_VERB_OPEN] = decode_open,
-        [KVC_VERB_CLOSE] = decode_empty,   [KVC_VERB_ATTACH] = decode_empty, [KVC_VERB_DETACH] = decode_empty,
-        [KVC_VERB_PUT] = decode_blocks,    [KVC_VERB_GET] = decode_blocks,   [KVC_VERB_LOOKUP] = decode_keys,
-        [KVC_VERB_PREFETCH] = decode_keys, [KVC_VERB_PIN] = decode_keys,     [KVC_VERB_UNPIN] = decode_keys,
-        [KVC_VERB_DROP] = decode_keys,     [KVC_VERB_STATS] = decode_stats,  [KVC_VERB_POOL] = decode_empty,
+        [KVC_VERB_HELLO] = decode_hello,  [KVC_VERB_PING] = decode_empty,
+        [KVC_VERB_OPEN] = decode_open,    [KVC_VERB_CLOSE] = decode_empty,
+        [KVC_VERB_ATTACH] = decode_empty, [KVC_VERB_DETACH] = decode_empty,
+        [KVC_VERB_PUT] = decode_blocks,   [KVC_VERB_GET] = decode_blocks,
+        [KVC_VERB_LOOKUP] = decode_keys,  [KVC_VERB_PREFETCH] = decode_keys,
+        [KVC_VERB_PIN] = decode_keys,     [KVC_VERB_UNPIN] = decode_keys,
+        [KVC_VERB_DROP] = decode_keys,    [KVC_VERB_STATS] = decode_stats,
+        [KVC_VERB_POOL] = decode_empty,   [KVC_VERB_DROP_TENANT] = decode_dropped,
 };
 
 kvc_status kvcc_reply_decode(const struct kvcc_expected *expected, uint32_t status, const uint8_t *body,

@@ -97,6 +97,17 @@ kvc_status kvcc_wire_empty(struct kvcc_buffer *out)
 	return kvcc_wire_pack(&ping.base, out);
 }
 
+kvc_status kvcc_wire_tenant(uint16_t verb, const char *tenant, struct kvcc_buffer *out)
+{
+	Kvcellar__StatsRequest stats;
+	Kvcellar__DropTenant drop;
+
+	kvcellar__stats_request__init(&stats);
+	kvcellar__drop_tenant__init(&drop);
+	stats.tenant = drop.tenant = (char *)(uintptr_t)tenant; /* protobuf-c only reads it */
+	return kvcc_wire_pack(verb == KVC_VERB_STATS ? &stats.base : &drop.base, out);
+}
+
 /* ---- open ---------------------------------------------------------------------------------- */
 
 struct coding_fields {

@@ -27,11 +27,14 @@ static uint64_t load(const uint8_t *in, unsigned bytes)
 const char *kvc_verb_name(uint16_t verb)
 {
 	static const char *const names[KVC_VERB_COUNT] = {
-	        [KVC_VERB_HELLO] = "hello", [KVC_VERB_PING] = "ping",         [KVC_VERB_OPEN] = "open",
-	        [KVC_VERB_CLOSE] = "close", [KVC_VERB_ATTACH] = "attach",     [KVC_VERB_DETACH] = "detach",
-	        [KVC_VERB_PUT] = "put",     [KVC_VERB_GET] = "get",           [KVC_VERB_LOOKUP] = "lookup",
-	        [KVC_VERB_PIN] = "pin",     [KVC_VERB_PREFETCH] = "prefetch", [KVC_VERB_DROP] = "drop",
-	        [KVC_VERB_UNPIN] = "unpin", [KVC_VERB_STATS] = "stats",       [KVC_VERB_POOL] = "pool",
+	        [KVC_VERB_HELLO] = "hello",       [KVC_VERB_PING] = "ping",
+	        [KVC_VERB_OPEN] = "open",         [KVC_VERB_CLOSE] = "close",
+	        [KVC_VERB_ATTACH] = "attach",     [KVC_VERB_DETACH] = "detach",
+	        [KVC_VERB_PUT] = "put",           [KVC_VERB_GET] = "get",
+	        [KVC_VERB_LOOKUP] = "lookup",     [KVC_VERB_PIN] = "pin",
+	        [KVC_VERB_PREFETCH] = "prefetch", [KVC_VERB_DROP] = "drop",
+	        [KVC_VERB_UNPIN] = "unpin",       [KVC_VERB_STATS] = "stats",
+	        [KVC_VERB_POOL] = "pool",         [KVC_VERB_DROP_TENANT] = "drop tenant",
 	};
 
 	return verb < KVC_VERB_COUNT && names[verb] ? names[verb] : "?";

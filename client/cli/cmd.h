@@ -16,6 +16,7 @@ int kvc_cmd_put(int argc, char **argv);
 int kvc_cmd_get(int argc, char **argv);
 int kvc_cmd_lookup(int argc, char **argv);
 int kvc_cmd_drop(int argc, char **argv);
+int kvc_cmd_drop_tenant(int argc, char **argv);
 int kvc_cmd_bench(int argc, char **argv);
 int kvc_cmd_codec(int argc, char **argv);
 int kvc_cmd_replay(int argc, char **argv);

@@ -1,4 +1,4 @@
-/* kvcellar ping, kvcellar stats: about the daemon itself. */
+/* kvcellar ping, stats, drop-tenant: about the daemon itself, and a tenant as a whole. */
 #include <stdio.h>
 #include <time.h>
 
@@ -69,9 +69,12 @@ out:
 
 static const struct kvc_usage stats_usage = {
         .name = "stats",
-        .groups = KVC_GROUP_COMMON,
-        .what = "Print the daemon's counters and gauges. The last word of a name is its unit.",
-        .examples = "  kvcellar stats\n  kvcellar stats --json | jq '.\"ram.used_bytes\"'\n",
+        .groups = KVC_GROUP_COMMON | KVC_GROUP_TENANT,
+        .what = "Print the daemon's counters and gauges, or those of one tenant. The last word of a name is "
+                "its\n"
+                "unit. For root and the daemon's own user.",
+        .examples = "  kvcellar stats\n  kvcellar stats --json | jq '.\"ram.used_bytes\"'\n"
+                    "  kvcellar stats --tenant research\n",
 };
 
 int kvc_cmd_stats(int argc, char **argv)
@@ -80,6 +83,7 @@ int kvc_cmd_stats(int argc, char **argv)
 	struct kvc_client *client;
 	struct kvc_report report;
 	struct kvc_stat *stats;
+	kvc_status status;
 	size_t count;
 	int code = kvc_settings_parse(&stats_usage, argc, argv, &settings);
 
@@ -87,7 +91,9 @@ int kvc_cmd_stats(int argc, char **argv)
 		code = kvc_job_connect("stats", &settings, &client);
 	if (code >= 0)
 		return code;
-	if (kvc_stats(client, 0, &stats, &count) != KVC_OK) {
+	status = settings.whole_tenant ? kvc_tenant_stats(client, settings.whole_tenant, 0, &stats, &count)
+	                               : kvc_stats(client, 0, &stats, &count);
+	if (status != KVC_OK) {
 		kvc_client_destroy(client);
 		return kvc_failure("stats", "%s", kvc_last_error());
 	}
@@ -103,4 +109,36 @@ int kvc_cmd_stats(int argc, char **argv)
 	kvc_stats_free(stats);
 	kvc_client_destroy(client);
 	return kvc_report_print(&report, settings.json, KVC_EXIT_OK);
+}
+
+static const struct kvc_usage drop_tenant_usage = {
+        .name = "drop-tenant",
+        .groups = KVC_GROUP_COMMON | KVC_GROUP_TENANT,
+        .required = KVC_GROUP_TENANT,
+        .what = "Forget every block of a tenant in every tier. For root and the daemon's own user.",
+        .examples = "  kvcellar drop-tenant --tenant research\n",
+};
+
+int kvc_cmd_drop_tenant(int argc, char **argv)
+{
+	struct kvc_settings settings;
+	struct kvc_client *client;
+	struct kvc_report report;
+	uint64_t dropped;
+	int code = kvc_settings_parse(&drop_tenant_usage, argc, argv, &settings);
+
+	if (code < 0)
+		code = kvc_job_connect("drop-tenant", &settings, &client);
+	if (code >= 0)
+		return code;
+	if (kvc_tenant_drop(client, settings.whole_tenant, 0, &dropped) == KVC_OK) {
+		kvc_report_init(&report);
+		kvc_report_text(&report, "tenant", settings.whole_tenant);
+		kvc_report_count(&report, "dropped", dropped);
+		code = kvc_report_print(&report, settings.json, KVC_EXIT_OK);
+	} else {
+		code = kvc_failure("drop-tenant", "%s", kvc_last_error());
+	}
+	kvc_client_destroy(client);
+	return code;
 }

@@ -20,6 +20,7 @@ static const struct command commands[] = {
         {"get", kvc_cmd_get, "restore the KV cache of a sequence into files"},
         {"lookup", kvc_cmd_lookup, "say how much of a sequence is stored, and where"},
         {"drop", kvc_cmd_drop, "forget a sequence"},
+        {"drop-tenant", kvc_cmd_drop_tenant, "forget everything of a tenant"},
         {"bench", kvc_cmd_bench, "measure put, get and look-up of the running daemon"},
         {"codec", kvc_cmd_codec, "put a file through the codec and back, without a daemon"},
         {"replay", kvc_cmd_replay, "try capacities and policies on a request trace, without a daemon"},
@@ -34,7 +35,7 @@ static void print_help(FILE *out)
 	              "Store the KV cache of a language model in a running kvcellard and get it back.\n\n"
 	              "commands:\n");
 	for (size_t i = 0; i < COMMANDS; i++)
-		(void)fprintf(out, "  %-8s %s\n", commands[i].name, commands[i].help);
+		(void)fprintf(out, "  %-11s %s\n", commands[i].name, commands[i].help);
 	(void)fprintf(
 	        out,
 	        "\n'kvcellar COMMAND --help' explains a command.\n\n"

@@ -89,6 +89,7 @@ static const struct option_row rows[] = {
          "tokens of a block (default 128)"},
         {"tenant", TEXT, KVC_GROUP_SHAPE, false, AT(tenant), 0, 0, NULL, "NAME",
          "whose blocks (default: default)"},
+        {"tenant", TEXT, KVC_GROUP_TENANT, true, AT(whole_tenant), 0, 0, NULL, "NAME", "which tenant"},
         {"shard", NUMBER, KVC_GROUP_SHAPE, false, AT(shard), 0, 65535, NULL, "N",
          "rank of this shard (default 0)"},
         {"shards", NUMBER, KVC_GROUP_SHAPE, false, AT(shards), 1, 65536, NULL, "N",

@@ -16,6 +16,7 @@ enum kvc_option_group {
 	KVC_GROUP_GET = 1u << 4,
 	KVC_GROUP_PLANE = 1u << 5, /* how blocks travel */
 	KVC_GROUP_BENCH = 1u << 6,
+	KVC_GROUP_TENANT = 1u << 7, /* a tenant as a whole */
 };
 
 #define KVC_SETTING_UNSET UINT64_MAX
@@ -27,6 +28,7 @@ struct kvc_settings {
 	uint64_t deadline_ms;
 	const char *model;
 	const char *tenant;
+	const char *whole_tenant;
 	uint64_t layers;
 	uint64_t heads;
 	uint64_t dim;

@@ -230,6 +230,7 @@ struct kvc_op {
 	uint32_t cell; /* of the VRAM tier, being filled by it */
 	struct kvc_tenant *tenant;
 	uint8_t state;
+	bool admitted;            /* counts among the unfinished ones */
 	bool reread;              /* a get: what rests on disk was read a second time */
 	bool lost;                /* a put that waits for a sync: its place on disk is gone */
 	kvc_status cancel_status; /* KVC_OK: not cancelled */

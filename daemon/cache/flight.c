@@ -219,6 +219,7 @@ static void store_done(struct kvc_move *move)
 	struct kvc_op *op;
 
 	kvc_admission_stored(cache, id, move->status);
+	kvc_entry_tenant(cache, entry)->storing -= kvc_record_bytes(entry->image_bytes);
 	if (move->status == KVC_OK)
 		store_place(flight);
 	else
@@ -246,6 +247,7 @@ kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, struct kvc_flig
 	kvc_entry_unlist(cache, id);
 	entry->flags &= (uint8_t)~KVC_ENTRY_HIT;
 	cache->stores++;
+	kvc_entry_tenant(cache, entry)->storing += kvc_record_bytes(entry->image_bytes);
 	flight->move = (struct kvc_move){
 	        .kind = KVC_MOVE_STORE,
 	        .flow = &kvc_entry_tenant(cache, entry)->moves,

@@ -110,7 +110,8 @@ struct kvc_cache {
 	struct kvc_admit *admit; /* NULL: no disk */
 	uint64_t dirty_limit;    /* bytes in the dirty list above which the cleaner writes */
 	uint64_t generation;     /* of the newest block */
-	uint32_t ops;            /* unfinished */
+	uint32_t ops;            /* unfinished, those included that were refused at once */
+	uint32_t admitted;       /* unfinished, without them */
 	uint32_t stores;         /* flights of that kind */
 	uint32_t lowers;
 	uint32_t stores_max;

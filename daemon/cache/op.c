@@ -37,7 +37,8 @@ static void op_finished(struct kvc_task *task)
 	struct kvc_cache *cache = op->cache;
 
 	cache->ops--;
-	op->tenant->ops--;
+	cache->admitted -= op->admitted;
+	op->tenant->ops -= op->admitted;
 	op->done(op);
 	kvc_cache_check_stopped(cache);
 }
@@ -83,7 +84,7 @@ static kvc_status op_admit(const struct kvc_cache *cache, const struct kvc_op *o
 {
 	if (cache->state >= KVC_CACHE_STOPPING)
 		return KVC_SHUTDOWN;
-	if (cache->state != KVC_CACHE_READY || cache->ops >= cache->options.ops_max ||
+	if (cache->state != KVC_CACHE_READY || cache->admitted >= cache->options.ops_max ||
 	    !kvc_tenant_op_fits(cache, op->tenant))
 		return KVC_BUSY;
 	return KVC_OK;
@@ -117,8 +118,10 @@ void kvc_op_submit(struct kvc_cache *cache, struct kvc_op *op)
 	op->tenant = op->ns->tenant;
 	op_count(op);
 	status = op_admit(cache, op);
+	op->admitted = status == KVC_OK;
 	cache->ops++;
-	op->tenant->ops++;
+	cache->admitted += op->admitted;
+	op->tenant->ops += op->admitted;
 	if (status == KVC_BUSY) {
 		kvc_stat_add(cache->count.busy, 1);
 		op->tenant->count.refused++;

@@ -355,6 +355,7 @@ bool kvc_tenant_disk_room(struct kvc_cache *cache, struct kvc_tenant *tenant, ui
 {
 	uint64_t most = tenant->budget.disk_max;
 
+	bytes += tenant->storing;
 	if (!most || tenant->disk + bytes <= most)
 		return true;
 	for (unsigned i = 0; i < HAND_STEPS && bytes <= most && tenant->disk + bytes > most; i++)

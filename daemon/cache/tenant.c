@@ -353,7 +353,7 @@ bool kvc_tenant_op_fits(const struct kvc_cache *cache, const struct kvc_tenant *
 {
 	const struct kvc_tenants *tenants = &cache->tenants;
 	uint32_t most = cache->options.ops_max;
-	uint32_t left = most > cache->ops ? most - cache->ops : 0;
+	uint32_t left = most > cache->admitted ? most - cache->admitted : 0;
 
 	if (tenants->serving < 2 || left > most / 4)
 		return true;

@@ -56,9 +56,10 @@ struct kvc_tenant {
 	struct kvc_tenant_budget budget;
 	uint32_t namespaces; /* open */
 	uint32_t blocks;     /* entries */
-	uint32_t ops;        /* unfinished */
+	uint32_t ops;        /* admitted and unfinished */
 	uint64_t ram;
 	uint64_t disk;
+	uint64_t storing; /* bytes on their way there */
 	uint64_t vram;
 	uint64_t share;
 	uint64_t active_ms;       /* at the last operation */

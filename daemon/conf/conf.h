@@ -31,6 +31,19 @@ struct kvc_conf_gpus {
 	uint32_t ordinals[KVC_CONF_GPUS_MAX];
 };
 
+#define KVC_CONF_TENANTS_MAX 64u
+
+/* [tenant NAME]; 0 in a number: no limit, nothing kept. */
+struct kvc_conf_tenant {
+	char name[65]; /* "*": tenants without a section of their own */
+	uint64_t ram;
+	uint64_t ram_max;
+	uint64_t disk_max;
+	uint64_t put_rate;
+	uint64_t get_rate;
+	uint64_t weight;
+};
+
 /* Every number is a uint64_t; 0 stands for `auto` where the option has it, until kvc_conf_resolve. Choices
  * are indices into the names of their row. */
 struct kvc_conf {
@@ -45,6 +58,7 @@ struct kvc_conf {
 	/* [memory] */
 	uint64_t ram;
 	uint64_t policy; /* as enum kvc_policy_kind */
+	uint64_t tenant_idle_ms;
 
 	/* [disk] */
 	char disk[KVC_CONF_TEXT_BYTES]; /* empty: no disk tier */
@@ -86,6 +100,10 @@ struct kvc_conf {
 	uint64_t deadline_default_ms;
 	uint64_t deadline_max_ms;
 	uint64_t stall_timeout_ms;
+
+	/* [tenant NAME] */
+	uint32_t tenant_count;
+	struct kvc_conf_tenant tenants[KVC_CONF_TENANTS_MAX];
 };
 
 enum kvc_conf_action { KVC_CONF_RUN, KVC_CONF_HELP, KVC_CONF_VERSION, KVC_CONF_PRINT };
@@ -100,8 +118,8 @@ kvc_status kvc_conf_load(int argc, char *const argv[], struct kvc_conf *conf, en
  * by the affinity mask. KVC_INVALID if values contradict each other; `error` as above. */
 kvc_status kvc_conf_resolve(struct kvc_conf *conf, uint64_t memory_bytes, char *error);
 
-/* Take the live options of `fresh` into `now`. Writes the names of options that differ but need a restart,
- * separated by ", ", into `ignored`, cut off at `bytes`. */
+/* Take the live options of `fresh`, and its tenants, into `now`. Writes the names of options that differ but
+ * need a restart, separated by ", ", into `ignored`, cut off at `bytes`. */
 void kvc_conf_reload(struct kvc_conf *now, const struct kvc_conf *fresh, char *ignored, size_t bytes);
 
 /* The flags, for people. */

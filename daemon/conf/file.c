@@ -19,6 +19,8 @@ struct reading {
 	FILE *file;
 	struct kvc_conf *conf;
 	struct kvc_option_seen seen;
+	struct kvc_conf_tenant *tenant; /* whose section this is; NULL: no tenant's */
+	struct kvc_option_seen tenant_seen;
 	unsigned line;
 	char *error; /* empty as long as all is well: the first error stays */
 };
@@ -36,13 +38,24 @@ __attribute__((format(printf, 2, 3))) static void complain(struct reading *readi
 	snprintf(reading->error, KVC_CONF_ERROR_BYTES, "%s:%u: %s", reading->path, reading->line, what);
 }
 
+/* libinih cuts long names of sections off, so that whose it is, is kept here. */
+static void tenant_begin(struct reading *reading, const char *name)
+{
+	char error[256];
+
+	reading->tenant = kvc_tenant_add(reading->conf, name, error, sizeof error);
+	reading->tenant_seen = (struct kvc_option_seen){{0}};
+	if (!reading->tenant)
+		complain(reading, "%s", error);
+}
+
 /* "[name]", nothing behind it but a comment. */
 static void section_check(struct reading *reading, const char *text)
 {
 	size_t name_bytes = strcspn(text + 1, "]");
 	const char *rest = text + 1 + name_bytes;
-	char name[64] = "";
-	const char *near;
+	char name[128] = "";
+	const char *near, *tenant;
 
 	if (*rest)
 		rest += 1 + strspn(rest + 1, " \t");
@@ -52,6 +65,11 @@ static void section_check(struct reading *reading, const char *text)
 		complain(reading, "unexpected text after a section header: '%s'", rest);
 	if (name_bytes < sizeof name)
 		memcpy(name, text + 1, name_bytes);
+	reading->tenant = NULL;
+	if (kvc_tenant_section(name, &tenant)) {
+		tenant_begin(reading, tenant);
+		return;
+	}
 	if (kvc_section_known(name))
 		return;
 	near = kvc_section_nearest(name);
@@ -92,15 +110,16 @@ static char *line_next(char *out, int room, void *context)
 
 static const struct kvc_option *option_of(struct reading *reading, const char *section, const char *name)
 {
-	const struct kvc_option *option = kvc_option_find(name);
-	const char *near = kvc_option_nearest(name);
+	const struct kvc_option *option =
+	        reading->tenant ? kvc_tenant_option_find(name) : kvc_option_find(name);
+	const char *near = reading->tenant ? kvc_tenant_option_nearest(name) : kvc_option_nearest(name);
 
 	if (!option) {
 		complain(reading, "unknown option '%s'%s%s%s", name, near ? ", did you mean '" : "",
 		         near ? near : "", near ? "'?" : "");
 		return NULL;
 	}
-	if (strcmp(option->section, section)) {
+	if (!reading->tenant && strcmp(option->section, section)) {
 		complain(reading, "option '%s' belongs into section [%s], not [%s]", name, option->section,
 		         section);
 		return NULL;
@@ -113,16 +132,20 @@ static int pair_take(void *context, const char *section, const char *name, const
 {
 	struct reading *reading = context;
 	const struct kvc_option *option = option_of(reading, section, name);
+	void *values = reading->tenant ? (void *)reading->tenant : reading->conf;
 	char expected[256];
+	bool *seen;
 
 	if (!option)
 		return 0;
-	if (reading->seen.of[option - kvc_options]) {
+	seen = reading->tenant ? &reading->tenant_seen.of[option - kvc_tenant_options]
+	                       : &reading->seen.of[option - kvc_options];
+	if (*seen) {
 		complain(reading, "option '%s' is set twice", name);
 		return 0;
 	}
-	reading->seen.of[option - kvc_options] = true;
-	if (kvc_option_parse(option, value, reading->conf, expected, sizeof expected) == KVC_OK)
+	*seen = true;
+	if (kvc_option_parse(option, value, values, expected, sizeof expected) == KVC_OK)
 		return 1;
 	complain(reading, "option '%s': '%s' is not %s", name, value, expected);
 	return 0;

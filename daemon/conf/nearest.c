@@ -65,11 +65,21 @@ const char *kvc_option_nearest(const char *name)
 	return best.name;
 }
 
+const char *kvc_tenant_option_nearest(const char *name)
+{
+	struct candidate best = none_near(name);
+
+	for (unsigned i = 0; i < kvc_tenant_option_count; i++)
+		consider(&best, kvc_tenant_options[i].name, name);
+	return best.name;
+}
+
 const char *kvc_section_nearest(const char *name)
 {
 	struct candidate best = none_near(name);
 
 	for (unsigned i = 0; i < kvc_option_count; i++)
 		consider(&best, kvc_options[i].section, name);
+	consider(&best, KVC_TENANT_SECTION, name);
 	return best.name;
 }

@@ -89,6 +89,16 @@ const struct kvc_option kvc_options[] = {
                  "arc, s3-fifo: as published. gdsf: by uses and by the cost of recomputing. 'kvcellar "
                  "replay' "
                  "compares them."},
+        {.section = "memory",
+         .name = "tenant-idle-ms",
+         .type = KVC_OPTION_MS,
+         .live = true,
+         AT(tenant_idle_ms),
+         .min = 1000,
+         .max = 86400000,
+         .initial = "600000",
+         .help = "After so long without a put or a get nothing is kept in memory for a tenant: its blocks go "
+                 "first when others want room."},
 
         {.section = "disk",
          .name = "disk",

@@ -34,7 +34,9 @@ static void option_help(FILE *out, const struct kvc_option *option)
 {
 	char expected[256];
 
-	fprintf(out, "  --%s %s\n", option->name, metavars[option->type]);
+	bool flag = strcmp(option->section, KVC_TENANT_SECTION) != 0;
+
+	fprintf(out, "  %s%s %s\n", flag ? "--" : "", option->name, metavars[option->type]);
 	wrapped(out, "        ", option->help);
 	kvc_option_expect(option, expected, sizeof expected);
 	if (option->type != KVC_OPTION_TEXT)
@@ -59,9 +61,12 @@ void kvc_conf_help(FILE *out)
 		section = kvc_options[i].section;
 		option_help(out, &kvc_options[i]);
 	}
+	fputs("\n[tenant NAME], in the file only\n", out);
+	for (unsigned i = 0; i < kvc_tenant_option_count; i++)
+		option_help(out, &kvc_tenant_options[i]);
 }
 
-static void option_print(FILE *out, const struct kvc_option *option, const struct kvc_conf *conf)
+static void option_print(FILE *out, const struct kvc_option *option, const void *values, const char *comment)
 {
 	char text[KVC_CONF_TEXT_BYTES];
 
@@ -72,8 +77,35 @@ static void option_print(FILE *out, const struct kvc_option *option, const struc
 		fprintf(out, "# Value: %s.\n", text);
 	if (!option->live)
 		fputs("# A change needs a restart.\n", out);
-	kvc_option_format(option, conf, text, sizeof text);
-	fprintf(out, "%s =%s%s\n", option->name, *text ? " " : "", text);
+	kvc_option_format(option, values, text, sizeof text);
+	fprintf(out, "%s%s =%s%s\n", comment, option->name, *text ? " " : "", text);
+}
+
+static void tenant_print(const struct kvc_conf_tenant *tenant, FILE *out)
+{
+	char text[KVC_CONF_TEXT_BYTES];
+
+	fprintf(out, "\n[" KVC_TENANT_SECTION " %s]\n", tenant->name);
+	for (unsigned i = 0; i < kvc_tenant_option_count; i++) {
+		kvc_option_format(&kvc_tenant_options[i], tenant, text, sizeof text);
+		fprintf(out, "%s = %s\n", kvc_tenant_options[i].name, text);
+	}
+}
+
+/* What there is to be set, as a comment, then what is set. */
+static void tenants_print(const struct kvc_conf *conf, FILE *out)
+{
+	struct kvc_conf example = {.tenant_count = 0};
+	char error[256];
+
+	fputs("\n# [tenant NAME]: what one tenant may; [tenant *]: each one without a section of its own. No "
+	      "flags.\n",
+	      out);
+	(void)kvc_tenant_add(&example, "*", error, sizeof error);
+	for (unsigned i = 0; i < kvc_tenant_option_count; i++)
+		option_print(out, &kvc_tenant_options[i], &example.tenants[0], "# ");
+	for (uint32_t i = 0; i < conf->tenant_count; i++)
+		tenant_print(&conf->tenants[i], out);
 }
 
 void kvc_conf_print(const struct kvc_conf *conf, FILE *out)
@@ -87,6 +119,7 @@ void kvc_conf_print(const struct kvc_conf *conf, FILE *out)
 		if (strcmp(section, kvc_options[i].section))
 			fprintf(out, "\n[%s]\n", kvc_options[i].section);
 		section = kvc_options[i].section;
-		option_print(out, &kvc_options[i], conf);
+		option_print(out, &kvc_options[i], conf, "");
 	}
+	tenants_print(conf, out);
 }

@@ -78,6 +78,8 @@ static kvc_status contradictions(const struct kvc_conf *conf, char *error)
 		return refuse(error, "inline-max is larger than inline-budget");
 	if (conf->segment_size && conf->segment_size > conf->disk_size / 4)
 		return refuse(error, "segment-size is larger than a quarter of disk-size");
+	if (kvc_tenants_check(conf, error, KVC_CONF_ERROR_BYTES) != KVC_OK)
+		return KVC_INVALID;
 	return gpu_contradictions(conf, error);
 }
 
@@ -101,6 +103,8 @@ void kvc_conf_reload(struct kvc_conf *now, const struct kvc_conf *fresh, char *i
 	size_t used = 0;
 
 	*ignored = 0;
+	now->tenant_count = fresh->tenant_count;
+	memcpy(now->tenants, fresh->tenants, sizeof now->tenants);
 	for (unsigned i = 0; i < kvc_option_count; i++) {
 		const struct kvc_option *option = &kvc_options[i];
 		const void *value = kvc_option_value_const(option, fresh);

@@ -23,7 +23,7 @@ struct kvc_option {
 	enum kvc_option_type type;
 	bool automatic; /* `auto` is allowed */
 	bool live;      /* a running daemon takes a change */
-	size_t offset;  /* of the value in struct kvc_conf */
+	size_t offset;  /* of the value in struct kvc_conf, or kvc_conf_tenant */
 	uint64_t min;   /* numbers */
 	uint64_t max;
 	const char *initial;        /* as it stands in the file */
@@ -34,34 +34,50 @@ struct kvc_option {
 extern const struct kvc_option kvc_options[];
 extern const unsigned kvc_option_count;
 
-static inline void *kvc_option_value(const struct kvc_option *option, struct kvc_conf *conf)
+/* The options of a tenant: their values stand in a struct kvc_conf_tenant. */
+#define KVC_TENANT_SECTION "tenant"
+extern const struct kvc_option kvc_tenant_options[];
+extern const unsigned kvc_tenant_option_count;
+
+/* `values`: the struct that has the option's value. */
+static inline void *kvc_option_value(const struct kvc_option *option, void *values)
 {
-	return (char *)conf + option->offset;
+	return (char *)values + option->offset;
 }
 
-static inline const void *kvc_option_value_const(const struct kvc_option *option, const struct kvc_conf *conf)
+static inline const void *kvc_option_value_const(const struct kvc_option *option, const void *values)
 {
-	return (const char *)conf + option->offset;
+	return (const char *)values + option->offset;
 }
 
-/* Bytes of the value in struct kvc_conf. */
+/* Bytes of the value. */
 size_t kvc_option_value_bytes(const struct kvc_option *option);
 
 /* By name, NULL if there is none. */
 const struct kvc_option *kvc_option_find(const char *name);
+const struct kvc_option *kvc_tenant_option_find(const char *name);
+
+/* Whether a section is one of a tenant; *name is the tenant's, inside it, unchecked. */
+bool kvc_tenant_section(const char *section, const char **name);
+
+/* A tenant with the defaults. NULL: `error` (of `bytes`) says why not. */
+struct kvc_conf_tenant *kvc_tenant_add(struct kvc_conf *conf, const char *name, char *error, size_t bytes);
+
+/* Contradictions between tenants' options, and with `ram`, which is resolved. */
+kvc_status kvc_tenants_check(const struct kvc_conf *conf, char *error, size_t bytes);
 
 /* The option whose name is the fewest edits away, NULL if none is near. */
 const char *kvc_option_nearest(const char *name);
+const char *kvc_tenant_option_nearest(const char *name);
 const char *kvc_section_nearest(const char *name);
 bool kvc_section_known(const char *name);
 
 /* Parse text into the option's value. KVC_INVALID: `expected` (of `bytes`) says what would be right. */
-kvc_status kvc_option_parse(const struct kvc_option *option, const char *text, struct kvc_conf *conf,
-                            char *expected, size_t bytes);
+kvc_status kvc_option_parse(const struct kvc_option *option, const char *text, void *values, char *expected,
+                            size_t bytes);
 
 /* Write the value as kvc_option_parse reads it. */
-void kvc_option_format(const struct kvc_option *option, const struct kvc_conf *conf, char *text,
-                       size_t bytes);
+void kvc_option_format(const struct kvc_option *option, const void *values, char *text, size_t bytes);
 
 /* What a value must be: "a size from 1M to 4T, or auto". */
 void kvc_option_expect(const struct kvc_option *option, char *text, size_t bytes);

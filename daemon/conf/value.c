@@ -230,10 +230,10 @@ static bool value_parse(const struct kvc_option *option, const char *text, void 
 	}
 }
 
-kvc_status kvc_option_parse(const struct kvc_option *option, const char *text, struct kvc_conf *conf,
-                            char *expected, size_t bytes)
+kvc_status kvc_option_parse(const struct kvc_option *option, const char *text, void *values, char *expected,
+                            size_t bytes)
 {
-	if (value_parse(option, text, kvc_option_value(option, conf)))
+	if (value_parse(option, text, kvc_option_value(option, values)))
 		return KVC_OK;
 	kvc_option_expect(option, expected, bytes);
 	return KVC_INVALID;
@@ -250,9 +250,9 @@ static void ids_format(const struct kvc_conf_ids *ids, char *text, size_t room)
 		used += (size_t)snprintf(text + used, room - used, "%s%u", i ? "," : "", ids->ids[i]);
 }
 
-void kvc_option_format(const struct kvc_option *option, const struct kvc_conf *conf, char *text, size_t room)
+void kvc_option_format(const struct kvc_option *option, const void *values, char *text, size_t room)
 {
-	const void *value = kvc_option_value_const(option, conf);
+	const void *value = kvc_option_value_const(option, values);
 	uint64_t number = 0;
 
 	if (option->type == KVC_OPTION_TEXT) {

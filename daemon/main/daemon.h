@@ -63,6 +63,7 @@ void kvc_daemon_reload(struct kvc_daemon *daemon);
 
 /* The limits of the service as the configuration says. */
 void kvc_daemon_limits(const struct kvc_conf *conf, struct kvc_rpc_limits *limits);
+void kvc_daemon_budgets(const struct kvc_conf *conf, struct kvc_cache *cache);
 
 /* gpus.c: the engines of the GPUs. */
 kvc_status kvc_daemon_gpus_start(struct kvc_daemon *daemon);

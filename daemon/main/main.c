@@ -64,6 +64,29 @@ void kvc_daemon_limits(const struct kvc_conf *conf, struct kvc_rpc_limits *limit
 	memcpy(limits->gids, conf->allow_gids.ids, sizeof conf->allow_gids.ids);
 }
 
+void kvc_daemon_budgets(const struct kvc_conf *conf, struct kvc_cache *cache)
+{
+	struct kvc_tenant_budget of[KVC_TENANT_BUDGETS_MAX];
+	struct kvc_tenant_budgets budgets = {
+	        .idle_ms = conf->tenant_idle_ms, .count = conf->tenant_count, .of = of};
+
+	static_assert(KVC_CONF_TENANTS_MAX <= KVC_TENANT_BUDGETS_MAX, "the cache takes them all");
+	for (uint32_t i = 0; i < conf->tenant_count; i++) {
+		const struct kvc_conf_tenant *tenant = &conf->tenants[i];
+
+		of[i] = (struct kvc_tenant_budget){
+		        .ram = tenant->ram,
+		        .ram_max = tenant->ram_max,
+		        .disk_max = tenant->disk_max,
+		        .put_rate = tenant->put_rate,
+		        .get_rate = tenant->get_rate,
+		        .weight = (uint32_t)tenant->weight,
+		};
+		memcpy(of[i].name, tenant->name, sizeof of[i].name);
+	}
+	kvc_cache_budgets_set(cache, &budgets);
+}
+
 static uint64_t memory_bytes(void)
 {
 	uint64_t available = kvc_memory_available();
@@ -104,6 +127,8 @@ void kvc_daemon_reload(struct kvc_daemon *daemon)
 		kvc_daemon_limits(&daemon->conf, &limits);
 		if (daemon->rpc)
 			kvc_rpc_limits_set(daemon->rpc, &limits);
+		if (daemon->cache)
+			kvc_daemon_budgets(&daemon->conf, daemon->cache);
 		kvc_info("configuration reloaded");
 		if (*ignored)
 			kvc_warn("reload: these options need a restart and stay as they are: %s", ignored);

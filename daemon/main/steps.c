@@ -212,7 +212,9 @@ static kvc_status cache_start(struct kvc_daemon *daemon)
 	};
 	kvc_status status = kvc_cache_open(&options, &daemon->cache);
 
-	if (status != KVC_OK)
+	if (status == KVC_OK)
+		kvc_daemon_budgets(&daemon->conf, daemon->cache);
+	else
 		kvc_error("the cache cannot be set up: %s", kvc_status_text(status));
 	return status;
 }
@@ -220,6 +222,7 @@ static kvc_status cache_start(struct kvc_daemon *daemon)
 static void cache_stop(struct kvc_daemon *daemon)
 {
 	kvc_cache_close(daemon->cache);
+	daemon->cache = NULL;
 }
 
 static void recovered(void *context, kvc_status status)

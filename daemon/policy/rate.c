@@ -3,28 +3,29 @@
 
 #include "daemon/base/check.h"
 
-#define SECOND_MS 1000u
+#define PER_BYTE 1000 /* of credit */
+
+static int64_t full(uint64_t per_s)
+{
+	return (int64_t)per_s * PER_BYTE;
+}
 
 void kvc_rate_init(struct kvc_rate *rate, uint64_t per_s, uint64_t now_ms)
 {
 	KVC_PRE(per_s <= KVC_RATE_MAX);
-	*rate = (struct kvc_rate){.per_s = per_s, .credit_bytes = (int64_t)per_s, .at_ms = now_ms};
+	*rate = (struct kvc_rate){.per_s = per_s, .credit = full(per_s), .at_ms = now_ms};
 }
 
-/* Whole bytes are added and the rest of the time is left for the next call, so that no rate is too low. */
 static void accrue(struct kvc_rate *rate, uint64_t now_ms)
 {
-	uint64_t room = (uint64_t)((int64_t)rate->per_s - rate->credit_bytes);
+	uint64_t room = (uint64_t)(full(rate->per_s) - rate->credit);
 	uint64_t gone_ms = now_ms > rate->at_ms ? now_ms - rate->at_ms : 0;
-	uint64_t bytes = gone_ms / SECOND_MS * rate->per_s + gone_ms % SECOND_MS * rate->per_s / SECOND_MS;
 
-	if (gone_ms / SECOND_MS > room / rate->per_s || bytes >= room) {
-		rate->credit_bytes = (int64_t)rate->per_s;
-		rate->at_ms = now_ms;
-	} else if (bytes) {
-		rate->credit_bytes += (int64_t)bytes;
-		rate->at_ms += bytes * SECOND_MS / rate->per_s;
-	}
+	if (gone_ms > room / rate->per_s)
+		rate->credit = full(rate->per_s);
+	else
+		rate->credit += (int64_t)(gone_ms * rate->per_s);
+	rate->at_ms = now_ms;
 }
 
 void kvc_rate_set(struct kvc_rate *rate, uint64_t per_s, uint64_t now_ms)
@@ -36,8 +37,8 @@ void kvc_rate_set(struct kvc_rate *rate, uint64_t per_s, uint64_t now_ms)
 	}
 	accrue(rate, now_ms);
 	rate->per_s = per_s;
-	if (rate->credit_bytes > (int64_t)per_s)
-		rate->credit_bytes = (int64_t)per_s;
+	if (rate->credit > full(per_s))
+		rate->credit = full(per_s);
 }
 
 bool kvc_rate_ready(struct kvc_rate *rate, uint64_t now_ms)
@@ -45,22 +46,17 @@ bool kvc_rate_ready(struct kvc_rate *rate, uint64_t now_ms)
 	if (!rate->per_s)
 		return true;
 	accrue(rate, now_ms);
-	return rate->credit_bytes > 0;
+	return rate->credit > 0;
 }
 
 void kvc_rate_take(struct kvc_rate *rate, uint64_t bytes)
 {
-	KVC_PRE(bytes <= INT64_MAX / 2);
-	if (rate->per_s && rate->credit_bytes > INT64_MIN / 2)
-		rate->credit_bytes -= (int64_t)bytes;
+	KVC_PRE(bytes <= KVC_RATE_MAX);
+	if (rate->per_s && rate->credit > INT64_MIN / 2)
+		rate->credit -= (int64_t)bytes * PER_BYTE;
 }
 
 uint64_t kvc_rate_wait_ms(const struct kvc_rate *rate)
 {
-	uint64_t missing;
-
-	if (!rate->per_s || rate->credit_bytes > 0)
-		return 0;
-	missing = (uint64_t)-rate->credit_bytes + 1;
-	return missing / rate->per_s * SECOND_MS + missing % rate->per_s * SECOND_MS / rate->per_s + 1;
+	return !rate->per_s || rate->credit > 0 ? 0 : (uint64_t)-rate->credit / rate->per_s + 1;
 }

@@ -13,9 +13,10 @@
 #define KVC_RATE_MAX (1ull << 50) /* bytes a second */
 
 struct kvc_rate {
-	uint64_t per_s;       /* 0: no limit */
-	int64_t credit_bytes; /* below zero: to be paid off */
-	uint64_t at_ms;       /* when the credit was that */
+	uint64_t per_s; /* 0: no limit */
+	int64_t credit; /* in thousandths of a byte: a millisecond brings per_s of them; below zero: to be
+	                 * paid off */
+	uint64_t at_ms; /* when the credit was that */
 };
 
 /* A full bucket, or the same one with another rate. */

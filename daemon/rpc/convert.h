@@ -125,6 +125,10 @@ struct kvc_wire_block {
 	const uint32_t *pages;
 };
 
+struct kvc_tenant_request {
+	char tenant[KVC_TENANT_NAME_BYTES];
+};
+
 kvc_status kvc_parse_hello(struct kvc_convert *convert, struct kvc_body body,
                            struct kvc_hello_request *request, struct kvc_problem *problem);
 kvc_status kvc_parse_open(struct kvc_convert *convert, struct kvc_body body, struct kvc_open_request *request,
@@ -147,7 +151,13 @@ kvc_status kvc_parse_get(struct kvc_convert *convert, struct kvc_body body,
                          const struct kvc_rpc_limits *limits, struct kvc_blocks_request *request,
                          struct kvc_problem *problem);
 
-/* Ping and stats: any well-formed message. */
+/* Stats, whose tenant may be empty, and drop of a tenant. */
+kvc_status kvc_parse_stats(struct kvc_convert *convert, struct kvc_body body,
+                           struct kvc_tenant_request *request, struct kvc_problem *problem);
+kvc_status kvc_parse_drop_tenant(struct kvc_convert *convert, struct kvc_body body,
+                                 struct kvc_tenant_request *request, struct kvc_problem *problem);
+
+/* Ping: any well-formed message. */
 kvc_status kvc_parse_empty(struct kvc_convert *convert, struct kvc_body body, struct kvc_problem *problem);
 
 struct kvc_bytes kvc_keys_at(const struct kvc_keys_request *request, uint32_t i);
@@ -182,11 +192,18 @@ struct kvc_keys_reply {
 struct kvc_stats_reply {
 	const char *version;
 	uint64_t uptime_ms;
-	struct kvc_stats *stats;
+	struct kvc_stats *stats; /* of the daemon; NULL: left out */
+	uint32_t tenant_count;
+	struct kvc_tenant_stat tenant_stats[KVC_TENANT_STATS];
 };
 
 /* Room that the reply needs at most, and the encoding itself, which returns its length. */
-enum { KVC_PACK_HELLO_MAX = 512, KVC_PACK_FAILURE_MAX = KVC_PROBLEM_BYTES + 8, KVC_PACK_OPEN_MAX = 32 };
+enum {
+	KVC_PACK_HELLO_MAX = 512,
+	KVC_PACK_FAILURE_MAX = KVC_PROBLEM_BYTES + 8,
+	KVC_PACK_OPEN_MAX = 32,
+	KVC_PACK_DROP_TENANT_MAX = 16
+};
 
 static inline size_t kvc_pack_blocks_max(uint32_t count)
 {
@@ -200,6 +217,7 @@ static inline size_t kvc_pack_keys_max(uint32_t count)
 
 size_t kvc_pack_failure(const struct kvc_problem *problem, uint8_t *out);
 size_t kvc_pack_hello(const struct kvc_hello_reply *reply, uint8_t *out);
+size_t kvc_pack_drop_tenant(uint64_t blocks, uint8_t *out);
 size_t kvc_pack_open(uint64_t raw_bytes, uint64_t image_bytes, uint8_t *out);
 size_t kvc_pack_blocks(const struct kvc_blocks_reply *reply, uint8_t *out);
 size_t kvc_pack_keys(const struct kvc_keys_reply *reply, uint8_t *out);

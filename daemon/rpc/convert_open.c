@@ -1,10 +1,16 @@
-/* The Open request: tenant, model, shape, codec. */
+/* The Open request: tenant, model, shape, codec; and what else names a tenant. */
 #include <string.h>
 
 #include "daemon/rpc/convert_private.h"
 #include "proto/frame.h"
 
-enum { OPEN_TENANT = 2, OPEN_MODEL = 3, OPEN_CODEC = 12, CODEC_PRESET = 1 }; /* field numbers */
+enum {
+	REQUEST_TENANT = 1,
+	OPEN_TENANT = 2,
+	OPEN_MODEL = 3,
+	OPEN_CODEC = 12,
+	CODEC_PRESET = 1
+}; /* field numbers */
 
 static kvc_status field_refuse(struct kvc_problem *problem, kvc_status status, const char *field,
                                uint64_t value, const char *expected)
@@ -60,11 +66,19 @@ static bool model_is_valid(const char *model)
 	return true;
 }
 
+static kvc_status tenant_check(struct kvc_body body, uint32_t field, const char *tenant,
+                               struct kvc_problem *problem)
+{
+	if (!kvc_convert_has_zero(body, field) && tenant_is_valid(tenant))
+		return KVC_OK;
+	return kvc_problem_set(problem, KVC_INVALID, "tenant: expected 1 to %u of [A-Za-z0-9._-]",
+	                       KVC_TENANT_BYTES_MAX);
+}
+
 static kvc_status names_check(const Kvcellar__Open *open, struct kvc_body body, struct kvc_problem *problem)
 {
-	if (kvc_convert_has_zero(body, OPEN_TENANT) || !tenant_is_valid(open->tenant))
-		return kvc_problem_set(problem, KVC_INVALID, "tenant: expected 1 to %u of [A-Za-z0-9._-]",
-		                       KVC_TENANT_BYTES_MAX);
+	if (tenant_check(body, OPEN_TENANT, open->tenant, problem) != KVC_OK)
+		return KVC_INVALID;
 	if (kvc_convert_has_zero(body, OPEN_MODEL) || !model_is_valid(open->model))
 		return kvc_problem_set(problem, KVC_INVALID,
 		                       "model: expected 1 to %u bytes of printable UTF-8",
@@ -246,5 +260,40 @@ kvc_status kvc_parse_open(struct kvc_convert *convert, struct kvc_body body, str
 	parsed.options.tenant = open->tenant;
 	parsed.options.model = open->model;
 	*request = parsed;
+	return KVC_OK;
+}
+
+/* ---- a tenant alone ------------------------------------------------------------------------ */
+
+kvc_status kvc_parse_drop_tenant(struct kvc_convert *convert, struct kvc_body body,
+                                 struct kvc_tenant_request *request, struct kvc_problem *problem)
+{
+	const Kvcellar__DropTenant *message =
+	        kvc_convert_unpack(convert, &kvcellar__drop_tenant__descriptor, body, problem);
+
+	if (!message)
+		return KVC_BAD_MESSAGE;
+	if (tenant_check(body, REQUEST_TENANT, message->tenant, problem) != KVC_OK)
+		return KVC_INVALID;
+	static_assert(sizeof request->tenant == KVC_TENANT_BYTES_MAX + 1, "every name fits");
+	memcpy(request->tenant, message->tenant, strlen(message->tenant) + 1);
+	return KVC_OK;
+}
+
+kvc_status kvc_parse_stats(struct kvc_convert *convert, struct kvc_body body,
+                           struct kvc_tenant_request *request, struct kvc_problem *problem)
+{
+	const Kvcellar__StatsRequest *message =
+	        kvc_convert_unpack(convert, &kvcellar__stats_request__descriptor, body, problem);
+
+	if (!message)
+		return KVC_BAD_MESSAGE;
+	if (!*message->tenant && !kvc_convert_has_zero(body, REQUEST_TENANT)) {
+		request->tenant[0] = 0;
+		return KVC_OK;
+	}
+	if (tenant_check(body, REQUEST_TENANT, message->tenant, problem) != KVC_OK)
+		return KVC_INVALID;
+	memcpy(request->tenant, message->tenant, strlen(message->tenant) + 1);
 	return KVC_OK;
 }

@@ -67,6 +67,15 @@ size_t kvc_pack_open(uint64_t raw_bytes, uint64_t image_bytes, uint8_t *out)
 	return pack(&reply.base, out, KVC_PACK_OPEN_MAX);
 }
 
+size_t kvc_pack_drop_tenant(uint64_t blocks, uint8_t *out)
+{
+	Kvcellar__DropTenantReply reply;
+
+	kvcellar__drop_tenant_reply__init(&reply);
+	reply.blocks = blocks;
+	return pack(&reply.base, out, KVC_PACK_DROP_TENANT_MAX);
+}
+
 size_t kvc_pack_blocks(const struct kvc_blocks_reply *reply, uint8_t *out)
 {
 	Kvcellar__BlocksReply blocks;
@@ -94,21 +103,25 @@ size_t kvc_pack_keys(const struct kvc_keys_reply *reply, uint8_t *out)
 }
 
 /* Counters as they are now, built in the memory that requests are unpacked in. */
-static void stats_fill(struct kvc_convert *convert, struct kvc_stats *stats, Kvcellar__StatsReply *reply)
+static void stats_fill(struct kvc_convert *convert, const struct kvc_stats_reply *from,
+                       Kvcellar__StatsReply *reply)
 {
-	uint32_t count = kvc_stats_count(stats);
-	Kvcellar__Stat *cells = kvc_convert_room(convert, count * sizeof *cells);
-	Kvcellar__Stat **pointers = kvc_convert_room(convert, count * sizeof(Kvcellar__Stat *));
+	uint32_t totals = from->stats ? kvc_stats_count(from->stats) : 0;
+	uint32_t count = totals + from->tenant_count;
+	Kvcellar__Stat *cells = kvc_convert_room(convert, (count + 1) * sizeof *cells);
+	Kvcellar__Stat **pointers = kvc_convert_room(convert, (count + 1) * sizeof(Kvcellar__Stat *));
 
-	KVC_INVARIANT(cells && pointers); /* at most KVC_STATS_MAX */
+	KVC_INVARIANT(cells && pointers); /* at most KVC_STATS_MAX + KVC_TENANT_STATS */
 	for (uint32_t i = 0; i < count; i++) {
-		const char *name;
-		int64_t value;
+		struct kvc_tenant_stat stat;
 
-		kvc_stats_read(stats, i, &name, &value);
+		if (i < totals)
+			kvc_stats_read(from->stats, i, &stat.name, &stat.value);
+		else
+			stat = from->tenant_stats[i - totals];
 		kvcellar__stat__init(&cells[i]);
-		cells[i].name = text_of(name);
-		cells[i].value = (double)value;
+		cells[i].name = text_of(stat.name);
+		cells[i].value = (double)stat.value;
 		pointers[i] = &cells[i];
 	}
 	reply->n_stats = count;
@@ -123,6 +136,6 @@ size_t kvc_pack_stats(struct kvc_convert *convert, const struct kvc_stats_reply 
 	convert->used = 0;
 	stats.version = text_of(reply->version);
 	stats.uptime_ms = reply->uptime_ms;
-	stats_fill(convert, reply->stats, &stats);
+	stats_fill(convert, reply, &stats);
 	return pack(&stats.base, out, KVC_FRAME_BODY_MAX);
 }

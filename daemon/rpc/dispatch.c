@@ -55,27 +55,6 @@ static void verb_ping(struct kvc_session *session, const struct kvc_frame *frame
 		kvc_session_reply(session, &reply);
 }
 
-static void verb_stats(struct kvc_session *session, const struct kvc_frame *frame, struct kvc_body body)
-{
-	struct kvc_rpc *rpc = session->rpc;
-	struct kvc_stats_reply stats = {rpc->version, kvc_loop_now_ms(rpc->loop) - rpc->started_ms,
-	                                rpc->stats};
-	struct kvc_reply reply = {.verb = frame->verb, .request_id = frame->request_id};
-	struct kvc_problem problem;
-	kvc_status status = kvc_parse_empty(rpc->convert, body, &problem);
-	uint8_t *room;
-
-	if (status != KVC_OK) {
-		kvc_session_refuse(session, frame, status, &problem);
-		return;
-	}
-	room = kvc_session_reply_room(session, KVC_FRAME_BODY_MAX);
-	if (!room)
-		return;
-	reply.body_bytes = kvc_pack_stats(rpc->convert, &stats, room);
-	kvc_session_reply(session, &reply);
-}
-
 /* ---- the table ----------------------------------------------------------------------------- */
 
 static const struct verb verbs[KVC_VERB_COUNT] = {
@@ -92,8 +71,9 @@ static const struct verb verbs[KVC_VERB_COUNT] = {
         [KVC_VERB_PIN] = {kvc_verb_pin, false, false},
         [KVC_VERB_UNPIN] = {kvc_verb_unpin, false, false},
         [KVC_VERB_DROP] = {kvc_verb_drop, false, false},
-        [KVC_VERB_STATS] = {verb_stats, false, false},
+        [KVC_VERB_STATS] = {kvc_verb_stats, false, false},
         [KVC_VERB_POOL] = {kvc_verb_pool, false, false},
+        [KVC_VERB_DROP_TENANT] = {kvc_verb_drop_tenant, false, false},
 };
 
 /* ---- what holds for all -------------------------------------------------------------------- */

@@ -343,6 +343,20 @@ static kvc_status tokens_check(struct building *building)
 	return KVC_OK;
 }
 
+/* A tenant that is above its rate is told so before anything is begun for it. */
+static kvc_status rate_check(struct building *building)
+{
+	bool put = building->frame->verb == KVC_VERB_PUT;
+	uint64_t rate, wait_ms;
+
+	if (kvc_ns_may_begin(building->ns->ns, put, &rate, &wait_ms) == KVC_OK)
+		return KVC_OK;
+	return kvc_problem_set(building->problem, KVC_QUOTA,
+	                       "tenant '%s' is above its %s of %llu bytes a second; again in %llu ms",
+	                       kvc_ns_tenant(building->ns->ns), put ? "put-rate" : "get-rate",
+	                       (unsigned long long)rate, (unsigned long long)wait_ms);
+}
+
 /* How long the payload must be, and may be. */
 static kvc_status payload_check(struct building *building)
 {
@@ -516,6 +530,8 @@ static kvc_status request_build(struct building *building, struct kvc_request **
 		status = tokens_check(building);
 	if (status == KVC_OK)
 		status = payload_check(building);
+	if (status == KVC_OK)
+		status = rate_check(building);
 	if (status != KVC_OK)
 		return status;
 	request = request_make(building->session, building->frame, message->count, message->page_count);

@@ -31,7 +31,7 @@ static const char *const request_names[KVC_VERB_COUNT] = {
         [KVC_VERB_LOOKUP] = "rpc.requests.lookup", [KVC_VERB_PREFETCH] = "rpc.requests.prefetch",
         [KVC_VERB_PIN] = "rpc.requests.pin",       [KVC_VERB_UNPIN] = "rpc.requests.unpin",
         [KVC_VERB_DROP] = "rpc.requests.drop",     [KVC_VERB_STATS] = "rpc.requests.stats",
-        [KVC_VERB_POOL] = "rpc.requests.pool",
+        [KVC_VERB_POOL] = "rpc.requests.pool",     [KVC_VERB_DROP_TENANT] = "rpc.requests.drop_tenant",
 };
 
 static void cells_open(struct kvc_rpc_cells *cells, struct kvc_stats *stats)

@@ -225,4 +225,9 @@ void kvc_verb_pin(struct kvc_session *session, const struct kvc_frame *frame, st
 void kvc_verb_unpin(struct kvc_session *session, const struct kvc_frame *frame, struct kvc_body body);
 void kvc_verb_drop(struct kvc_session *session, const struct kvc_frame *frame, struct kvc_body body);
 
+/* ---- verbs_tenant.c ------------------------------------------------------------------------ */
+
+void kvc_verb_stats(struct kvc_session *session, const struct kvc_frame *frame, struct kvc_body body);
+void kvc_verb_drop_tenant(struct kvc_session *session, const struct kvc_frame *frame, struct kvc_body body);
+
 #endif

@@ -1,8 +1,8 @@
 #!/bin/bash
 # make bench: every figure as a ratio against a reference of the same run: bench.sh BIN.
 #
-# The codec against memcpy, the daemon against the codec alone, look-ups against Redis, the disk tier against fio
-# and against itself without encryption, and its start against reading the same bytes.
+# The codec against memcpy, the daemon against the codec alone, a tenant beside another one, look-ups against Redis,
+# the disk tier against fio and against itself without encryption, and its start against reading the same bytes.
 # A reference that is not installed is skipped by name (deploy/deps.sh bench installs them). Figures mean something
 # on a quiet machine only.
 set -u
@@ -63,6 +63,9 @@ run "$bin/tests/bench/bench_codec"
 title "daemon against the codec alone, shared memory, RAM tier"
 run "$bin/tests/bench/bench_daemon" --threads 1
 [ "$(nproc)" -gt 1 ] && run "$bin/tests/bench/bench_daemon" --threads "$(nproc)"
+
+title "a tenant while another one floods, against the same processor load"
+run "$bin/tests/bench/bench_tenants"
 
 title "look-ups against Redis, Unix sockets"
 redis_start

@@ -21,6 +21,9 @@ struct kvc_cache {
 	enum kvc_fake_mode mode;
 	struct kvc_list waiting;
 	unsigned objects;
+	bool above_rate;
+	struct kvc_tenant_drop *drop; /* that runs */
+	struct kvc_task drop_task;
 	struct fake_block blocks[BLOCKS];
 };
 
@@ -28,6 +31,7 @@ struct kvc_ns {
 	struct kvc_cache *cache;
 	struct kvc_image_plan plan;
 	struct kvc_secret secret;
+	char tenant[KVC_TENANT_NAME_BYTES];
 };
 
 struct kvc_lease {
@@ -276,6 +280,7 @@ kvc_status kvc_ns_open(struct kvc_cache *cache, const struct kvc_ns_options *opt
 		return status;
 	}
 	opened->cache = cache;
+	strncpy(opened->tenant, options->tenant, sizeof opened->tenant - 1);
 	kvc_secret_derive(&zero, "tenant", options->tenant, strlen(options->tenant), &opened->secret);
 	cache->objects++;
 	*ns = opened;
@@ -286,6 +291,53 @@ void kvc_ns_close(struct kvc_ns *ns)
 {
 	ns->cache->objects--;
 	free(ns);
+}
+
+const char *kvc_ns_tenant(const struct kvc_ns *ns)
+{
+	return ns->tenant;
+}
+
+kvc_status kvc_ns_may_begin(struct kvc_ns *ns, bool put, uint64_t *rate, uint64_t *wait_ms)
+{
+	(void)put;
+	*rate = 1000;
+	*wait_ms = 7;
+	return ns->cache->above_rate ? KVC_QUOTA : KVC_OK;
+}
+
+void kvc_fake_quota(struct kvc_cache *cache, bool above)
+{
+	cache->above_rate = above;
+}
+
+/* Says whose they are by the length of the name. */
+uint32_t kvc_cache_tenant_stats(struct kvc_cache *cache, const char *tenant,
+                                struct kvc_tenant_stat stats[KVC_TENANT_STATS])
+{
+	(void)cache;
+	stats[0] = (struct kvc_tenant_stat){"tenant.blocks", (int64_t)strlen(tenant)};
+	return 1;
+}
+
+static void dropped(struct kvc_task *task)
+{
+	struct kvc_cache *cache = kvc_container_of(task, struct kvc_cache, drop_task);
+	struct kvc_tenant_drop *drop = cache->drop;
+
+	cache->drop = NULL;
+	drop->done(drop);
+}
+
+/* Fails for the tenant "bad". */
+void kvc_cache_tenant_drop(struct kvc_cache *cache, struct kvc_tenant_drop *drop)
+{
+	KVC_INVARIANT(!cache->drop);
+	drop->status = strcmp(drop->tenant, "bad") == 0 ? KVC_IO : KVC_OK;
+	drop->blocks = 3;
+	cache->drop = drop;
+	cache->drop_task.run = dropped;
+	kvc_loop_defer(cache->loop, &cache->drop_task);
 }
 
 const struct kvc_image_plan *kvc_ns_plan(const struct kvc_ns *ns)

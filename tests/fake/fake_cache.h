@@ -28,6 +28,10 @@ unsigned kvc_fake_waiting(const struct kvc_cache *cache);
 const struct kvc_op *kvc_fake_oldest(const struct kvc_cache *cache);
 const struct kvc_block_view *kvc_fake_oldest_view(const struct kvc_cache *cache);
 
+/* Gets and puts of tenants that begin from now on are above their rate; that is 1000 bytes a second, for 7
+ * ms. */
+void kvc_fake_quota(struct kvc_cache *cache, bool above);
+
 /* Namespaces and leases that are open, blocks that are stored. */
 unsigned kvc_fake_open_objects(const struct kvc_cache *cache);
 unsigned kvc_fake_blocks(const struct kvc_cache *cache);

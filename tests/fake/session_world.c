@@ -115,11 +115,16 @@ int kvc_ses_teardown(void **state)
 
 int kvc_ses_connect_raw(void)
 {
+	return kvc_ses_connect_as(getuid());
+}
+
+int kvc_ses_connect_as(uid_t uid)
+{
 	int pair[2];
 
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
 	fcntl(pair[1], F_SETFL, O_NONBLOCK);
-	if (kvc_rpc_adopt(kvc_ses.rpc, pair[1], getuid()) != KVC_OK) {
+	if (kvc_rpc_adopt(kvc_ses.rpc, pair[1], uid) != KVC_OK) {
 		close(pair[1]);
 		close(pair[0]);
 		return -1;
@@ -213,7 +218,11 @@ kvc_status kvc_ses_hello(int fd)
 
 kvc_status kvc_ses_open_ns(int fd, uint32_t id)
 {
-	char tenant[] = "t";
+	return kvc_ses_open_ns_of(fd, id, "t");
+}
+
+kvc_status kvc_ses_open_ns_of(int fd, uint32_t id, const char *tenant)
+{
 	char preset[] = "raw";
 	Kvcellar__Codec codec;
 	Kvcellar__Open open;
@@ -222,7 +231,7 @@ kvc_status kvc_ses_open_ns(int fd, uint32_t id)
 	kvcellar__codec__init(&codec);
 	codec.preset = preset;
 	open.id = id;
-	open.tenant = open.model = tenant;
+	open.tenant = open.model = (char *)(uintptr_t)tenant;
 	open.layers = open.heads = 2;
 	open.key_dim = open.value_dim = 64;
 	open.dtype = KVCELLAR__DTYPE__DTYPE_BF16;

@@ -45,8 +45,9 @@ int kvc_ses_setup_gpus(void **state);
 void kvc_ses_stop(uint64_t timeout_ms);
 int kvc_ses_teardown(void **state);
 
-/* The client's end of a new session; -1 if it was not taken. */
+/* The client's end of a new session, of this user or of another; -1 if it was not taken. */
 int kvc_ses_connect_raw(void);
+int kvc_ses_connect_as(uid_t uid);
 
 /* Counts up: ids for frames that a test makes itself. */
 uint64_t kvc_ses_request_id(void);
@@ -71,7 +72,8 @@ void kvc_ses_assert_ends(int fd);
 kvc_status kvc_ses_hello(int fd);
 
 /* 2 layers, 2 heads of 64 channels, bf16, 16 tokens, raw. */
-kvc_status kvc_ses_open_ns(int fd, uint32_t id);
+kvc_status kvc_ses_open_ns(int fd, uint32_t id); /* of tenant "t" */
+kvc_status kvc_ses_open_ns_of(int fd, uint32_t id, const char *tenant);
 kvc_status kvc_ses_attach(int fd, uint32_t id, int memfd);
 int kvc_ses_sealed_memfd(void);
 

@@ -6,6 +6,8 @@
 
 #include <cmocka.h>
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,17 +22,51 @@ static struct daemon_world w; /* tenant "default" */
 static struct kvc_namespace *other;
 static struct kvc_memory *memory;
 
-static int setup(void **state)
+static void world_begin(void)
 {
 	struct kvc_namespace_options options;
 
-	(void)state;
-	dw_init(&w, true);
 	dw_start(&w);
 	options = w.space.options;
 	options.tenant = "other";
 	assert_int_equal(kvc_namespace_open(w.client, &options, 0, &other), KVC_OK);
 	assert_int_equal(kvc_memory_create(w.client, DW_STEP, &memory), KVC_OK);
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	dw_init(&w, true);
+	world_begin();
+	return 0;
+}
+
+/* Without a disk: what RAM loses is lost. */
+static int setup_ram(void **state)
+{
+	(void)state;
+	dw_init(&w, false);
+	world_begin();
+	return 0;
+}
+
+/* The other tenant may put so many bytes a second. */
+enum { OTHERS_RATE = 16 << 10 };
+
+static int setup_quota(void **state)
+{
+	static char path[KVC_SERVER_PATH_BYTES + 16];
+	FILE *file;
+
+	(void)state;
+	dw_init(&w, true);
+	snprintf(path, sizeof path, "%s/conf", w.server.folder);
+	file = fopen(path, "we");
+	assert_non_null(file);
+	fprintf(file, "[tenant other]\nput-rate = %d\n", OTHERS_RATE);
+	assert_int_equal(fclose(file), 0);
+	kvc_server_arg(&w.server, "--config", path);
+	world_begin();
 	return 0;
 }
 
@@ -60,6 +96,144 @@ static kvc_status transfer_one(struct kvc_namespace *ns, uint64_t id, bool put)
 	kvc_sample_block(&w.space, id, 0, key, &block);
 	status = put ? kvc_put(ns, &transfer, &block, 1, NULL) : kvc_get(ns, &transfer, &block, 1, NULL);
 	return status == KVC_OK ? block.status : status;
+}
+
+static double tenant_stat(const char *tenant, const char *name)
+{
+	struct kvc_stat *stats;
+	double value = -1;
+	size_t count;
+
+	assert_int_equal(kvc_tenant_stats(w.client, tenant, 0, &stats, &count), KVC_OK);
+	for (size_t i = 0; i < count; i++)
+		if (strcmp(stats[i].name, name) == 0)
+			value = stats[i].value;
+	kvc_stats_free(stats);
+	return value;
+}
+
+/* ---- H1: a flood above the quota ----------------------------------------------------------- */
+
+enum { REFUSED = 2000 };
+
+struct flood {
+	pthread_t thread;
+	struct kvc_client *client;
+	struct kvc_namespace *ns;
+	struct kvc_memory *memory;
+	uint64_t accepted; /* blocks */
+	uint64_t refused;
+	uint64_t failed;
+	atomic_bool over;
+};
+
+/* Puts one block after the other, as quickly as it is told that it may not. */
+static void *flood_run(void *argument)
+{
+	struct flood *flood = argument;
+
+	for (uint64_t id = 5000000; flood->refused < REFUSED; id++) {
+		uint8_t key[KVC_SAMPLE_KEY_BYTES];
+		struct kvc_transfer transfer;
+		struct kvc_block block;
+		kvc_status status;
+
+		kvc_transfer_init(&transfer, flood->memory);
+		kvc_sample_block(&w.space, id, 0, key, &block);
+		status = kvc_put(flood->ns, &transfer, &block, 1, NULL);
+		status = status == KVC_OK ? block.status : status;
+		flood->accepted += status == KVC_OK;
+		flood->refused += status == KVC_QUOTA;
+		flood->failed += status != KVC_OK && status != KVC_QUOTA;
+	}
+	atomic_store(&flood->over, true);
+	return NULL;
+}
+
+static void flood_begin(struct flood *flood)
+{
+	struct kvc_namespace_options options = w.space.options;
+
+	memset(flood, 0, sizeof *flood);
+	options.tenant = "other";
+	assert_int_equal(kvc_server_client(&w.server, DW_DEADLINE, &flood->client), KVC_OK);
+	assert_int_equal(kvc_namespace_open(flood->client, &options, 0, &flood->ns), KVC_OK);
+	assert_int_equal(kvc_memory_create(flood->client, DW_STEP, &flood->memory), KVC_OK);
+	assert_int_equal(pthread_create(&flood->thread, NULL, flood_run, flood), 0);
+}
+
+/* It gets its rate and a clear answer to the rest; meanwhile this one is served as ever. */
+static void a_flood_meets_its_quota(void **state)
+{
+	uint64_t began = kvc_server_now_ms(), gone_ms, rounds = 0;
+	struct flood flood;
+
+	(void)state;
+	KVC_ROW("H1");
+	fill(0);
+	flood_begin(&flood);
+	while (!atomic_load(&flood.over) || rounds < BLOCKS / DW_BLOCKS) {
+		uint64_t first = rounds++ * DW_BLOCKS;
+
+		assert_int_equal(dw_put(&w, BLOCKS + first, KVC_ACK_RAM), DW_BLOCKS);
+		assert_int_equal(dw_get(&w, first % BLOCKS), DW_BLOCKS);
+	}
+	assert_int_equal(pthread_join(flood.thread, NULL), 0);
+	gone_ms = kvc_server_now_ms() - began;
+	kvc_row.injected += flood.refused;
+	print_message("# %llu accepted, %llu refused, %llu rounds of others\n",
+	              (unsigned long long)flood.accepted, (unsigned long long)flood.refused,
+	              (unsigned long long)rounds);
+	assert_int_equal(flood.failed, 0);
+	assert_true(flood.accepted > 0);
+	assert_true(tenant_stat("other", "tenant.put_bytes") <=
+	            OTHERS_RATE * ((double)gone_ms / 1000 + 1) + DW_STEP);
+	assert_true(tenant_stat("other", "tenant.refused") >= REFUSED);
+	assert_true(tenant_stat("default", "tenant.refused") == 0);
+	kvc_client_destroy(flood.client);
+}
+
+/* ---- H2: a scan ---------------------------------------------------------------------------- */
+
+/* A fifth of the RAM is this tenant's, and it is left alone while the other one puts twice as much as all of
+ * it. */
+static void a_scan_leaves_others_alone(void **state)
+{
+	enum { OWN = 400, SCAN = 4000 };
+	unsigned hits = 0;
+
+	(void)state;
+	KVC_ROW("H2");
+	for (uint64_t i = 0; i < OWN; i += DW_BLOCKS)
+		assert_int_equal(dw_put(&w, i, KVC_ACK_RAM), DW_BLOCKS);
+	for (uint64_t i = 0; i < SCAN; i++) {
+		assert_int_equal(transfer_one(other, i, true), KVC_OK);
+		kvc_row.injected++;
+	}
+	assert_true(tenant_stat("other", "tenant.evicted") > SCAN / 4.0);
+	for (uint64_t i = 0; i < OWN; i += DW_BLOCKS)
+		hits += dw_get(&w, i);
+	print_message("# %u of %u blocks are there after the scan\n", hits, OWN);
+	assert_true(hits >= OWN * 95 / 100);
+}
+
+/* ---- H8: a tenant is dropped --------------------------------------------------------------- */
+
+static void a_dropped_tenant_is_forgotten(void **state)
+{
+	uint64_t dropped = 0;
+
+	(void)state;
+	fill(0);
+	for (uint64_t i = 0; i < BLOCKS; i++)
+		assert_int_equal(transfer_one(other, i, true), KVC_OK);
+	assert_int_equal(kvc_tenant_drop(w.client, "other", 0, &dropped), KVC_OK);
+	assert_int_equal(dropped, BLOCKS);
+	for (uint64_t i = 0; i < BLOCKS; i++)
+		assert_int_equal(transfer_one(other, i, false), KVC_MISS);
+	assert_true(tenant_stat("other", "tenant.blocks") == 0);
+	for (uint64_t i = 0; i < BLOCKS; i += DW_BLOCKS)
+		assert_int_equal(dw_get(&w, i), DW_BLOCKS);
 }
 
 /* ---- H3: presence, by answer and by time --------------------------------------------------- */
@@ -161,7 +335,11 @@ static void other_verbs_see_nothing(void **state)
 	assert_int_equal(count, 0);
 	assert_int_equal(kvc_drop(other, keys, BLOCKS, 0, &count), KVC_OK);
 	assert_int_equal(count, 0);
-	kvc_row.injected += 4;
+	assert_true(tenant_stat("default", "tenant.blocks") == BLOCKS);
+	assert_true(tenant_stat("default", "tenant.put_bytes") > 0);
+	assert_true(tenant_stat("other", "tenant.blocks") == 0);
+	assert_true(tenant_stat("other", "tenant.puts") == 0);
+	kvc_row.injected += 5;
 	for (uint64_t i = 0; i < BLOCKS; i += DW_BLOCKS)
 		assert_int_equal(dw_get(&w, i), DW_BLOCKS);
 }
@@ -204,6 +382,9 @@ static void poison_stays_at_home(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+	        cmocka_unit_test_setup_teardown(a_flood_meets_its_quota, setup_quota, teardown),
+	        cmocka_unit_test_setup_teardown(a_scan_leaves_others_alone, setup_ram, teardown),
+	        TENANTS(a_dropped_tenant_is_forgotten),
 	        TENANTS(presence_is_not_told),
 	        TENANTS(other_verbs_see_nothing),
 	        TENANTS(poison_stays_at_home),

@@ -101,6 +101,12 @@ run 3 "no files written" "get of what was dropped" get "${shape[@]}" --sequence 
 is "ping" 1 "$(value protocol "$("$program" ping --json)")"
 said=$("$program" stats --json)
 result "stats has many" "$(python3 -c 'import json, sys; print("" if len(json.loads(sys.argv[1])) > 10 else "too few")' "$said")"
+is "stats of a tenant" 0 "$(value tenant.blocks "$("$program" stats --tenant nobody --json)")"
+said=$("$program" put "${shape[@]}" --tenant other "${files[@]}" --json)
+is "put of a tenant" 2 "$(value tenant.blocks "$("$program" stats --tenant other --json)")"
+said=$("$program" drop-tenant --tenant other --json)
+is "drop of a tenant" 2 "$(value dropped "$said")"
+is "nothing is left of it" 0 "$(value tenant.blocks "$("$program" stats --tenant other --json)")"
 for plane in shm inline; do
 	said=$("$program" bench --layers 4 --heads 2 --dim 64 --blocks 24 --lookups 500 --batch 3 --plane $plane --json)
 	is "bench, $plane" 24 "$(value blocks "$said")"

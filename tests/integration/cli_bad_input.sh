@@ -18,13 +18,14 @@ run 0 "kvcellar 0." "version" --version
 run 2 "no command: expected one of: ping stats" "no command"
 run 2 "unknown command pung: expected one of: ping" "an unknown command" pung
 run 2 "wrong option before the command" "an unknown option before the command" --frobnicate ping
-for command in ping stats put get lookup drop bench; do
+for command in ping stats put get lookup drop drop-tenant bench; do
 	run 0 "examples:" "help of $command" $command --help
 done
 run 2 "unknown option --frobnicate (see 'kvcellar put --help')" "an unknown option" put --frobnicate
 run 2 "--tokens needs a value" "no value" put "${model[@]}" --tokens
 run 2 "unexpected argument 'x'" "an argument too many" ping x
 run 2 "unknown option --keys" "an option of another command" ping --keys x
+run 2 "--tenant is missing: which tenant" "no tenant" drop-tenant
 run 2 "--model is missing: model and revision" "no model" put
 run 2 "--layers is missing" "no layers" put --model m
 run 2 "--dtype is missing: element type" "no type" put --model m --layers 8 --heads 2 --dim 128 --tokens 1 "${files[@]}"

@@ -73,8 +73,9 @@ struct sim_tier_faults {
 	uint32_t store_error; /* one in n requests; 0: never */
 	uint32_t load_error;
 	uint32_t sync_error;
-	uint32_t flip; /* a loaded record has one bit flipped */
-	uint32_t hang; /* a request never ends until sim_tier_release */
+	uint32_t flip;   /* a loaded record has one bit flipped */
+	uint32_t hang;   /* a request never ends until sim_tier_release */
+	bool no_tenants; /* recovered records do not say whose they are */
 };
 
 struct sim_tier {

@@ -12,20 +12,41 @@
 
 #include "tests/sim/world.h"
 
-enum { NUMBERS = 300, CONTENTS = 4, JOBS = 24 };
+enum { NUMBERS = 300, CONTENTS = 4, JOBS = 24, TENANTS = 3 };
+
+static const char *const names[TENANTS] = {"a", "b", "c"}; /* the first is the world's own */
 
 /* What the model knows of a block key: the contents that a put was ever begun with since it was last surely
  * empty. */
 struct history {
-	uint8_t put[NUMBERS];
+	uint8_t put[TENANTS][NUMBERS];
+	struct kvc_ns *ns[TENANTS];
+	struct kvc_tenant_drop drop;
+	bool drops;
 };
+
+static unsigned tenant_of(const struct history *history, const struct kvc_ns *ns)
+{
+	unsigned i = 0;
+
+	while (history->ns[i] != ns)
+		i++;
+	return i;
+}
+
+/* Contents of different tenants differ. */
+static uint32_t content_of(unsigned tenant, uint32_t number, uint32_t content)
+{
+	return (tenant * NUMBERS + number) * CONTENTS + content;
+}
 
 static void history_get(struct world *w, const struct history *history, const struct job *job)
 {
-	uint8_t contents = history->put[job->number];
+	unsigned tenant = tenant_of(history, job->op.ns);
+	uint8_t contents = history->put[tenant][job->number];
 
 	for (uint32_t content = 0; content < CONTENTS; content++)
-		if (contents >> content & 1 && restored_is(w, job, job->number * CONTENTS + content))
+		if (contents >> content & 1 && restored_is(w, job, content_of(tenant, job->number, content)))
 			return;
 	fail_msg("block %u was restored as something that was never put", job->number);
 }
@@ -34,22 +55,76 @@ static void history_submit(struct world *w, struct history *history, struct job 
 {
 	uint32_t number = (uint32_t)(sim_next(&w->random) % NUMBERS);
 	uint32_t content = (uint32_t)(sim_next(&w->random) % CONTENTS);
+	unsigned tenant = (unsigned)(sim_next(&w->random) % TENANTS);
 
+	world_ns(w, history->ns[tenant]);
+	w->hints.priority = (uint8_t)(sim_next(&w->random) % KVC_PRIORITIES);
 	if (w->gpu)
 		world_form(w, (enum kvc_op_form)(sim_next(&w->random) % (KVC_OP_IMAGE + 1)));
 	if (sim_one_in(&w->random, 2)) {
-		history->put[number] |= (uint8_t)(1u << content);
-		put_submit(w, job, number, number * CONTENTS + content, sim_one_in(&w->random, 4));
+		history->put[tenant][number] |= (uint8_t)(1u << content);
+		put_submit(w, job, number, content_of(tenant, number, content), sim_one_in(&w->random, 4));
 	} else {
 		get_submit(w, job, number);
 	}
 }
 
-static void history_other(struct world *w, struct kvc_lease *lease)
+static void dropped(struct kvc_tenant_drop *drop)
 {
-	struct kvc_storage_key key = storage_key(w, (uint32_t)(sim_next(&w->random) % NUMBERS));
+	struct history *history = kvc_container_of(drop, struct history, drop);
+
+	assert_int_equal(drop->status, KVC_OK);
+	history->drops = false;
+}
+
+/* One tenant is dropped; or all have other budgets from now on. */
+static void tenants_other(struct world *w, struct history *history)
+{
+	struct kvc_tenant_budget of[TENANTS] = {{.name = "*"}};
+
+	if (!history->drops && sim_one_in(&w->random, 2)) {
+		history->drop = (struct kvc_tenant_drop){.done = dropped};
+		strcpy(history->drop.tenant, names[sim_next(&w->random) % TENANTS]);
+		history->drops = true;
+		kvc_cache_tenant_drop(w->cache, &history->drop);
+		return;
+	}
+	for (unsigned i = 0; i < TENANTS; i++) {
+		if (i)
+			strcpy(of[i].name, names[i]);
+		of[i].ram = sim_one_in(&w->random, 3) ? ARENA / 8 : 0;
+		of[i].ram_max = sim_one_in(&w->random, 3) ? ARENA / 4 : 0;
+		of[i].disk_max = sim_one_in(&w->random, 3) ? 40 * 4096 : 0;
+		of[i].put_rate = sim_one_in(&w->random, 3) ? 64 << 10 : 0;
+		of[i].get_rate = sim_one_in(&w->random, 3) ? 64 << 10 : 0;
+		of[i].weight = (uint32_t)(sim_next(&w->random) % 300);
+	}
+	kvc_cache_budgets_set(w->cache, &(struct kvc_tenant_budgets){.count = TENANTS, .of = of});
+}
+
+/* All that is used is someone's. */
+static void accounts_check(struct world *w, int64_t blocks_before)
+{
+	int64_t blocks = 0, ram = 0, vram = 0;
+
+	for (unsigned i = 0; i < TENANTS; i++) {
+		blocks += tenant_stat(w, names[i], "blocks");
+		ram += tenant_stat(w, names[i], "ram_bytes");
+		vram += tenant_stat(w, names[i], "vram_bytes");
+	}
+	assert_int_equal(blocks, blocks_before);
+	assert_int_equal(ram, stat(w, "ram.used_bytes"));
+	assert_int_equal(vram, stat(w, "vram.used_bytes"));
+}
+
+static void history_other(struct world *w, struct history *history, struct kvc_lease *lease)
+{
+	struct kvc_storage_key key;
 	uint32_t done;
 	uint8_t rest;
+
+	world_ns(w, history->ns[sim_next(&w->random) % TENANTS]);
+	key = storage_key(w, (uint32_t)(sim_next(&w->random) % NUMBERS));
 
 	switch (sim_next(&w->random) % 6) {
 	case 0:
@@ -88,7 +163,7 @@ static void history_step(struct world *w, struct history *history, struct job *j
 static void history_run(uint64_t seed, uint32_t steps)
 {
 	struct job *jobs = test_calloc(JOBS, sizeof *jobs);
-	struct history history = {{0}};
+	struct history history = {.drops = false};
 	bool busy[JOBS] = {false};
 	struct kvc_lease *lease;
 	struct world w;
@@ -103,18 +178,31 @@ static void history_run(uint64_t seed, uint32_t steps)
 		w.disk->faults = (struct sim_tier_faults){
 		        .store_error = 50, .load_error = 50, .sync_error = 50, .flip = 20};
 	assert_int_equal(kvc_lease_open(w.cache, 100, &lease), KVC_OK);
+	history.ns[0] = w.ns;
+	for (unsigned i = 1; i < TENANTS; i++) {
+		struct kvc_ns_options options = ns_options(names[i]);
+
+		assert_int_equal(kvc_ns_open(w.cache, &options, &history.ns[i]), KVC_OK);
+	}
 	for (uint32_t i = 0; i < steps; i++) {
 		uint32_t j = (uint32_t)(sim_next(&w.random) % JOBS);
 
 		history_step(&w, &history, &jobs[j], &busy[j]);
 		if (sim_one_in(&w.random, 5))
-			history_other(&w, lease);
+			history_other(&w, &history, lease);
+		if (sim_one_in(&w.random, 100))
+			tenants_other(&w, &history);
 		sim_step(w.loop);
 	}
 	settle(&w);
 	for (uint32_t j = 0; j < JOBS; j++)
 		assert_true(!busy[j] || jobs[j].done);
 	kvc_lease_close(lease);
+	settle(&w);
+	accounts_check(&w, stat(&w, "cache.blocks"));
+	world_ns(&w, history.ns[0]);
+	for (unsigned i = 1; i < TENANTS; i++)
+		kvc_ns_close(history.ns[i]);
 	settle(&w);
 	world_close(&w);
 	test_free(jobs);

@@ -173,6 +173,26 @@ int64_t stat(struct world *w, const char *name)
 	return kvc_stat_get(kvc_stats_cell(w->stats, name));
 }
 
+struct kvc_ns *world_ns(struct world *w, struct kvc_ns *ns)
+{
+	struct kvc_ns *before = w->ns;
+
+	w->ns = ns;
+	return before;
+}
+
+int64_t tenant_stat(struct world *w, const char *tenant, const char *name)
+{
+	struct kvc_tenant_stat stats[KVC_TENANT_STATS];
+	uint32_t count = kvc_cache_tenant_stats(w->cache, tenant, stats);
+
+	for (uint32_t i = 0; i < count; i++)
+		if (strcmp(stats[i].name + strlen("tenant."), name) == 0)
+			return stats[i].value;
+	fail_msg("no statistic tenant.%s", name);
+	return 0;
+}
+
 /* ---- jobs ---- */
 
 /* The elements of a content: small distinct bf16 numbers. */
@@ -272,7 +292,8 @@ static void job_place(struct world *w, struct job *job)
 void job_init(struct world *w, struct job *job, enum kvc_op_kind kind, uint32_t number)
 {
 	*job = (struct job){.world = w, .number = number};
-	job->op = (struct kvc_op){.kind = kind, .ns = w->ns, .tokens = TOKENS, .done = job_done};
+	job->op = (struct kvc_op){
+	        .kind = kind, .ns = w->ns, .hints = w->hints, .tokens = TOKENS, .done = job_done};
 	job->op.key = storage_key(w, number);
 	job_place(w, job);
 }

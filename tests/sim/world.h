@@ -33,6 +33,7 @@ struct world {
 	struct kvc_ns *ns;
 	struct kvc_secret secret;
 	enum kvc_op_form form;
+	struct kvc_hints hints;      /* of jobs from now on */
 	enum kvc_policy_kind policy; /* of the next cache_begin */
 	uint64_t disk_day_bytes;     /* likewise */
 	const struct kvc_admit_state *disk_writes;
@@ -89,6 +90,13 @@ int64_t stat(struct world *w, const char *name);
 
 /* The elements of a numbered content. */
 void content_fill(uint32_t content, uint16_t *key, uint16_t *value);
+
+/* From now on jobs and keys are of this namespace, which stays the caller's; back to the world's own before
+ * the cache is closed. Returns the one before. */
+struct kvc_ns *world_ns(struct world *w, struct kvc_ns *ns);
+
+/* A statistic of a tenant by name, without "tenant.". */
+int64_t tenant_stat(struct world *w, const char *tenant, const char *name);
 
 /* The storage key of a numbered block. */
 struct kvc_storage_key storage_key(struct world *w, uint32_t number);

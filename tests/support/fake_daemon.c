@@ -579,14 +579,26 @@ static void on_stats(const struct request *request, const struct fake_rule *rule
 	reply(request, rule, KVC_OK, &answer.base, NULL, 0);
 }
 
+static void on_drop_tenant(const struct request *request, const struct fake_rule *rule)
+{
+	Kvcellar__DropTenantReply answer;
+
+	kvcellar__drop_tenant_reply__init(&answer);
+	answer.blocks = 7;
+	reply(request, rule, KVC_OK, &answer.base, NULL, 0);
+}
+
 typedef void (*handler)(const struct request *request, const struct fake_rule *rule);
 
 static const handler handlers[KVC_VERB_COUNT] = {
-        [KVC_VERB_HELLO] = on_hello,   [KVC_VERB_PING] = reply_done, [KVC_VERB_OPEN] = on_open,
-        [KVC_VERB_CLOSE] = on_close,   [KVC_VERB_PUT] = on_put,      [KVC_VERB_ATTACH] = on_attach,
-        [KVC_VERB_DETACH] = on_close,  [KVC_VERB_GET] = on_get,      [KVC_VERB_LOOKUP] = on_keys,
-        [KVC_VERB_PREFETCH] = on_keys, [KVC_VERB_PIN] = on_keys,     [KVC_VERB_UNPIN] = on_keys,
-        [KVC_VERB_DROP] = on_keys,     [KVC_VERB_STATS] = on_stats,  [KVC_VERB_POOL] = on_pool,
+        [KVC_VERB_HELLO] = on_hello,  [KVC_VERB_PING] = reply_done,
+        [KVC_VERB_OPEN] = on_open,    [KVC_VERB_CLOSE] = on_close,
+        [KVC_VERB_PUT] = on_put,      [KVC_VERB_ATTACH] = on_attach,
+        [KVC_VERB_DETACH] = on_close, [KVC_VERB_GET] = on_get,
+        [KVC_VERB_LOOKUP] = on_keys,  [KVC_VERB_PREFETCH] = on_keys,
+        [KVC_VERB_PIN] = on_keys,     [KVC_VERB_UNPIN] = on_keys,
+        [KVC_VERB_DROP] = on_keys,    [KVC_VERB_STATS] = on_stats,
+        [KVC_VERB_POOL] = on_pool,    [KVC_VERB_DROP_TENANT] = on_drop_tenant,
 };
 
 /* ---- requests ------------------------------------------------------------------------------ */

@@ -272,6 +272,12 @@ static void test_help_has_every_option(void **state)
 		snprintf(flag, sizeof flag, "  --%s ", kvc_options[i].name);
 		assert_non_null(strstr(text, flag));
 	}
+	for (unsigned i = 0; i < kvc_tenant_option_count; i++) {
+		char name[80];
+
+		snprintf(name, sizeof name, "\n  %s ", kvc_tenant_options[i].name);
+		assert_non_null(strstr(text, name));
+	}
 	free(text);
 }
 
@@ -328,6 +334,67 @@ static void test_wrong_files(void **state)
 		assert_int_equal(load_file(cases[i].text), KVC_INVALID);
 		assert_error(cases[i].expected);
 	}
+}
+
+/* ---- tenants ------------------------------------------------------------------------------- */
+
+static void test_tenants(void **state)
+{
+	(void)state;
+	assert_int_equal(
+	        load_file("[memory]\nram = 1G\n[tenant research]\nram = 256M\nram-max=512M\n"
+	                  "put-rate = 100M\nweight = 300\n[limits]\nbatch = 7\n"
+	                  "[tenant a.name-of_64-bytes-which-is-more-than-libinih-keeps-of-a-section]\n"
+	                  "disk-max = 1T\n[tenant *]\nget-rate = 1M\n"),
+	        KVC_OK);
+	assert_int_equal(kvc_conf_resolve(&conf, MIB, error), KVC_OK);
+	assert_int_equal(conf.tenant_count, 3);
+	assert_string_equal(conf.tenants[0].name, "research");
+	assert_int_equal(conf.tenants[0].ram, 256 * MIB);
+	assert_int_equal(conf.tenants[0].ram_max, 512 * MIB);
+	assert_int_equal(conf.tenants[0].put_rate, 100 * MIB);
+	assert_int_equal(conf.tenants[0].weight, 300);
+	assert_int_equal(conf.batch, 7);
+	assert_int_equal(conf.tenants[1].disk_max, 1024 * 1024 * MIB);
+	assert_int_equal(conf.tenants[1].weight, 100);
+	assert_string_equal(conf.tenants[2].name, "*");
+	assert_int_equal(conf.tenants[2].get_rate, MIB);
+}
+
+static void test_wrong_tenants(void **state)
+{
+	static const struct {
+		const char *text, *expected;
+	} cases[] = {
+	        {"[tenant]\n", ":1: section [tenant ]: expected a name of 1 to 64 of [A-Za-z0-9._-], or *"},
+	        {"[tenant a/b]\n", ":1: section [tenant a/b]: expected a name"},
+	        {"[tenant a]\n\n[tenant a]\n", ":3: section [tenant a] is there twice"},
+	        {"[tenants a]\n", ":1: unknown section 'tenants a'"},
+	        {"[tennat]\n", ":1: unknown section 'tennat', did you mean 'tenant'?"},
+	        {"[tenant a]\nrma-max = 1G\n", ":2: unknown option 'rma-max', did you mean 'ram-max'?"},
+	        {"[tenant a]\nbatch = 7\n", ":2: unknown option 'batch'"},
+	        {"[tenant a]\nram = 1\nram = 2\n", ":3: option 'ram' is set twice"},
+	        {"[tenant a]\nweight = 0\n", ":2: option 'weight': '0' is not a number from 1 to 10000"},
+	        {"[tenant a]\nput-rate = fast\n", ":2: option 'put-rate': 'fast' is not a size"},
+	};
+	static char many[8192];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+		assert_int_equal(load_file(cases[i].text), KVC_INVALID);
+		assert_error(cases[i].expected);
+	}
+	for (unsigned i = 0; i <= KVC_CONF_TENANTS_MAX; i++)
+		snprintf(many + strlen(many), sizeof many - strlen(many), "[tenant t%u]\n", i);
+	assert_int_equal(load_file(many), KVC_INVALID);
+	assert_error(":65: more than 64 sections [tenant NAME]");
+	assert_int_equal(load_file("[tenant a]\nram = 2M\nram-max = 1M\n"), KVC_OK);
+	assert_int_equal(kvc_conf_resolve(&conf, MIB, error), KVC_INVALID);
+	assert_error("[tenant a]: ram is larger than ram-max");
+	assert_int_equal(load_file("[memory]\nram = 3M\n[tenant a]\nram = 2M\n[tenant b]\nram = 2M\n"),
+	                 KVC_OK);
+	assert_int_equal(kvc_conf_resolve(&conf, MIB, error), KVC_INVALID);
+	assert_error("[tenant b]: ram: more is kept for tenants together than there is");
 }
 
 static void test_long_lines_and_zero_bytes(void **state)
@@ -476,6 +543,12 @@ static void test_print_reads_back(void **state)
 	assert_int_equal(load_file(text), KVC_OK);
 	assert_memory_equal(&first, &conf, sizeof conf);
 	free(text);
+	assert_int_equal(load_file("[tenant a]\nram = 5M\nweight=7\n[tenant *]\nput-rate = 100\n"), KVC_OK);
+	first = conf;
+	text = printed(&bytes);
+	assert_int_equal(load_file(text), KVC_OK);
+	assert_memory_equal(&first, &conf, sizeof conf);
+	free(text);
 }
 
 /* The installed sample is what --print-config prints. */
@@ -521,6 +594,11 @@ static void test_reload_takes_live_options_only(void **state)
 	assert_string_equal(ignored, "ram, disk");
 	kvc_conf_reload(&now, &now, ignored, sizeof ignored);
 	assert_string_equal(ignored, "");
+	assert_int_equal(load_file("[tenant a]\nram = 1M\n[memory]\ntenant-idle-ms = 5000\n"), KVC_OK);
+	kvc_conf_reload(&now, &conf, ignored, sizeof ignored);
+	assert_int_equal(now.tenant_count, 1);
+	assert_int_equal(now.tenants[0].ram, MIB);
+	assert_int_equal(now.tenant_idle_ms, 5000);
 }
 
 int main(void)
@@ -539,6 +617,8 @@ int main(void)
 	        cmocka_unit_test(test_file),
 	        cmocka_unit_test(test_flags_win),
 	        cmocka_unit_test(test_wrong_files),
+	        cmocka_unit_test(test_tenants),
+	        cmocka_unit_test(test_wrong_tenants),
 	        cmocka_unit_test(test_long_lines_and_zero_bytes),
 	        cmocka_unit_test(test_contradictions),
 	        cmocka_unit_test(test_gpus),

@@ -1,0 +1,622 @@
+/* Several tenants in the simulated world: who gives way to whom, what each may, and what is left of one that
+ * is dropped. Tenant a is the world's own. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/sim/world.h"
+
+enum {
+	B_OWN = 60, /* blocks of the tenant that keeps to itself: a fifth of the arena or so */
+	RECORD = 4096,
+	FLOOD = 600, /* blocks: more than the arena holds */
+};
+
+struct tenants {
+	struct world w;
+	struct kvc_ns *a;
+	struct kvc_ns *b;
+};
+
+static void tenants_begin(struct tenants *t)
+{
+	struct kvc_ns_options options = ns_options("b");
+
+	t->a = t->w.ns;
+	assert_int_equal(kvc_ns_open(t->w.cache, &options, &t->b), KVC_OK);
+}
+
+static void tenants_open(struct tenants *t, uint64_t seed, uint32_t disk_records)
+{
+	world_open(&t->w, seed, disk_records);
+	tenants_begin(t);
+}
+
+static void tenants_close(struct tenants *t)
+{
+	world_ns(&t->w, t->a);
+	kvc_ns_close(t->b);
+	settle(&t->w);
+	world_close(&t->w);
+}
+
+static void budgets(struct tenants *t, const struct kvc_tenant_budget *of, uint32_t count)
+{
+	kvc_cache_budgets_set(t->w.cache, &(struct kvc_tenant_budgets){.count = count, .of = of});
+}
+
+static kvc_status put_as(struct tenants *t, struct kvc_ns *ns, uint32_t number)
+{
+	world_ns(&t->w, ns);
+	return put(&t->w, number, number);
+}
+
+static kvc_status get_as(struct tenants *t, struct kvc_ns *ns, uint32_t number)
+{
+	world_ns(&t->w, ns);
+	return get(&t->w, number, number);
+}
+
+static void puts_as(struct tenants *t, struct kvc_ns *ns, uint32_t first, uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++)
+		assert_int_equal(put_as(t, ns, first + i), KVC_OK);
+}
+
+/* How many of these blocks can be got. */
+static uint32_t present(struct tenants *t, struct kvc_ns *ns, uint32_t first, uint32_t count)
+{
+	uint32_t there = 0;
+
+	for (uint32_t i = 0; i < count; i++)
+		there += get_as(t, ns, first + i) == KVC_OK;
+	return there;
+}
+
+static int64_t ram_of(struct tenants *t, const char *tenant)
+{
+	return tenant_stat(&t->w, tenant, "ram_bytes");
+}
+
+/* Let simulated time pass. */
+static void pass(struct kvc_timer *timer)
+{
+	(void)timer;
+}
+
+static void time_passes(struct tenants *t, uint64_t ms)
+{
+	struct kvc_timer timer = {.fire = pass};
+
+	assert_int_equal(kvc_timer_start(t->w.loop, &timer, ms), KVC_OK);
+	settle(&t->w);
+}
+
+/* ---- shares -------------------------------------------------------------------------------- */
+
+/* a puts what nobody will ever ask for; b keeps what it has, though it asks for it rarely. */
+static void a_scan_takes_nothing_from_others(void **state)
+{
+	(void)state;
+	for (unsigned policy = 0; policy < KVC_POLICIES; policy++) {
+		for (unsigned disk = 0; disk < 2; disk++) {
+			struct tenants t;
+
+			world_policy((enum kvc_policy_kind)policy);
+			tenants_open(&t, 7 + policy, disk ? 150 : 0);
+			puts_as(&t, t.b, 0, B_OWN);
+			puts_as(&t, t.a, 0, FLOOD);
+			assert_int_equal(tenant_stat(&t.w, "b", "evicted"), 0);
+			assert_true(tenant_stat(&t.w, "a", "evicted") > FLOOD / 4);
+			assert_int_equal(present(&t, t.b, 0, B_OWN), B_OWN);
+			assert_int_equal(tenant_stat(&t.w, "b", "hits"), B_OWN);
+			assert_int_equal(tenant_stat(&t.w, "b", "misses"), 0);
+			tenants_close(&t);
+		}
+	}
+	world_policy(KVC_POLICY_CHAIN_LRU);
+}
+
+/* Nothing is kept for those who do not want it. */
+static void room_goes_to_who_wants_it(void **state)
+{
+	struct tenants t;
+
+	(void)state;
+	tenants_open(&t, 3, 0);
+	puts_as(&t, t.a, 0, FLOOD);
+	assert_true(ram_of(&t, "a") > ARENA * 9 / 10);
+	assert_int_equal(ram_of(&t, "a"), stat(&t.w, "ram.used_bytes"));
+	puts_as(&t, t.b, 0, FLOOD); /* until it has its half, and no further */
+	assert_in_range(ram_of(&t, "b"), ARENA * 45 / 100, ARENA * 55 / 100);
+	assert_in_range(ram_of(&t, "a"), ARENA * 45 / 100, ARENA * 55 / 100);
+	tenants_close(&t);
+}
+
+static void shares_follow_weights_and_guarantees(void **state)
+{
+	static const struct kvc_tenant_budget weights[] = {{.name = "a", .weight = 300},
+	                                                   {.name = "*", .weight = 100}};
+	static const struct kvc_tenant_budget kept[] = {{.name = "b", .ram = ARENA / 8}};
+	struct tenants t;
+
+	(void)state;
+	tenants_open(&t, 4, 0);
+	budgets(&t, weights, 2);
+	for (uint32_t i = 0; i < FLOOD; i++) {
+		puts_as(&t, t.a, i, 1);
+		puts_as(&t, t.b, i, 1);
+	}
+	assert_in_range(ram_of(&t, "a"), ARENA * 70 / 100, ARENA * 80 / 100);
+	assert_in_range(ram_of(&t, "b"), ARENA * 20 / 100, ARENA * 30 / 100);
+	budgets(&t, kept, 1);
+	puts_as(&t, t.a, FLOOD, FLOOD);
+	assert_in_range(ram_of(&t, "b"), ARENA * 11 / 100, ARENA / 8);
+	tenants_close(&t);
+}
+
+/* What nobody has used for ten minutes is nobody's to keep. */
+static void idle_tenants_are_not_protected(void **state)
+{
+	struct tenants t;
+
+	(void)state;
+	tenants_open(&t, 5, 0);
+	puts_as(&t, t.b, 0, B_OWN);
+	puts_as(&t, t.a, 0, FLOOD);
+	time_passes(&t, 9 * 60 * 1000);
+	puts_as(&t, t.a, FLOOD, FLOOD);
+	assert_int_equal(tenant_stat(&t.w, "b", "evicted"), 0);
+	time_passes(&t, 60 * 1000);
+	puts_as(&t, t.a, 2 * FLOOD, FLOOD);
+	assert_int_equal(tenant_stat(&t.w, "b", "evicted"), B_OWN);
+	assert_int_equal(ram_of(&t, "b"), 0);
+	tenants_close(&t);
+}
+
+/* ---- priorities ---------------------------------------------------------------------------- */
+
+static kvc_status put_with(struct tenants *t, uint32_t number, enum kvc_priority priority)
+{
+	t->w.hints.priority = (uint8_t)priority;
+	return put(&t->w, number, number);
+}
+
+static void low_priority_goes_first(void **state)
+{
+	struct tenants t;
+
+	(void)state;
+	tenants_open(&t, 6, 0);
+	for (uint32_t i = 0; i < 100; i++) {
+		assert_int_equal(put_with(&t, i, KVC_PRIORITY_NORMAL), KVC_OK);
+		assert_int_equal(put_with(&t, 1000 + i, KVC_PRIORITY_HIGH), KVC_OK);
+	}
+	for (uint32_t i = 0; i < FLOOD; i++)
+		assert_int_equal(put_with(&t, 2000 + i, KVC_PRIORITY_LOW), KVC_OK);
+	assert_int_equal(present(&t, t.a, 0, 100), 100); /* though they are the oldest */
+	for (uint32_t i = 0; i < FLOOD; i++)
+		assert_int_equal(put_with(&t, 3000 + i, KVC_PRIORITY_NORMAL), KVC_OK);
+	assert_int_equal(present(&t, t.a, 2000, FLOOD), 0);
+	assert_int_equal(present(&t, t.a, 0, 100), 0);
+	assert_int_equal(present(&t, t.a, 1000, 100), 100);
+	tenants_close(&t);
+}
+
+/* Above half of the share high is normal: the oldest of them go, and normal ones have room. */
+static void high_priority_has_half_at_most(void **state)
+{
+	struct tenants t;
+	uint32_t there;
+
+	(void)state;
+	tenants_open(&t, 8, 0);
+	for (uint32_t i = 0; i < FLOOD; i++)
+		assert_int_equal(put_with(&t, i, KVC_PRIORITY_HIGH), KVC_OK);
+	for (uint32_t i = 0; i < FLOOD; i++)
+		assert_int_equal(put_with(&t, 1000 + i, KVC_PRIORITY_NORMAL), KVC_OK);
+	there = present(&t, t.a, 0, FLOOD);
+	print_message("%u of high priority stay, %lld bytes in all\n", there, (long long)ram_of(&t, "a"));
+	assert_in_range(there, ARENA / RECORD * 48 / 100, ARENA / RECORD * 50 / 100);
+	assert_true(ram_of(&t, "a") > ARENA * 9 / 10);
+	tenants_close(&t);
+}
+
+/* ---- hard limits --------------------------------------------------------------------------- */
+
+static void ram_max_is_kept(void **state)
+{
+	static const struct kvc_tenant_budget limits[] = {{.name = "a", .ram_max = ARENA / 4}};
+	static const struct kvc_tenant_budget nothing[] = {{.name = "a", .ram_max = 1}};
+
+	(void)state;
+	for (unsigned disk = 0; disk < 2; disk++) {
+		struct tenants t;
+
+		tenants_open(&t, 9 + disk, disk ? 100 : 0);
+		budgets(&t, limits, 1);
+		puts_as(&t, t.b, 0, B_OWN);
+		for (uint32_t i = 0; i < FLOOD; i++) {
+			puts_as(&t, t.a, i, 1);
+			assert_true(ram_of(&t, "a") <= ARENA / 4);
+		}
+		assert_int_equal(tenant_stat(&t.w, "b", "evicted"), 0);
+		assert_int_equal(get_as(&t, t.a, FLOOD - 1), KVC_OK);
+		budgets(&t, nothing, 1);
+		assert_int_equal(put_as(&t, t.a, 5000), KVC_QUOTA);
+		assert_true(tenant_stat(&t.w, "a", "refused") > 0);
+		assert_int_equal(put_as(&t, t.b, 5000), KVC_OK);
+		budgets(&t, NULL, 0);
+		assert_int_equal(put_as(&t, t.a, 5000), KVC_OK);
+		tenants_close(&t);
+	}
+}
+
+/* One that waits for its own dirty blocks to be written does not hold up another. */
+static void waiting_for_the_own_limit_holds_up_nobody(void **state)
+{
+	static const struct kvc_tenant_budget limits[] = {{.name = "a", .ram_max = 10 * RECORD}};
+	struct job *jobs = test_calloc(40, sizeof *jobs);
+	struct tenants t;
+	uint32_t done = 0;
+
+	(void)state;
+	tenants_open(&t, 11, 100);
+	budgets(&t, limits, 1);
+	t.w.disk->faults.hang = 1; /* nothing is ever written */
+	for (uint32_t i = 0; i < 40; i++)
+		put_submit(&t.w, &jobs[i], i, i, false);
+	settle(&t.w);
+	for (uint32_t i = 0; i < 40; i++)
+		done += jobs[i].done;
+	assert_in_range(done, 5, 25);
+	puts_as(&t, t.b, 0, B_OWN);
+	t.w.disk->faults.hang = 0;
+	sim_tier_release(t.w.disk);
+	settle(&t.w);
+	for (uint32_t i = 0; i < 40; i++)
+		assert_true(jobs[i].done && jobs[i].op.status == KVC_OK);
+	test_free(jobs);
+	tenants_close(&t);
+}
+
+static void disk_max_is_kept(void **state)
+{
+	static const struct kvc_tenant_budget limits[] = {{.name = "a", .disk_max = 20 * RECORD}};
+	static const struct kvc_tenant_budget nothing[] = {{.name = "a", .disk_max = 1}};
+	struct tenants t;
+	struct job job;
+
+	(void)state;
+	tenants_open(&t, 12, 2000); /* what is written is not bounded, only what is kept */
+	budgets(&t, limits, 1);
+	puts_as(&t, t.b, 0, 150);
+	for (uint32_t i = 0; i < FLOOD; i++) {
+		puts_as(&t, t.a, i, 1);
+		assert_true(tenant_stat(&t.w, "a", "disk_bytes") <= 20 * RECORD);
+	}
+	assert_true(tenant_stat(&t.w, "a", "disk_bytes") > 5 * RECORD);
+	assert_int_equal(present(&t, t.b, 0, 150), 150);
+	world_ns(&t.w, t.a);
+	for (uint32_t i = 0; i < 50; i++) { /* what is newer pushes out what was not used */
+		put_submit(&t.w, &job, 1000 + i, 1000 + i, true);
+		assert_int_equal(finish(&t.w, &job), KVC_OK);
+		assert_true(tenant_stat(&t.w, "a", "disk_bytes") <= 20 * RECORD);
+	}
+	budgets(&t, nothing, 1);
+	put_submit(&t.w, &job, 5000, 5000, true);
+	assert_int_equal(finish(&t.w, &job), KVC_QUOTA);
+	tenants_close(&t);
+}
+
+static void rates_are_kept(void **state)
+{
+	static const struct kvc_tenant_budget limits[] = {
+	        {.name = "a", .put_rate = 20 * 2 * BYTES, .get_rate = 10 * 2 * BYTES}};
+	struct tenants t;
+	uint32_t taken = 0;
+
+	(void)state;
+	tenants_open(&t, 13, 0);
+	budgets(&t, limits, 1);
+	for (uint32_t i = 0; i < 200; i++) { /* ten times its quota */
+		kvc_status status = put_as(&t, t.a, i);
+
+		assert_true(status == KVC_OK || status == KVC_QUOTA);
+		taken += status == KVC_OK;
+		assert_int_equal(put_as(&t, t.b, i), KVC_OK);
+	}
+	assert_int_equal(taken, 20); /* a second's worth: the clock stands */
+	assert_int_equal(tenant_stat(&t.w, "a", "refused"), 180);
+	assert_int_equal(put_as(&t, t.a, 0), KVC_OK); /* is there: costs nothing */
+	assert_int_equal(present(&t, t.a, 0, 200), 10);
+	assert_int_equal(get_as(&t, t.a, 199), KVC_MISS);
+	time_passes(&t, 500);
+	assert_int_equal(present(&t, t.a, 0, 20), 5);
+	assert_int_equal(put_as(&t, t.a, 300), KVC_OK);
+	assert_int_equal(tenant_stat(&t.w, "a", "put_bytes"), 21 * 2 * BYTES);
+	tenants_close(&t);
+}
+
+/* ---- turns --------------------------------------------------------------------------------- */
+
+/* 64 operations may be under way (world.c): one tenant has them all, until another one comes. */
+static void operations_are_shared(void **state)
+{
+	enum { JOBS = 80 };
+	struct job *jobs = test_calloc(JOBS + 10, sizeof *jobs);
+	uint32_t busy = 0;
+	struct tenants t;
+
+	(void)state;
+	world_open(&t.w, 14, 0);
+	for (unsigned round = 0; round < 2; round++) {
+		if (round)
+			tenants_begin(&t);
+		for (uint32_t i = 0; i < JOBS; i++)
+			put_submit(&t.w, &jobs[i], round * 1000 + i, i, false);
+		if (round) {
+			world_ns(&t.w, t.b);
+			for (uint32_t i = 0; i < 10; i++)
+				put_submit(&t.w, &jobs[JOBS + i], i, i, false);
+			world_ns(&t.w, t.a);
+		}
+		settle(&t.w);
+		busy = 0;
+		for (uint32_t i = 0; i < JOBS; i++)
+			busy += jobs[i].op.status == KVC_BUSY;
+		assert_int_equal(busy, round ? JOBS - 48 : JOBS - 64);
+	}
+	for (uint32_t i = 0; i < 10; i++)
+		assert_int_equal(jobs[JOBS + i].op.status, KVC_OK);
+	test_free(jobs);
+	tenants_close(&t);
+}
+
+/* One block of b behind a long queue of a's: how many of a's are left when it is done. */
+static uint32_t left_behind(struct tenants *t, bool get_it)
+{
+	enum { JOBS = 44 };
+	struct job *jobs = test_calloc(JOBS + 1, sizeof *jobs);
+	uint32_t left = 0;
+
+	for (uint32_t i = 0; i < JOBS; i++) {
+		world_ns(&t->w, t->a);
+		if (get_it)
+			get_submit(&t->w, &jobs[i], i);
+		else
+			put_submit(&t->w, &jobs[i], 20000 + i, i, false);
+	}
+	world_ns(&t->w, t->b);
+	if (get_it)
+		get_submit(&t->w, &jobs[JOBS], 0);
+	else
+		put_submit(&t->w, &jobs[JOBS], 20000, 0, false);
+	assert_int_equal(finish(&t->w, &jobs[JOBS]), KVC_OK);
+	for (uint32_t i = 0; i < JOBS; i++)
+		left += !jobs[i].done;
+	settle(&t->w);
+	test_free(jobs);
+	return left;
+}
+
+/* 16 moves run at a time (world.c), in random order: in the order of submission b would be among the last
+ * 16 of 45, and leave 8 behind it on the average. */
+static void queues_are_shared(void **state)
+{
+	(void)state;
+	for (unsigned disk = 0; disk < 2; disk++) {
+		uint32_t gets = 0, puts = 0;
+
+		for (uint64_t seed = 1; seed <= 20; seed++) {
+			struct tenants t;
+
+			tenants_open(&t, seed, disk ? 400 : 0);
+			puts_as(&t, t.a, 0, 44);
+			puts_as(&t, t.b, 0, 1);
+			gets += left_behind(&t, true);
+			puts_as(&t, t.a, 1000, FLOOD);
+			puts += left_behind(&t, false);
+			tenants_close(&t);
+		}
+		print_message("disk %u: on the average %u gets, %u puts left\n", disk, gets / 20, puts / 20);
+		assert_true(gets / 20 >= 16 && puts / 20 >= 16);
+	}
+}
+
+/* ---- who it is ----------------------------------------------------------------------------- */
+
+/* After a restart blocks are their tenants' again, before anyone has opened a namespace. */
+static void recovered_blocks_have_their_tenant(void **state)
+{
+	struct tenants t;
+
+	(void)state;
+	tenants_open(&t, 15, 400);
+	puts_as(&t, t.a, 0, 30);
+	puts_as(&t, t.b, 0, 20);
+	world_ns(&t.w, t.a);
+	kvc_ns_close(t.b);
+	cache_end(&t.w, 1000);
+	sim_tier_crash(t.w.disk, false);
+	cache_begin(&t.w);
+	settle(&t.w);
+	assert_int_equal(tenant_stat(&t.w, "a", "blocks"), 30);
+	assert_int_equal(tenant_stat(&t.w, "b", "blocks"), 20);
+	assert_int_equal(tenant_stat(&t.w, "b", "disk_bytes"), 20 * RECORD);
+	tenants_begin(&t);
+	assert_int_equal(present(&t, t.b, 0, 20), 20);
+	tenants_close(&t);
+}
+
+/* Records of an old directory do not say whose they are until they are read. */
+static void nobodys_blocks_are_adopted(void **state)
+{
+	struct kvc_storage_key keys[20];
+	struct tenants t;
+	int64_t before;
+
+	(void)state;
+	tenants_open(&t, 16, 400);
+	puts_as(&t, t.a, 0, 20);
+	puts_as(&t, t.b, 0, 20);
+	world_ns(&t.w, t.a);
+	kvc_ns_close(t.b);
+	cache_end(&t.w, 1000);
+	sim_tier_crash(t.w.disk, false);
+	t.w.disk->faults.no_tenants = 1;
+	cache_begin(&t.w);
+	settle(&t.w);
+	tenants_begin(&t);
+	before = stat(&t.w, "ram.used_bytes"); /* of the cache before */
+	assert_int_equal(tenant_stat(&t.w, "a", "blocks"), 0);
+	assert_int_equal(stat(&t.w, "cache.recovered"), 40);
+	assert_int_equal(get_as(&t, t.a, 0), KVC_OK); /* by its namespace */
+	assert_int_equal(tenant_stat(&t.w, "a", "blocks"), 1);
+	assert_true(ram_of(&t, "a") > 0 && tenant_stat(&t.w, "a", "disk_bytes") > 0);
+	world_ns(&t.w, t.b);
+	for (uint32_t i = 0; i < 20; i++)
+		keys[i] = storage_key(&t.w, i);
+	assert_int_equal(kvc_cache_prefetch(t.w.cache, keys, 20), 20); /* by its header */
+	settle(&t.w);
+	assert_int_equal(tenant_stat(&t.w, "b", "blocks"), 20);
+	assert_int_equal(ram_of(&t, "a") + ram_of(&t, "b"), stat(&t.w, "ram.used_bytes") - before);
+	tenants_close(&t);
+}
+
+/* ---- drop ---------------------------------------------------------------------------------- */
+
+struct dropping {
+	struct kvc_tenant_drop drop;
+	bool done;
+};
+
+static void dropped(struct kvc_tenant_drop *drop)
+{
+	struct dropping *dropping = kvc_container_of(drop, struct dropping, drop);
+
+	assert_false(dropping->done);
+	dropping->done = true;
+}
+
+static void drop_submit(struct world *w, struct dropping *dropping, const char *tenant)
+{
+	*dropping = (struct dropping){.drop.done = dropped};
+	memcpy(dropping->drop.tenant, tenant, strlen(tenant) + 1);
+	kvc_cache_tenant_drop(w->cache, &dropping->drop);
+	assert_false(dropping->done);
+}
+
+static void drop_forgets_a_tenant(void **state)
+{
+	struct dropping drops[3];
+	struct tenants t;
+
+	(void)state;
+	tenants_open(&t, 17, 400);
+	puts_as(&t, t.a, 0, FLOOD / 2); /* some on disk only */
+	puts_as(&t, t.b, 0, 30);
+	drop_submit(&t.w, &drops[0], "a");
+	drop_submit(&t.w, &drops[1], "nobody");
+	drop_submit(&t.w, &drops[2], "a");
+	settle(&t.w);
+	for (unsigned i = 0; i < 3; i++)
+		assert_true(drops[i].done && drops[i].drop.status == KVC_OK);
+	assert_true(drops[0].drop.blocks > FLOOD / 4);
+	assert_int_equal(drops[1].drop.blocks + drops[2].drop.blocks, 0);
+	assert_int_equal(tenant_stat(&t.w, "a", "blocks"), 0);
+	assert_int_equal(ram_of(&t, "a") + tenant_stat(&t.w, "a", "disk_bytes"), 0);
+	assert_int_equal(present(&t, t.a, 0, FLOOD / 2), 0);
+	assert_int_equal(present(&t, t.b, 0, 30), 30);
+	puts_as(&t, t.a, 0, 10); /* it may begin anew */
+	assert_int_equal(present(&t, t.a, 0, 10), 10);
+	tenants_close(&t);
+}
+
+/* Puts that are being encoded, that wait for these or for room, stores, loads and gets. */
+static void drop_meets_what_is_under_way(void **state)
+{
+	enum { JOBS = 60 };
+	struct job *jobs = test_calloc(JOBS, sizeof *jobs);
+
+	(void)state;
+	for (uint64_t seed = 1; seed <= 200; seed++) {
+		struct dropping drop;
+		struct tenants t;
+
+		tenants_open(&t, seed, seed % 2 ? 100 : 0);
+		puts_as(&t, t.a, 0, 30 + (uint32_t)(seed % 7) * 40);
+		world_ns(&t.w, t.a);
+		for (uint32_t i = 0; i < JOBS; i++) {
+			uint32_t number = (uint32_t)(sim_next(&t.w.random) % 50);
+
+			if (sim_one_in(&t.w.random, 3))
+				get_submit(&t.w, &jobs[i], number);
+			else
+				put_submit(&t.w, &jobs[i], 500 + number, 500 + number,
+				           seed % 2 && sim_one_in(&t.w.random, 3));
+			if (sim_one_in(&t.w.random, 4))
+				sim_step(t.w.loop);
+		}
+		drop_submit(&t.w, &drop, "a");
+		settle(&t.w);
+		assert_true(drop.done);
+		for (uint32_t i = 0; i < JOBS; i++) {
+			assert_true(jobs[i].done);
+			if (jobs[i].op.kind == KVC_OP_GET && jobs[i].op.status == KVC_OK)
+				assert_true(restored_is(&t.w, &jobs[i], jobs[i].number));
+		}
+		assert_int_equal(tenant_stat(&t.w, "a", "blocks"), 0);
+		assert_int_equal(stat(&t.w, "ram.used_bytes"), 0);
+		tenants_close(&t);
+	}
+	test_free(jobs);
+}
+
+/* The cache stops when the drop is done, not before. */
+static void drop_meets_a_stop(void **state)
+{
+	struct dropping drop;
+	struct tenants t;
+
+	(void)state;
+	tenants_open(&t, 18, 400);
+	puts_as(&t, t.a, 0, 50);
+	world_ns(&t.w, t.a);
+	kvc_ns_close(t.b);
+	drop_submit(&t.w, &drop, "a");
+	cache_stop(&t.w, 1000);
+	assert_true(drop.done);
+	cache_free(&t.w);
+	world_close(&t.w);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        cmocka_unit_test(a_scan_takes_nothing_from_others),
+	        cmocka_unit_test(room_goes_to_who_wants_it),
+	        cmocka_unit_test(shares_follow_weights_and_guarantees),
+	        cmocka_unit_test(idle_tenants_are_not_protected),
+	        cmocka_unit_test(low_priority_goes_first),
+	        cmocka_unit_test(high_priority_has_half_at_most),
+	        cmocka_unit_test(ram_max_is_kept),
+	        cmocka_unit_test(waiting_for_the_own_limit_holds_up_nobody),
+	        cmocka_unit_test(disk_max_is_kept),
+	        cmocka_unit_test(rates_are_kept),
+	        cmocka_unit_test(operations_are_shared),
+	        cmocka_unit_test(queues_are_shared),
+	        cmocka_unit_test(recovered_blocks_have_their_tenant),
+	        cmocka_unit_test(nobodys_blocks_are_adopted),
+	        cmocka_unit_test(drop_forgets_a_tenant),
+	        cmocka_unit_test(drop_meets_what_is_under_way),
+	        cmocka_unit_test(drop_meets_a_stop),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,234 @@
+/* What a session is told about tenants, and who may drop one: sessions of several users with a fake cache. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "daemon/base/alloc.h"
+#include "tests/fake/session_world.h"
+#include "tests/support/row.h"
+
+enum { STRANGER = 54321 };
+
+/* What a stats request brought: how many totals, and of which tenant by the length of its name. */
+struct told {
+	kvc_status status;
+	unsigned totals;
+	unsigned tenant; /* 0: none */
+};
+
+static struct told ask(int fd, const char *tenant)
+{
+	struct told told = {0};
+	Kvcellar__StatsRequest request;
+	Kvcellar__StatsReply *answer;
+	struct kvc_test_reply reply;
+
+	kvcellar__stats_request__init(&request);
+	request.tenant = (char *)(uintptr_t)tenant;
+	kvc_ses_send_request(fd, KVC_VERB_STATS, &request.base, NULL, 0);
+	assert_int_equal(kvc_ses_next(fd, &reply), KVC_TEST_REPLY);
+	told.status = (kvc_status)reply.frame.status;
+	if (told.status != KVC_OK)
+		return told;
+	answer = kvcellar__stats_reply__unpack(NULL, reply.frame.body_bytes, reply.body);
+	assert_non_null(answer);
+	for (size_t i = 0; i < answer->n_stats; i++) {
+		if (strncmp(answer->stats[i]->name, "tenant.", 7) == 0)
+			told.tenant = (unsigned)answer->stats[i]->value;
+		else
+			told.totals++;
+	}
+	kvcellar__stats_reply__free_unpacked(answer, NULL);
+	return told;
+}
+
+static void assert_told(struct told told, kvc_status status, bool totals, unsigned tenant)
+{
+	assert_int_equal(told.status, status);
+	assert_int_equal(told.totals > 0, totals);
+	assert_int_equal(told.tenant, tenant);
+}
+
+static int client_as(uid_t uid, const char *tenant)
+{
+	int fd = kvc_ses_connect_as(uid);
+
+	assert_true(fd >= 0);
+	assert_int_equal(kvc_ses_hello(fd), KVC_OK);
+	if (tenant)
+		assert_int_equal(kvc_ses_open_ns_of(fd, 1, tenant), KVC_OK);
+	return fd;
+}
+
+static void test_strangers_see_their_tenant_only(void **state)
+{
+	int fd = client_as(STRANGER, NULL);
+
+	(void)state;
+	KVC_ROW("H4");
+	assert_told(ask(fd, ""), KVC_OK, false, 0);
+	assert_told(ask(fd, "mine"), KVC_ACCESS, false, 0);
+	assert_int_equal(kvc_ses_open_ns_of(fd, 1, "mine"), KVC_OK);
+	assert_told(ask(fd, ""), KVC_OK, false, 4);
+	assert_told(ask(fd, "mine"), KVC_OK, false, 4);
+	assert_told(ask(fd, "another"), KVC_ACCESS, false, 0);
+	assert_int_equal(kvc_ses_open_ns_of(fd, 2, "second"), KVC_OK);
+	assert_told(ask(fd, ""), KVC_OK, false, 0); /* of which? */
+	assert_told(ask(fd, "second"), KVC_OK, false, 6);
+	kvc_row.injected += 4;
+	close(fd);
+}
+
+static void test_privileged_see_all(void **state)
+{
+	uid_t privileged[] = {0, geteuid()};
+
+	(void)state;
+	for (unsigned i = 0; i < 2; i++) {
+		int fd = client_as(privileged[i], NULL);
+
+		assert_told(ask(fd, ""), KVC_OK, true, 0);
+		assert_told(ask(fd, "another"), KVC_OK, false, 7);
+		assert_int_equal(kvc_ses_open_ns_of(fd, 1, "mine"), KVC_OK);
+		assert_told(ask(fd, ""), KVC_OK, true, 4);
+		close(fd);
+	}
+}
+
+static void test_names_are_checked(void **state)
+{
+	char longest[66];
+	int fd = client_as(geteuid(), NULL);
+
+	(void)state;
+	memset(longest, 'x', sizeof longest - 1);
+	longest[sizeof longest - 1] = 0;
+	assert_told(ask(fd, longest), KVC_INVALID, false, 0);
+	longest[64] = 0;
+	assert_told(ask(fd, longest), KVC_OK, false, 64);
+	assert_told(ask(fd, "../up"), KVC_INVALID, false, 0);
+	close(fd);
+}
+
+static kvc_status drop(int fd, const char *tenant, uint64_t *blocks)
+{
+	Kvcellar__DropTenantReply *answer;
+	Kvcellar__DropTenant request;
+	struct kvc_test_reply reply;
+
+	kvcellar__drop_tenant__init(&request);
+	request.tenant = (char *)(uintptr_t)tenant;
+	kvc_ses_send_request(fd, KVC_VERB_DROP_TENANT, &request.base, NULL, 0);
+	assert_int_equal(kvc_ses_next(fd, &reply), KVC_TEST_REPLY);
+	if (reply.frame.status != KVC_OK)
+		return (kvc_status)reply.frame.status;
+	answer = kvcellar__drop_tenant_reply__unpack(NULL, reply.frame.body_bytes, reply.body);
+	assert_non_null(answer);
+	*blocks = answer->blocks;
+	kvcellar__drop_tenant_reply__free_unpacked(answer, NULL);
+	return KVC_OK;
+}
+
+static void test_drop_is_for_the_privileged(void **state)
+{
+	int own = client_as(geteuid(), NULL), stranger = client_as(STRANGER, "mine");
+	uint64_t blocks = 0;
+
+	(void)state;
+	assert_int_equal(drop(own, "mine", &blocks), KVC_OK);
+	assert_int_equal(blocks, 3);
+	assert_int_equal(drop(own, "bad", &blocks), KVC_IO);
+	assert_int_equal(drop(own, "", &blocks), KVC_INVALID);
+	assert_int_equal(drop(stranger, "mine", &blocks), KVC_ACCESS);
+	close(own);
+	close(stranger);
+}
+
+static void test_client_leaves_during_a_drop(void **state)
+{
+	int fd = client_as(geteuid(), NULL);
+	Kvcellar__DropTenant request;
+	char tenant[] = "mine";
+
+	(void)state;
+	kvcellar__drop_tenant__init(&request);
+	request.tenant = tenant;
+	kvc_ses_send_request(fd, KVC_VERB_DROP_TENANT, &request.base, NULL, 0);
+	close(fd);
+	kvc_ses_settle();
+	assert_int_equal(kvc_stat_get(kvc_stats_cell(kvc_ses.stats, "rpc.inflight")), 0);
+	assert_int_equal(kvc_stat_get(kvc_stats_cell(kvc_ses.stats, "rpc.connections")), 0);
+}
+
+static void test_drop_without_memory(void **state)
+{
+	uint64_t blocks = 0, needed;
+	int fd = client_as(geteuid(), NULL);
+
+	(void)state;
+	assert_int_equal(drop(fd, "mine", &blocks), KVC_OK);
+	needed = kvc_alloc_count();
+	assert_int_equal(drop(fd, "mine", &blocks), KVC_OK);
+	needed = kvc_alloc_count() - needed;
+	assert_true(needed > 0);
+	for (uint64_t n = 1; n <= needed; n++) {
+		kvc_alloc_fail_at(n, 0);
+		assert_int_equal(drop(fd, "mine", &blocks), KVC_NO_MEMORY);
+		kvc_alloc_fail_at(0, 0);
+	}
+	close(fd);
+}
+
+/* Refused with the reason, before the payload of an inline put is taken in. */
+static void test_above_the_rate(void **state)
+{
+	static uint8_t data[3 * KVC_TEST_BLOCK_BYTES];
+	struct kvc_test_reply reply;
+	struct kvc_ses_transfer t;
+	int fd = kvc_ses_client();
+
+	(void)state;
+	KVC_ROW("H1");
+	kvc_fake_quota(kvc_ses.cache, true);
+	kvc_ses_transfer_init(&t, 3, KVCELLAR__PLANE__PLANE_INLINE);
+	kvc_ses_send_request(fd, KVC_VERB_PUT, &t.put.base, data, sizeof data);
+	assert_int_equal(kvc_ses_next(fd, &reply), KVC_TEST_REPLY);
+	assert_int_equal(reply.frame.status, KVC_QUOTA);
+	assert_non_null(strstr(kvc_test_detail(&reply),
+	                       "tenant 't' is above its put-rate of 1000 bytes a second; again in 7 ms"));
+	kvc_ses_send_request(fd, KVC_VERB_GET, &t.get.base, NULL, 0);
+	assert_int_equal(kvc_ses_next(fd, &reply), KVC_TEST_REPLY);
+	assert_int_equal(reply.frame.status, KVC_QUOTA);
+	assert_non_null(strstr(kvc_test_detail(&reply), "get-rate"));
+	assert_int_equal(kvc_stat_get(kvc_stats_cell(kvc_ses.stats, "rpc.inline_bytes")), 0);
+	kvc_fake_quota(kvc_ses.cache, false);
+	kvc_ses_assert_blocks(fd, kvc_ses_send_request(fd, KVC_VERB_PUT, &t.put.base, data, sizeof data),
+	                      "000");
+	kvc_row.injected += 2;
+	close(fd);
+}
+
+#define ROW(test) cmocka_unit_test_setup_teardown(test, kvc_ses_setup, kvc_ses_teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        ROW(test_strangers_see_their_tenant_only),
+	        ROW(test_privileged_see_all),
+	        ROW(test_names_are_checked),
+	        ROW(test_drop_is_for_the_privileged),
+	        ROW(test_client_leaves_during_a_drop),
+	        ROW(test_drop_without_memory),
+	        ROW(test_above_the_rate),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
