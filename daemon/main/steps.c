@@ -2,7 +2,6 @@
  * step fails. A step that must wait says so and is continued by kvc_daemon_step_done. */
 #include <inttypes.h>
 #include <signal.h>
-#include <sodium.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -173,7 +172,7 @@ static kvc_status disk_start(struct kvc_daemon *daemon)
 	}
 	status = kvc_disks_open(daemon->loop, daemon->io, daemon->stats, &options, detail, sizeof detail,
 	                        &daemon->secret, &daemon->disk);
-	sodium_memzero(&key, sizeof key);
+	kvc_wipe(&key, sizeof key);
 	if (status != KVC_OK)
 		kvc_error("disk: %s: %s", daemon->conf.disk, *detail ? detail : kvc_status_text(status));
 	return status;

@@ -4,7 +4,6 @@
 
 #include <assert.h>
 #include <openssl/evp.h>
-#include <sodium.h>
 #include <string.h>
 
 #include "daemon/base/alloc.h"
@@ -124,7 +123,7 @@ kvc_status kvc_key_wrap(struct kvc_cipher *cipher, const struct kvc_secret *unde
 	        .bytes = KVC_SECRET_BYTES,
 	};
 
-	randombytes_buf(wrapped, KVC_NONCE_BYTES);
+	kvc_random(wrapped, KVC_NONCE_BYTES);
 	return message_encrypt(cipher, &message, wrapped + KVC_NONCE_BYTES + KVC_SECRET_BYTES);
 }
 
@@ -146,7 +145,7 @@ kvc_status kvc_key_unwrap(struct kvc_cipher *cipher, const struct kvc_secret *un
 	memcpy(tag, wrapped + KVC_NONCE_BYTES + KVC_SECRET_BYTES, sizeof tag);
 	status = message_decrypt(cipher, &message, tag);
 	if (status != KVC_OK)
-		sodium_memzero(key, sizeof *key);
+		kvc_wipe(key, sizeof *key);
 	return status;
 }
 
@@ -174,14 +173,14 @@ kvc_status kvc_record_encrypt(struct kvc_cipher *cipher, const struct kvc_secret
 	};
 	kvc_status status;
 
-	randombytes_buf(envelope.salt, sizeof envelope.salt);
-	randombytes_buf(envelope.nonce, sizeof envelope.nonce);
+	kvc_random(envelope.salt, sizeof envelope.salt);
+	kvc_random(envelope.nonce, sizeof envelope.nonce);
 	record_key(tenant, &envelope, &key);
 	kvc_record_seal_encrypted(record, &envelope, to);
 	kvc_record_identity(to, identity);
 	status = message_encrypt(cipher, &message, envelope.tag);
 	kvc_record_seal_encrypted(record, &envelope, to); /* with the tag, around what stands there now */
-	sodium_memzero(&key, sizeof key);
+	kvc_wipe(&key, sizeof key);
 	return status;
 }
 
@@ -207,7 +206,7 @@ kvc_status kvc_record_decrypt(struct kvc_cipher *cipher, const struct kvc_secret
 	record_key(tenant, &envelope, &key);
 	message.bytes = record.image_bytes;
 	status = message_decrypt(cipher, &message, envelope.tag);
-	sodium_memzero(&key, sizeof key);
+	kvc_wipe(&key, sizeof key);
 	record.encrypted = false;
 	if (status == KVC_OK)
 		kvc_record_seal(&record, bytes);

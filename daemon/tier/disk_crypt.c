@@ -1,7 +1,6 @@
 /* Encrypting what is written and decrypting what was read, on the threads of the engine. Each write, load,
  * copy and the scrubber has a context of its own, made at open. A job carries its tenant's wrapped key; the
  * key itself is on a worker's stack for as long as it works. */
-#include <sodium.h>
 #include <stdlib.h>
 
 #include "daemon/base/alloc.h"
@@ -42,7 +41,7 @@ static kvc_status write_encrypt(struct kvc_engine_job *job)
 			break;
 		i++;
 	}
-	sodium_memzero(&key, sizeof key);
+	kvc_wipe(&key, sizeof key);
 	return status;
 }
 
@@ -93,7 +92,7 @@ static kvc_status record_decrypt(struct kvc_engine_job *job)
 
 	if (status == KVC_OK)
 		status = kvc_record_decrypt(decrypt->cipher, &key, decrypt->bytes);
-	sodium_memzero(&key, sizeof key);
+	kvc_wipe(&key, sizeof key);
 	return status;
 }
 
@@ -102,7 +101,7 @@ static void record_decrypted(struct kvc_engine_job *job)
 	struct disk_decrypt *decrypt = kvc_container_of(job, struct disk_decrypt, job);
 	kvc_status status = job->status == KVC_NO_MEMORY ? KVC_UNAVAILABLE : job->status;
 
-	sodium_memzero(&decrypt->row, sizeof decrypt->row);
+	kvc_wipe(&decrypt->row, sizeof decrypt->row);
 	decrypt->done(decrypt, status);
 }
 
@@ -150,7 +149,7 @@ kvc_status kvc_disk_decrypt_now(struct kvc_disk *disk, uint8_t *bytes)
 	status = kvc_keyring_key(disk->super.instance, row, disk->keyring.cipher, disk->keyring.under, &key);
 	if (status == KVC_OK)
 		status = kvc_record_decrypt(disk->keyring.cipher, &key, bytes);
-	sodium_memzero(&key, sizeof key);
+	kvc_wipe(&key, sizeof key);
 	return status;
 }
 

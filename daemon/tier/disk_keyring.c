@@ -14,7 +14,6 @@
  * Opening is synchronous: it also ends an update that was interrupted before ERASE. */
 #include <errno.h>
 #include <fcntl.h>
-#include <sodium.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -439,7 +438,7 @@ static kvc_status key_take(struct kvc_disk *disk, const struct kvc_disk_options 
 
 	KVC_PRE(options->engine);
 	if (!keyring->under) {
-		keyring->under = sodium_malloc(sizeof *keyring->under); /* not in core dumps, nor swapped */
+		keyring->under = kvc_secret_new(); /* not in core dumps, nor swapped */
 		if (!keyring->under)
 			return KVC_NO_MEMORY;
 	}
@@ -548,7 +547,7 @@ void kvc_disk_keyring_close(struct kvc_disk *disk)
 			kvc_file_close(&keyring->files[i]);
 	kvc_keyring_free(&keyring->ring);
 	kvc_cipher_close(keyring->cipher);
-	sodium_free(keyring->under); /* wipes it */
+	kvc_secret_free(keyring->under); /* wipes it */
 }
 
 /* --- several directories -------------------------------------------------------------------------- */

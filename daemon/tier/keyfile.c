@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -71,15 +70,11 @@ static size_t line_bytes(const char *text, size_t length)
 static kvc_status text_parse(const struct source *source, const char *text, size_t length,
                              struct kvc_secret *key)
 {
-	size_t done;
-
 	if (length == KVC_SECRET_BYTES) {
 		memcpy(key->bytes, text, KVC_SECRET_BYTES);
 		return KVC_OK;
 	}
-	if (line_bytes(text, length) == HEX_DIGITS &&
-	    !sodium_hex2bin(key->bytes, sizeof key->bytes, text, HEX_DIGITS, NULL, &done, NULL) &&
-	    done == KVC_SECRET_BYTES)
+	if (line_bytes(text, length) == HEX_DIGITS && kvc_secret_parse(text, key))
 		return KVC_OK;
 	return refused(source, KVC_INVALID, "must hold 32 bytes or 64 hex digits, and nothing else");
 }
@@ -98,7 +93,7 @@ static kvc_status source_read(const struct source *source, struct kvc_secret *ke
 		length = read(fd, text, sizeof text);
 		status = length < 0 ? refused_errno(source, "cannot be read")
 		                    : text_parse(source, text, (size_t)length, key);
-		sodium_memzero(text, sizeof text);
+		kvc_wipe(text, sizeof text);
 	}
 	close(fd);
 	return status;

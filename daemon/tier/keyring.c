@@ -2,7 +2,6 @@
 #include "daemon/tier/keyring.h"
 
 #include <assert.h>
-#include <sodium.h>
 #include <string.h>
 #include <xxhash.h>
 
@@ -307,7 +306,7 @@ kvc_status kvc_keyring_make_key(struct kvc_keyring *ring, struct kvc_cipher *cip
 	status = kvc_key_wrap(cipher, under, (struct kvc_cipher_context){&binding, sizeof binding}, &key,
 	                      row->wrapped);
 	row->has_key = status == KVC_OK;
-	sodium_memzero(&key, sizeof key);
+	kvc_wipe(&key, sizeof key);
 	return status;
 }
 
