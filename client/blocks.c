@@ -7,7 +7,12 @@
 
 void kvc_transfer_init(struct kvc_transfer *transfer, struct kvc_memory *memory)
 {
-	*transfer = (struct kvc_transfer){.size = sizeof(*transfer), .memory = memory, .ack = KVC_ACK_RAM};
+	*transfer = (struct kvc_transfer){
+	        .size = sizeof(*transfer),
+	        .memory = memory,
+	        .ack = KVC_ACK_RAM,
+	        .priority = KVC_PUT_NORMAL,
+	};
 }
 
 /* ---- checks -------------------------------------------------------------------------------- */
@@ -26,24 +31,39 @@ static kvc_status check_block(const struct kvc_namespace *ns, const struct kvc_b
 	return KVC_OK;
 }
 
+static kvc_status check_put(const struct kvc_transfer *transfer)
+{
+	if (transfer->ack != KVC_ACK_RAM && transfer->ack != KVC_ACK_DISK)
+		return kvcc_fail(KVC_INVALID, "ack %u: expected 1 (RAM) or 2 (disk)", transfer->ack);
+	if (transfer->priority < KVC_PUT_LOW || transfer->priority > KVC_PUT_HIGH)
+		return kvcc_fail(KVC_INVALID, "priority %u: expected 1 (low), 2 (normal) or 3 (high)",
+		                 transfer->priority);
+	if (transfer->ack == KVC_ACK_DISK && transfer->ephemeral)
+		return kvcc_fail(KVC_INVALID,
+		                 "ack 2 (disk) of ephemeral blocks: these are never written to disk");
+	if (transfer->ack == KVC_ACK_DISK && transfer->ttl_ms)
+		return kvcc_fail(
+		        KVC_INVALID,
+		        "ack 2 (disk) of blocks with a time to live: these do not outlive a restart");
+	return KVC_OK;
+}
+
 static kvc_status check_transfer(const struct kvc_namespace *ns, uint16_t verb,
                                  const struct kvc_transfer *transfer, const struct kvc_block *blocks,
                                  size_t count)
 {
+	kvc_status status = KVC_OK;
+
 	if (!ns || !transfer || transfer->size < sizeof(*transfer) || (count > 0 && !blocks))
 		return kvcc_fail(KVC_INVALID,
 		                 "%s: no namespace, no blocks, or a transfer not made by "
 		                 "kvc_transfer_init",
 		                 kvc_verb_name(verb));
-	if (verb == KVC_VERB_PUT && transfer->ack != KVC_ACK_RAM && transfer->ack != KVC_ACK_DISK)
-		return kvcc_fail(KVC_INVALID, "ack %u: expected 1 (RAM) or 2 (disk)", transfer->ack);
-	for (size_t i = 0; i < count; i++) {
-		kvc_status status = check_block(ns, &blocks[i], i);
-
-		if (status != KVC_OK)
-			return status;
-	}
-	return KVC_OK;
+	if (verb == KVC_VERB_PUT)
+		status = check_put(transfer);
+	for (size_t i = 0; status == KVC_OK && i < count; i++)
+		status = check_block(ns, &blocks[i], i);
+	return status;
 }
 
 static kvc_status check_pool(const struct kvc_namespace *ns, const struct kvc_transfer *transfer)

@@ -19,7 +19,15 @@ static kvc_status check_keys(const struct kvc_namespace *ns, uint16_t verb, cons
 
 static kvc_status encode_keys(const struct kvcc_work *work, struct kvcc_request *request)
 {
-	return kvcc_wire_keys(work->ns->id, work->wire_deadline_ms, work->what, work->count, &request->frame);
+	struct kvcc_wire_keys wire = {
+	        .ns = work->ns->id,
+	        .deadline_ms = work->wire_deadline_ms,
+	        .prefetch = work->verb == KVC_VERB_LOOKUP && work->ns->prefetch,
+	        .keys = work->what,
+	        .count = work->count,
+	};
+
+	return kvcc_wire_keys(&wire, &request->frame);
 }
 
 static struct kvcc_work keys_work(struct kvc_namespace *ns, uint16_t verb, uint32_t deadline_ms)

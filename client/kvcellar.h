@@ -144,12 +144,14 @@ struct kvc_namespace_options {
 	struct kvc_coding value_coding;
 	const struct kvc_layer_coding *layer_codings; /* layers that differ, ascending; up to 16 */
 	size_t layer_coding_count;
+	uint32_t prefetch; /* 1: look-ups also start what kvc_prefetch does, for the leading keys that are
+	                    * present: for who will get what he finds. init: 0. No part of the identity */
 };
 
 void kvc_namespace_options_init(struct kvc_namespace_options *options);
 
-/* Open a namespace. Two that differ in any option share nothing. Errors: KVC_SHAPE, KVC_INVALID, KVC_LIMIT,
- * KVC_ACCESS, and those of every call. */
+/* Open a namespace. Two that differ in any option but prefetch share nothing. Errors: KVC_SHAPE, KVC_INVALID,
+ * KVC_LIMIT, KVC_ACCESS, and those of every call. */
 kvc_status kvc_namespace_open(struct kvc_client *client, const struct kvc_namespace_options *options,
                               uint32_t deadline_ms, struct kvc_namespace **ns);
 void kvc_namespace_close(struct kvc_namespace *ns);
@@ -191,6 +193,9 @@ enum kvc_ack {
 	KVC_ACK_DISK = 2, /* complete when on stable storage */
 };
 
+/* Among the blocks of a tenant: those of a lower priority are evicted first. */
+enum kvc_put_priority { KVC_PUT_LOW = 1, KVC_PUT_NORMAL = 2, KVC_PUT_HIGH = 3 };
+
 struct kvc_transfer {
 	size_t size;
 	struct kvc_memory *memory;
@@ -201,6 +206,13 @@ struct kvc_transfer {
 	uint32_t form;         /* enum kvc_form; init: KVC_FORM_BLOCK */
 	struct kvc_pool *pool; /* instead of memory */
 	void *stream;          /* pool: cudaStream_t or CUstream; the daemon waits for what it holds now */
+
+	/* What is known of the blocks of a put. Of a block that is present already a put can only take back:
+	 * raise its priority, put off its end, allow the disk. */
+	uint32_t ttl_ms;    /* a miss so long after the put arrived, and after a restart of the daemon; init:
+	                     * 0, no limit. KVC_INVALID with KVC_ACK_DISK */
+	uint32_t priority;  /* enum kvc_put_priority; init: KVC_PUT_NORMAL */
+	uint32_t ephemeral; /* 1: never written to disk; init: 0. KVC_INVALID with KVC_ACK_DISK */
 };
 
 void kvc_transfer_init(struct kvc_transfer *transfer, struct kvc_memory *memory);
@@ -251,8 +263,8 @@ enum kvc_tier { KVC_TIER_NONE = 0, KVC_TIER_VRAM = 1, KVC_TIER_RAM = 2, KVC_TIER
 kvc_status kvc_lookup(struct kvc_namespace *ns, const struct kvc_key *keys, size_t count,
                       uint32_t deadline_ms, size_t *prefix, uint8_t *tiers);
 
-/* Bring blocks into RAM; returns at once, the work goes on in the daemon. *done: how many are on their way
- * or there. */
+/* Bring leading blocks into RAM, as many as a bound on what is under way, and half of the RAM, allow; returns
+ * at once, the work goes on in the daemon. *done: how many are on their way or there. */
 kvc_status kvc_prefetch(struct kvc_namespace *ns, const struct kvc_key *keys, size_t count,
                         uint32_t deadline_ms, size_t *done);
 

@@ -69,6 +69,7 @@ static struct kvc_namespace *namespace_new(struct kvc_client *client,
 	ns->client = client;
 	ns->refs = 1;
 	ns->block_tokens = options->block_tokens;
+	ns->prefetch = options->prefetch != 0;
 	ns->token_bytes = token_bytes(options);
 	ns->shape = (struct kvcc_shape){
 	        .layers = options->layers,

@@ -208,6 +208,7 @@ struct kvc_namespace {
 	uint64_t serial;               /* connection it is open on; 0: none */
 	bool retired;                  /* no owner: close it when that can be sent */
 	struct kvcc_buffer open_frame; /* as sent, for the next connection */
+	bool prefetch;                 /* of its look-ups */
 	struct kvcc_shape shape;
 	uint64_t token_bytes; /* of one token as it comes, K and V of all layers */
 	uint32_t block_tokens;

@@ -80,8 +80,14 @@ kvc_status kvcc_wire_tenant(uint16_t verb, const char *tenant, struct kvcc_buffe
 /* How many of the blocks fit one frame, at most `count`. */
 size_t kvcc_wire_blocks_fit(const struct kvcc_wire_blocks *request);
 
-kvc_status kvcc_wire_keys(uint32_t ns, uint32_t deadline_ms, const struct kvc_key *keys, size_t count,
-                          struct kvcc_buffer *out);
+struct kvcc_wire_keys {
+	uint32_t ns;
+	uint32_t deadline_ms;
+	bool prefetch; /* lookup */
+	const struct kvc_key *keys;
+	size_t count;
+};
+kvc_status kvcc_wire_keys(const struct kvcc_wire_keys *request, struct kvcc_buffer *out);
 size_t kvcc_wire_keys_fit(const struct kvc_key *keys, size_t count);
 
 /* Turn the frame of a put that was encoded here into that of a drop of those of its keys whose status is

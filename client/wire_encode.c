@@ -238,8 +238,9 @@ static size_t block_bytes(const struct kvcc_wire_blocks *request, const struct k
 
 size_t kvcc_wire_blocks_fit(const struct kvcc_wire_blocks *request)
 {
-	/* Fixed fields at their longest: 6 numbers of up to 5 bytes, the time, 2 layouts of 3 numbers. */
-	size_t bytes = 6 * 6 + 11 + 2 * (2 + 3 * 11);
+	/* Fixed fields at their longest: 6 numbers of up to 5 bytes, the time, 2 layouts of 3 numbers, the
+	 * hints. */
+	size_t bytes = 6 * 6 + 11 + 2 * (2 + 3 * 11) + 2 + 6 + 2 * 2;
 	size_t fit = 0;
 
 	while (fit < request->count) {
@@ -293,9 +294,22 @@ static Kvcellar__Layout *layout_fields(const struct kvc_layout *layout, Kvcellar
 	return fields;
 }
 
+/* None if they say nothing. */
+static Kvcellar__Hints *hints_fields(const struct kvc_transfer *transfer, Kvcellar__Hints *fields)
+{
+	*fields = (Kvcellar__Hints)KVCELLAR__HINTS__INIT;
+	if (!transfer->ttl_ms && !transfer->ephemeral && transfer->priority == KVC_PUT_NORMAL)
+		return NULL;
+	fields->ttl_ms = transfer->ttl_ms;
+	fields->priority = (Kvcellar__Priority)transfer->priority;
+	fields->ephemeral = transfer->ephemeral != 0;
+	return fields;
+}
+
 struct blocks_fields {
 	Kvcellar__Block *blocks;
 	Kvcellar__Block **pointers;
+	Kvcellar__Hints hints;
 	Kvcellar__Layout key_layout;
 	Kvcellar__Layout value_layout;
 };
@@ -326,6 +340,7 @@ static kvc_status put_pack(const struct kvcc_wire_blocks *request, struct blocks
 	put.region = request->region;
 	put.event = request->event;
 	put.ack = (Kvcellar__Ack)request->transfer->ack;
+	put.hints = hints_fields(request->transfer, &fields->hints);
 	if (has_layouts(request)) {
 		put.key_layout = layout_fields(&request->transfer->key_layout, &fields->key_layout);
 		put.value_layout = layout_fields(&request->transfer->value_layout, &fields->value_layout);
@@ -385,7 +400,7 @@ kvc_status kvcc_wire_blocks(const struct kvcc_wire_blocks *request, struct kvcc_
 
 size_t kvcc_wire_keys_fit(const struct kvc_key *keys, size_t count)
 {
-	size_t bytes = 2 * 6;
+	size_t bytes = 2 * 6 + 2; /* two numbers and a flag */
 	size_t fit = 0;
 
 	while (fit < count) {
@@ -397,25 +412,25 @@ size_t kvcc_wire_keys_fit(const struct kvc_key *keys, size_t count)
 	return fit;
 }
 
-kvc_status kvcc_wire_keys(uint32_t ns, uint32_t deadline_ms, const struct kvc_key *keys, size_t count,
-                          struct kvcc_buffer *out)
+kvc_status kvcc_wire_keys(const struct kvcc_wire_keys *request, struct kvcc_buffer *out)
 {
 	Kvcellar__Keys message = KVCELLAR__KEYS__INIT;
 	ProtobufCBinaryData few[SMALL_BATCH];
 	ProtobufCBinaryData *many = NULL;
 	kvc_status status;
 
-	if (count > SMALL_BATCH) {
-		many = kvcc_alloc(count, sizeof(*many));
+	if (request->count > SMALL_BATCH) {
+		many = kvcc_alloc(request->count, sizeof(*many));
 		if (!many)
 			return KVC_NO_MEMORY;
 	}
-	message.namespace_ = ns;
-	message.deadline_ms = deadline_ms;
-	message.n_keys = count;
+	message.namespace_ = request->ns;
+	message.deadline_ms = request->deadline_ms;
+	message.prefetch = request->prefetch;
+	message.n_keys = request->count;
 	message.keys = many ? many : few;
-	for (size_t i = 0; i < count; i++)
-		message.keys[i] = bytes_field(keys[i].data, keys[i].bytes);
+	for (size_t i = 0; i < request->count; i++)
+		message.keys[i] = bytes_field(request->keys[i].data, request->keys[i].bytes);
 	status = kvcc_wire_pack(&message.base, out);
 	kvcc_free(many);
 	return status;

@@ -11,13 +11,14 @@
 
 static const struct kvc_usage lookup_usage = {
         .name = "lookup",
-        .groups = GROUPS,
+        .groups = GROUPS | KVC_GROUP_LOOKUP,
         .required = REQUIRED,
         .what = "Say how many tokens of a sequence are stored from its beginning, and how many blocks each "
                 "tier\n"
                 "holds. Options are those of the put. Exit code 3 if the sequence is not stored as a whole.",
         .examples = "  kvcellar lookup --model llama-3.1-8b --layers 32 --heads 8 --dim 128 --dtype bf16 \\\n"
-                    "      --tokens 2048 --sequence prompt-1\n",
+                    "      --tokens 2048 --sequence prompt-1\n"
+                    "  kvcellar lookup ... --prefetch\n",
 };
 
 static const struct kvc_usage drop_usage = {

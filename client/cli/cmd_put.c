@@ -19,12 +19,27 @@ static const struct kvc_usage usage = {
         .examples = "  kvcellar put --model llama-3.1-8b --layers 32 --heads 8 --dim 128 --dtype bf16 "
                     "--tokens 2048 \\\n"
                     "      --keys keys.bf16 --values values.bf16 --sequence prompt-1\n"
-                    "  kvcellar put ... --preset compact --ack disk\n",
+                    "  kvcellar put ... --preset compact --ack disk\n"
+                    "  kvcellar put ... --ttl 10m --priority low --ephemeral\n",
 };
 
 static bool read_block(void *data, size_t block, uint8_t *bytes)
 {
 	return kvc_files_read(data, block, bytes);
+}
+
+/* What the daemon would refuse, in the words of the options. */
+static int check_hints(const struct kvc_settings *settings)
+{
+	if (settings->ack == KVC_ACK_DISK && settings->ephemeral)
+		return kvc_usage_error("put",
+		                       "--ephemeral with --ack disk: expected --ack ram, as such blocks "
+		                       "are never written to disk");
+	if (settings->ack == KVC_ACK_DISK && settings->ttl_ms)
+		return kvc_usage_error("put",
+		                       "--ttl with --ack disk: expected --ack ram, as such blocks do not "
+		                       "outlive a restart");
+	return -1;
 }
 
 static int print_result(const struct kvc_job *job, const char *sequence, const struct kvc_pump_result *moved)
@@ -94,6 +109,8 @@ int kvc_cmd_put(int argc, char **argv)
 	const char *sequence;
 	int code = kvc_settings_parse(&usage, argc, argv, &settings);
 
+	if (code < 0)
+		code = check_hints(&settings);
 	if (code >= 0)
 		return code;
 	if (!kvc_settings_namespace("put", &settings, &ignored))

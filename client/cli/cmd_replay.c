@@ -38,6 +38,8 @@ struct list {
 struct options {
 	struct list capacities, policies, presets, budgets;
 	const char *disk;
+	bool promote_given;
+	enum kvc_replay_promote promote;
 	const struct model *model;
 	const char *trace;
 	bool json;
@@ -51,6 +53,7 @@ enum {
 	OPTION_PRESET,
 	OPTION_DISK,
 	OPTION_BUDGET,
+	OPTION_PROMOTE,
 	OPTION_SOCKET,
 	OPTION_JSON,
 	OPTION_HELP
@@ -83,6 +86,11 @@ static void print_help(void)
 	        "  --disk-budget LIST  what may be written to disk: 'all', bytes a day (500G), drive writes "
 	        "a day\n"
 	        "      (1dwpd), or part of what 'all' writes (33%%) (default: all)\n"
+	        "  --promote HOW  which blocks that were found on disk are kept in RAM: always (as the "
+	        "daemon "
+	        "does), prefix\n"
+	        "      (those behind others that are in RAM), again (at the second time), never (default: "
+	        "always)\n"
 	        "  --json  print JSON\n\n"
 	        "exit codes: 0 done, 1 failed, 2 wrong arguments\n\n"
 	        "examples:\n"
@@ -126,6 +134,25 @@ static int model_parse(const char *text, const struct model **model)
 	                       models[0].name);
 }
 
+static int promote_parse(const char *text, struct options *options)
+{
+	static const char *const names[] = {
+	        [KVC_PROMOTE_ALWAYS] = "always",
+	        [KVC_PROMOTE_PREFIX] = "prefix",
+	        [KVC_PROMOTE_AGAIN] = "again",
+	        [KVC_PROMOTE_NEVER] = "never",
+	};
+
+	for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		if (strcmp(names[i], text) == 0) {
+			options->promote = (enum kvc_replay_promote)i;
+			options->promote_given = true;
+			return -1;
+		}
+	}
+	return kvc_usage_error(NAME, "--promote %s: expected always, prefix, again or never", text);
+}
+
 static int set_option(int choice, const char *text, struct options *options)
 {
 	switch (choice) {
@@ -139,6 +166,8 @@ static int set_option(int choice, const char *text, struct options *options)
 		return list_parse("--disk-budget", text, &options->budgets);
 	case OPTION_MODEL:
 		return model_parse(text, &options->model);
+	case OPTION_PROMOTE:
+		return promote_parse(text, options);
 	case OPTION_DISK:
 		options->disk = text;
 		return -1;
@@ -162,6 +191,7 @@ static int parse_options(int argc, char **argv, struct options *options)
 	        {"preset", required_argument, NULL, OPTION_PRESET},
 	        {"disk", required_argument, NULL, OPTION_DISK},
 	        {"disk-budget", required_argument, NULL, OPTION_BUDGET},
+	        {"promote", required_argument, NULL, OPTION_PROMOTE},
 	        {"socket", required_argument, NULL, OPTION_SOCKET},
 	        {"json", no_argument, NULL, OPTION_JSON},
 	        {"help", no_argument, NULL, OPTION_HELP},
@@ -192,6 +222,8 @@ static int parse_options(int argc, char **argv, struct options *options)
 	options->trace = argv[optind];
 	if (options->budgets.count && !options->disk)
 		return kvc_usage_error(NAME, "--disk-budget without --disk: how large is the disk tier?");
+	if (options->promote_given && !options->disk)
+		return kvc_usage_error(NAME, "--promote without --disk: how large is the disk tier?");
 	return -1;
 }
 
@@ -354,7 +386,7 @@ static int run_policies(struct progress *progress, struct kvc_replay_row *row)
 static int run_capacities(struct progress *progress, const char *preset)
 {
 	const struct options *options = progress->options;
-	struct kvc_replay_row row = {.preset = preset};
+	struct kvc_replay_row row = {.preset = preset, .setup.promote = options->promote};
 	int code = block_bytes(options->model, preset, &row.setup.block_bytes);
 
 	row.working_set = row.setup.block_bytes * progress->trace->distinct;

@@ -86,6 +86,9 @@ static int pump_open(struct pump *pump)
 		return kvc_job_failure(job, "the window of shared memory", status);
 	kvc_transfer_init(&pump->transfer, pump->memory);
 	pump->transfer.ack = (uint32_t)job->settings->ack;
+	pump->transfer.ttl_ms = (uint32_t)job->settings->ttl_ms;
+	pump->transfer.priority = (uint32_t)job->settings->priority;
+	pump->transfer.ephemeral = (uint32_t)job->settings->ephemeral;
 	pump->units = calloc(pump->unit_count, sizeof(*pump->units));
 	pump->blocks = calloc(pump->unit_count * pump->unit_blocks, sizeof(*pump->blocks));
 	if (!pump->units || !pump->blocks)

@@ -12,6 +12,7 @@ enum {
 	ON_DISK = 2,
 	ADMITTED = 4, /* to disk, when it leaves RAM */
 	USED = 8,     /* since it was written */
+	READ = 16,    /* from disk, likewise */
 };
 
 enum {
@@ -24,6 +25,7 @@ struct block {
 	struct kvc_policy_node node;
 	uint8_t flags;
 	uint16_t depth; /* blocks before it */
+	uint32_t turn;  /* of the request that used it last */
 };
 
 /* Block numbers in the order they were written. */
@@ -43,7 +45,9 @@ struct world {
 	struct kvc_policy *policy;
 	struct kvc_admit *admit;
 	uint64_t ram_used;
+	uint32_t part; /* block that the request at hand ends within; KVC_POLICY_NONE: none */
 	uint64_t now_ns;
+	uint32_t turn; /* number of the request */
 };
 
 /* --- what the policy asks --- */
@@ -78,6 +82,14 @@ static struct kvc_policy_block block_of(void *owner, uint32_t id)
 
 /* --- disk --- */
 
+static bool ask(const struct world *world, enum kvc_admit_kind kind, uint32_t first, uint64_t coin)
+{
+	const struct kvc_admit_block block = {
+	        .kind = kind, .first = first, .coin = coin, .bytes = world->setup->block_bytes};
+
+	return kvc_admit_ask(world->admit, world->now_ns, &block);
+}
+
 /* The oldest write goes. A block that is in RAM and was used since may be written again when it leaves. */
 static void disk_reclaim(struct world *world)
 {
@@ -87,8 +99,7 @@ static void disk_reclaim(struct world *world)
 	disk->first = (disk->first + 1) % disk->capacity;
 	disk->count--;
 	block->flags &= (uint8_t)~ON_DISK;
-	if (block->flags & IN_RAM && block->flags & USED &&
-	    kvc_admit_ask(world->admit, world->now_ns, KVC_ADMIT_AGAIN, 0, world->setup->block_bytes))
+	if (block->flags & IN_RAM && block->flags & USED && ask(world, KVC_ADMIT_AGAIN, 0, 0))
 		block->flags |= ADMITTED;
 }
 
@@ -100,7 +111,7 @@ static void disk_write(struct world *world, uint32_t id)
 	if (disk->count == disk->capacity)
 		disk_reclaim(world);
 	disk->blocks[(disk->first + disk->count++) % disk->capacity] = id;
-	block->flags = (uint8_t)((block->flags | ON_DISK) & ~(ADMITTED | USED));
+	block->flags = (uint8_t)((block->flags | ON_DISK) & ~(ADMITTED | USED | READ));
 	world->result->written += world->setup->block_bytes;
 	kvc_admit_wrote(world->admit, world->now_ns, world->setup->block_bytes, true);
 }
@@ -155,10 +166,11 @@ static void admission(struct world *world, uint32_t id, uint32_t parent, enum kv
                       uint64_t coin)
 {
 	struct block *block = &world->blocks[id];
+	uint32_t first = id == world->part ? KVC_ADMIT_DEEPEST : block->depth * KVC_TRACE_BLOCK_TOKENS;
 
 	if (!world->disk.capacity || block->flags & (ON_DISK | ADMITTED) || !parent_kept(world, parent))
 		return;
-	if (kvc_admit_ask(world->admit, world->now_ns, kind, coin, world->setup->block_bytes))
+	if (ask(world, kind, first, coin))
 		block->flags |= ADMITTED;
 }
 
@@ -184,19 +196,53 @@ static void use(struct world *world, uint32_t id)
 	struct block *block = &world->blocks[id];
 
 	block->flags |= USED;
+	block->turn = world->turn;
 	kvc_policy_hit(world->policy, id, 0);
+}
+
+/* Whether the request has no block before this one that is not in RAM, and needs to lose none of its own. */
+static bool prefix_stays(const struct world *world, const uint32_t *chain, uint32_t i)
+{
+	const struct kvc_replay_setup *setup = world->setup;
+	uint32_t victim;
+
+	if (i && !(world->blocks[chain[i - 1]].flags & IN_RAM))
+		return false;
+	if (world->ram_used + setup->block_bytes <= setup->ram_bytes)
+		return true;
+	victim = kvc_policy_peek(world->policy, KVC_POLICY_ALL, NULL);
+	return victim != KVC_POLICY_NONE && world->blocks[victim].turn != world->turn;
+}
+
+static bool promotes(const struct world *world, const uint32_t *chain, uint32_t i)
+{
+	switch (world->setup->promote) {
+	case KVC_PROMOTE_PREFIX:
+		return prefix_stays(world, chain, i);
+	case KVC_PROMOTE_AGAIN:
+		return world->blocks[chain[i]].flags & READ;
+	case KVC_PROMOTE_NEVER:
+		return false;
+	case KVC_PROMOTE_ALWAYS:
+		break;
+	}
+	return true;
 }
 
 static void load(struct world *world, const uint32_t *chain, uint32_t i)
 {
 	struct block *block = &world->blocks[chain[i]];
+	bool stays;
 
 	if (block->flags & IN_RAM)
 		return;
-	block->flags |= USED;
+	stays = promotes(world, chain, i);
+	block->flags |= USED | READ;
+	block->turn = world->turn;
 	world->result->read += world->setup->block_bytes;
 	/* It may be reclaimed while room is made for it: then it comes too late. */
-	(void)ram_enter(world, chain[i], KVC_POLICY_READ, parent_of(chain, i));
+	if (stays)
+		(void)ram_enter(world, chain[i], KVC_POLICY_READ, parent_of(chain, i));
 }
 
 static void get(struct world *world, const uint32_t *chain, uint32_t hits)
@@ -253,6 +299,10 @@ static void request(struct world *world, const struct kvc_trace_request *request
 
 	world->now_ns = (uint64_t)(request->time_ms * (double)MS_NS);
 	world->result->blocks += request->count;
+	world->turn++;
+	world->part = KVC_POLICY_NONE;
+	if (request->count && request->input_tokens < (uint64_t)request->count * KVC_TRACE_BLOCK_TOKENS)
+		world->part = chain[request->count - 1];
 	get(world, chain, hits);
 	for (uint32_t i = hits; i < request->count; i++)
 		put(world, chain, i, hash_of(chain[hits]));
@@ -282,7 +332,7 @@ static bool world_open(struct world *world)
 	world->blocks = calloc(world->trace->distinct, sizeof(*world->blocks));
 	world->disk.blocks = calloc((size_t)world->disk.capacity + 1, sizeof(*world->disk.blocks));
 	return world->blocks && world->disk.blocks && kvc_policy_open(&policy, &world->policy) == KVC_OK &&
-	       kvc_admit_open(&admit, 0, NULL, &world->admit) == KVC_OK;
+	       kvc_admit_open(&admit, 0, &world->admit) == KVC_OK;
 }
 
 static void world_close(struct world *world)

@@ -40,7 +40,7 @@ int kvc_failure(const char *name, const char *format, ...)
 
 /* ---- the table ----------------------------------------------------------------------------- */
 
-enum kind { FLAG, TEXT, NUMBER, CHOICE };
+enum kind { FLAG, TEXT, NUMBER, CHOICE, TIME };
 
 /* A word and the number it stands for. */
 struct choice {
@@ -51,6 +51,8 @@ struct choice {
 static const struct choice dtypes[] = {
         {"bf16", KVC_ELEMENT_BF16}, {"fp16", KVC_ELEMENT_FP16}, {"fp32", KVC_ELEMENT_FP32}, {NULL, 0}};
 static const struct choice acks[] = {{"ram", KVC_ACK_RAM}, {"disk", KVC_ACK_DISK}, {NULL, 0}};
+static const struct choice priorities[] = {
+        {"low", KVC_PUT_LOW}, {"normal", KVC_PUT_NORMAL}, {"high", KVC_PUT_HIGH}, {NULL, 0}};
 static const struct choice planes[] = {{"shm", KVC_CLI_SHM}, {"inline", KVC_CLI_INLINE}, {NULL, 0}};
 static const struct choice bench_planes[] = {
         {"shm", KVC_CLI_SHM}, {"inline", KVC_CLI_INLINE}, {"cuda", KVC_CLI_CUDA}, {NULL, 0}};
@@ -109,6 +111,14 @@ static const struct option_row rows[] = {
         {"values", TEXT, KVC_GROUP_PUT, false, AT(values), 0, 0, NULL, "FILE", "values, likewise"},
         {"ack", CHOICE, KVC_GROUP_PUT, false, AT(ack), 0, 0, acks, "WHERE",
          "when a block counts as stored (default ram)"},
+        {"ttl", TIME, KVC_GROUP_PUT, false, AT(ttl_ms), 1, UINT32_MAX, NULL, "TIME",
+         "forget the blocks after so long (500ms, 30s, 10m, 2h, 1d), and at a restart; not with --ack disk"},
+        {"priority", CHOICE, KVC_GROUP_PUT, false, AT(priority), 0, 0, priorities, "HOW",
+         "which of the tenant's blocks are evicted first (default normal)"},
+        {"ephemeral", FLAG, KVC_GROUP_PUT, false, AT(ephemeral), 0, 0, NULL, NULL,
+         "never write the blocks to disk; not with --ack disk"},
+        {"prefetch", FLAG, KVC_GROUP_LOOKUP, false, AT(prefetch), 0, 0, NULL, NULL,
+         "begin to bring blocks that rest on disk into RAM"},
         {"out-keys", TEXT, KVC_GROUP_GET, true, AT(out_keys), 0, 0, NULL, "FILE", "where keys go"},
         {"out-values", TEXT, KVC_GROUP_GET, false, AT(out_values), 0, 0, NULL, "FILE", "where values go"},
         {"plane", CHOICE, KVC_GROUP_PLANE, false, AT(plane), 0, 0, planes, "HOW",
@@ -148,6 +158,7 @@ static const struct kvc_settings defaults = {
         .block_tokens = 128,
         .shards = 1,
         .ack = KVC_ACK_RAM,
+        .priority = KVC_PUT_NORMAL,
         .plane = KVC_CLI_SHM,
         .depth = 4,
         .blocks = 64,
@@ -219,6 +230,29 @@ static int set_number(const char *name, const struct option_row *row, const char
 	return -1;
 }
 
+/* A whole number and its unit, in milliseconds. */
+static int set_time(const char *name, const struct option_row *row, const char *text, uint64_t *out)
+{
+	static const struct choice units[] = {{"ms", 1},      {"s", 1000},     {"m", 60000},
+	                                      {"h", 3600000}, {"d", 86400000}, {NULL, 0}};
+	unsigned long long number;
+	char *end;
+
+	errno = 0;
+	number = strtoull(text, &end, 10);
+	for (const struct choice *unit = units; !errno && text[0] >= '0' && text[0] <= '9' && unit->word;
+	     unit++) {
+		if (strcmp(unit->word, end) != 0 || number > row->most / unit->number ||
+		    number * unit->number < row->least)
+			continue;
+		*out = number * unit->number;
+		return -1;
+	}
+	return kvc_usage_error(
+	        name, "--%s %s: expected a time such as 500ms, 30s, 10m, 2h or 1d, at most %" PRIu64 "d",
+	        row->name, text, row->most / 86400000);
+}
+
 static int set_choice(const char *name, const struct option_row *row, const char *text, uint64_t *out)
 {
 	for (const struct choice *choice = row->choices; choice->word; choice++) {
@@ -242,6 +276,8 @@ static int set_option(const char *name, const struct option_row *row, const char
 		return -1;
 	case NUMBER:
 		return set_number(name, row, text, field(settings, row));
+	case TIME:
+		return set_time(name, row, text, field(settings, row));
 	case CHOICE:
 		return set_choice(name, row, text, field(settings, row));
 	case TEXT:
@@ -433,5 +469,6 @@ bool kvc_settings_namespace(const char *name, const struct kvc_settings *setting
 	options->block_tokens = (uint32_t)settings->block_tokens;
 	options->shard = (uint32_t)settings->shard;
 	options->shards = (uint32_t)settings->shards;
+	options->prefetch = (uint32_t)settings->prefetch;
 	return set_codec(name, settings, options);
 }

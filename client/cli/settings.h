@@ -16,7 +16,8 @@ enum kvc_option_group {
 	KVC_GROUP_GET = 1u << 4,
 	KVC_GROUP_PLANE = 1u << 5, /* how blocks travel */
 	KVC_GROUP_BENCH = 1u << 6,
-	KVC_GROUP_TENANT = 1u << 7, /* a tenant as a whole */
+	KVC_GROUP_LOOKUP = 1u << 7,
+	KVC_GROUP_TENANT = 1u << 8, /* a tenant as a whole */
 };
 
 #define KVC_SETTING_UNSET UINT64_MAX
@@ -46,7 +47,11 @@ struct kvc_settings {
 	const char *values;
 	const char *out_keys;
 	const char *out_values;
-	uint64_t ack;   /* enum kvc_ack */
+	uint64_t ack; /* enum kvc_ack */
+	uint64_t ttl_ms;
+	uint64_t priority; /* enum kvc_put_priority */
+	uint64_t ephemeral;
+	uint64_t prefetch;
 	uint64_t plane; /* enum kvc_cli_plane */
 	uint64_t depth;
 	uint64_t blocks;

@@ -1,6 +1,8 @@
 /* Asking for, paying for and counting writes. See admission.h. */
 #include "daemon/cache/admission.h"
 
+#include <assert.h>
+
 #include "daemon/cache/internal.h"
 #include "daemon/policy/admit.h"
 
@@ -32,7 +34,8 @@ kvc_status kvc_admission_open(struct kvc_cache *cache)
 
 	if (!cache->options.disk)
 		return KVC_OK;
-	return kvc_admit_open(&options, now_ns(cache), cache->options.disk_writes, &cache->admit);
+	kvc_stat_set(cache->count.budget_day, (int64_t)options.day_bytes);
+	return kvc_admit_open(&options, now_ns(cache), &cache->admit);
 }
 
 void kvc_admission_close(struct kvc_cache *cache)
@@ -41,10 +44,31 @@ void kvc_admission_close(struct kvc_cache *cache)
 		kvc_admit_close(cache->admit);
 }
 
-void kvc_cache_disk_writes(struct kvc_cache *cache, struct kvc_admit_state *state)
+static_assert(sizeof(struct kvc_admit_state) <= KVC_TIER_NOTE_BYTES, "the account fits");
+
+void kvc_admission_save(struct kvc_cache *cache, struct kvc_tier_note *note)
 {
-	KVC_PRE(cache->admit);
-	kvc_admit_save(cache->admit, now_ns(cache), state);
+	struct kvc_admit_state state;
+
+	kvc_admit_save(cache->admit, now_ns(cache), &state);
+	memset(note, 0, sizeof *note);
+	memcpy(note->bytes, &state, sizeof state);
+}
+
+static void show(struct kvc_cache *cache)
+{
+	kvc_stat_set(cache->count.admitted_day, (int64_t)kvc_admit_written_day(cache->admit, now_ns(cache)));
+	if (has_budget(cache))
+		kvc_stat_set(cache->count.credit, (int64_t)kvc_admit_credit(cache->admit, now_ns(cache)));
+}
+
+void kvc_admission_restore(struct kvc_cache *cache, const struct kvc_tier_note *note)
+{
+	struct kvc_admit_state state;
+
+	memcpy(&state, note->bytes, sizeof state);
+	kvc_admit_restore(cache->admit, &state);
+	show(cache);
 }
 
 /* Whether the block before it is on disk, or will be: a chain with a hole is worth nothing. */
@@ -60,11 +84,12 @@ static bool parent_kept(struct kvc_cache *cache, bool has_parent, uint32_t paren
 	return flags & KVC_ENTRY_ON_DISK || !(flags & KVC_ENTRY_LOOSE);
 }
 
-static bool ask(struct kvc_cache *cache, uint32_t id, enum kvc_admit_kind kind, uint64_t coin, uint64_t bytes)
+static bool ask(struct kvc_cache *cache, uint32_t id, const struct kvc_admit_block *block)
 {
 	struct kvc_entry *entry = kvc_cache_entry(cache, id);
 
-	if (!kvc_admit_ask(cache->admit, now_ns(cache), kind, coin, bytes)) {
+	if (!kvc_admit_ask(cache->admit, now_ns(cache), block)) {
+		show(cache);
 		kvc_stat_add(cache->count.wear_throttled, 1);
 		entry->flags |= KVC_ENTRY_LOOSE;
 		return false;
@@ -73,12 +98,29 @@ static bool ask(struct kvc_cache *cache, uint32_t id, enum kvc_admit_kind kind, 
 	return true;
 }
 
+static bool ask_again(struct kvc_cache *cache, uint32_t id)
+{
+	const struct kvc_admit_block block = {.kind = KVC_ADMIT_AGAIN,
+	                                      .bytes = record_bytes(kvc_cache_entry(cache, id))};
+
+	return ask(cache, id, &block);
+}
+
+/* Tokens before it. Of a part of a block: more than any. */
+static uint32_t first_of(const struct kvc_op *op, const struct kvc_entry *entry)
+{
+	uint32_t full = op->ns->plan.shape.tokens;
+
+	return op->tokens < full ? KVC_ADMIT_DEEPEST : entry->depth * full;
+}
+
 void kvc_admission_arrive(struct kvc_cache *cache, const struct kvc_op *op, uint32_t id, uint32_t parent)
 {
 	struct kvc_entry *entry = kvc_cache_entry(cache, id);
+	struct kvc_admit_block block;
 	bool again;
 
-	if (!has_budget(cache) || op->durable)
+	if (!has_budget(cache) || op->durable || op->hints.ephemeral)
 		return;
 	entry->image_bytes = (uint32_t)op->plan->image_bytes; /* what is charged, until it is known */
 	again = kvc_admit_came_back(cache->admit, kvc_storage_key_hash(&entry->key));
@@ -86,8 +128,11 @@ void kvc_admission_arrive(struct kvc_cache *cache, const struct kvc_op *op, uint
 		entry->flags |= KVC_ENTRY_LOOSE;
 		return;
 	}
-	(void)ask(cache, id, again ? KVC_ADMIT_AGAIN : KVC_ADMIT_FRESH, op->coin,
-	          kvc_record_bytes(op->plan->image_bytes));
+	block = (struct kvc_admit_block){.kind = again ? KVC_ADMIT_AGAIN : KVC_ADMIT_FRESH,
+	                                 .first = first_of(op, entry),
+	                                 .coin = op->coin,
+	                                 .bytes = record_bytes(entry)};
+	(void)ask(cache, id, &block);
 }
 
 /* The entry's parent is named by its record. */
@@ -109,16 +154,16 @@ void kvc_admission_use(struct kvc_cache *cache, uint32_t id)
 	struct kvc_entry *entry = kvc_cache_entry(cache, id);
 
 	if (!has_budget(cache) || !(entry->flags & KVC_ENTRY_LOOSE) || entry->slab == KVC_EXTENT_NONE ||
-	    !kvc_cache_disk_writable(cache) || !own_parent_kept(cache, entry))
+	    entry->hints & KVC_HINT_EPHEMERAL || !kvc_cache_disk_writable(cache) ||
+	    !own_parent_kept(cache, entry))
 		return;
-	if (ask(cache, id, KVC_ADMIT_AGAIN, 0, record_bytes(entry)) && kvc_policy_listed(&entry->node))
+	if (ask_again(cache, id) && kvc_policy_listed(&entry->node))
 		kvc_entry_reclass(cache, id);
 }
 
 bool kvc_admission_again(struct kvc_cache *cache, uint32_t id)
 {
-	return !has_budget(cache) ||
-	       ask(cache, id, KVC_ADMIT_AGAIN, 0, record_bytes(kvc_cache_entry(cache, id)));
+	return !has_budget(cache) || ask_again(cache, id);
 }
 
 static void refund(struct kvc_cache *cache, struct kvc_entry *entry)
@@ -138,7 +183,13 @@ void kvc_admission_stored(struct kvc_cache *cache, uint32_t id, kvc_status statu
 	}
 	kvc_admit_wrote(cache->admit, now_ns(cache), record_bytes(entry), entry->flags & KVC_ENTRY_PAID);
 	entry->flags &= (uint8_t)~KVC_ENTRY_PAID;
-	kvc_stat_set(cache->count.written_day, (int64_t)kvc_admit_written_day(cache->admit, now_ns(cache)));
+	show(cache);
+}
+
+void kvc_admission_copied(struct kvc_cache *cache, uint32_t id)
+{
+	kvc_admit_wrote(cache->admit, now_ns(cache), record_bytes(kvc_cache_entry(cache, id)), false);
+	show(cache);
 }
 
 void kvc_admission_dropped(struct kvc_cache *cache, uint32_t id)
@@ -150,6 +201,6 @@ void kvc_admission_evicted(struct kvc_cache *cache, uint32_t id)
 {
 	const struct kvc_entry *entry = kvc_cache_entry(cache, id);
 
-	if (has_budget(cache) && entry->flags & KVC_ENTRY_LOOSE)
+	if (has_budget(cache) && entry->flags & KVC_ENTRY_LOOSE && !(entry->hints & KVC_HINT_EPHEMERAL))
 		kvc_admit_remember(cache->admit, kvc_storage_key_hash(&entry->key));
 }

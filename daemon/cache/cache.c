@@ -41,13 +41,19 @@ static void counters_open(struct kvc_cache *cache)
 	        .lost = kvc_stats_cell(stats, "cache.lost"),
 	        .demoted = kvc_stats_cell(stats, "cache.demoted"),
 	        .promoted = kvc_stats_cell(stats, "cache.promoted"),
+	        .read_ahead = kvc_stats_cell(stats, "cache.read_ahead"),
 	        .lowered = kvc_stats_cell(stats, "cache.lowered"),
 	        .raised = kvc_stats_cell(stats, "cache.raised"),
 	        .recovered = kvc_stats_cell(stats, "cache.recovered"),
 	        .busy = kvc_stats_cell(stats, "cache.busy"),
 	        .pins = kvc_stats_cell(stats, "cache.pins"),
+	        .expiring = kvc_stats_cell(stats, "cache.expiring"),
+	        .expiry_bytes = kvc_stats_cell(stats, "cache.expiry_bytes"),
+	        .expired = kvc_stats_cell(stats, "cache.expired"),
 	        .wear_throttled = kvc_stats_cell(stats, "disk.wear_throttled"),
-	        .written_day = kvc_stats_cell(stats, "disk.written_day_bytes"),
+	        .admitted_day = kvc_stats_cell(stats, "disk.admitted_day_bytes"),
+	        .budget_day = kvc_stats_cell(stats, "disk.budget_day_bytes"),
+	        .credit = kvc_stats_cell(stats, "disk.budget_credit_bytes"),
 	};
 }
 
@@ -165,6 +171,8 @@ static bool record_recovered(void *context, const struct kvc_record *record, uin
 		return false;
 	if (id != KVC_ENTRY_NONE)
 		kvc_entry_drop(cache, id);
+	if (record->ends) /* nobody knows how long ago it was put: see hints.c */
+		return false;
 	if (kvc_index_insert(cache->index, &record->key, &id) != KVC_OK)
 		return false;
 	entry = kvc_cache_entry(cache, id);
@@ -211,6 +219,7 @@ static bool place_describe(void *context, uint32_t cookie, struct kvc_record *re
 	record->image_bytes = entry->image_bytes;
 	record->tokens = entry->tokens;
 	record->depth = entry->depth;
+	record->ends = entry->hints & KVC_HINT_MARKED;
 	memcpy(record->tenant, kvc_entry_tenant(cache, entry)->id, sizeof record->tenant);
 	return entry->tenant != 0;
 }
@@ -236,7 +245,18 @@ static bool place_moved(void *context, uint32_t cookie, struct kvc_place from,
 	entry->place = record->place;
 	entry->epoch = (uint32_t)record->epoch;
 	entry->flags &= (uint8_t)~KVC_ENTRY_HIT;
+	kvc_admission_copied(cache, cookie);
 	return true;
+}
+
+static void account_save(void *context, struct kvc_tier_note *note)
+{
+	kvc_admission_save(context, note);
+}
+
+static void account_restore(void *context, const struct kvc_tier_note *note)
+{
+	kvc_admission_restore(context, note);
 }
 
 static void recover_done(void *context, kvc_status status)
@@ -257,6 +277,8 @@ void kvc_cache_recover(struct kvc_cache *cache, void (*done)(void *context, kvc_
 	        .describe = place_describe,
 	        .keep = place_keep,
 	        .moved = place_moved,
+	        .note = account_save,
+	        .noted = account_restore,
 	        .context = cache,
 	};
 
@@ -292,6 +314,7 @@ void kvc_cache_check_stopped(struct kvc_cache *cache)
 	cache->state = KVC_CACHE_STOPPED;
 	kvc_vram_clear(cache);
 	kvc_timer_stop(&cache->flush_timer);
+	kvc_timer_stop(&cache->expiry_timer);
 	if (kvc_listed_count(cache, KVC_LIST_DIRTY))
 		kvc_warn("stop: %u blocks in RAM were not written to disk",
 		         kvc_listed_count(cache, KVC_LIST_DIRTY));
@@ -312,6 +335,7 @@ static void stop_run(struct kvc_task *task)
 {
 	struct kvc_cache *cache = kvc_container_of(task, struct kvc_cache, stop_task);
 
+	kvc_hints_stop(cache);
 	kvc_cleaner_run(cache);
 	kvc_cache_check_stopped(cache);
 }
@@ -342,6 +366,7 @@ void kvc_cache_close(struct kvc_cache *cache)
 	kvc_free(cache->flights);
 	kvc_admission_close(cache);
 	kvc_tenants_close(cache);
+	kvc_expiry_close(&cache->expiry);
 	kvc_index_close(cache->index);
 	kvc_free(cache);
 }

@@ -39,10 +39,8 @@ struct kvc_cache_options {
 	struct kvc_gpu *const
 	        *gpus; /* gpu_count of them, each with its verdict; their events become the cache's */
 	uint32_t gpu_count;
-	struct kvc_secret secret; /* master secret: of the disk tier's directory, or random without one */
-	uint64_t disk_day_bytes;  /* that may be written to disk in a day; 0: no limit */
-	const struct kvc_admit_state
-	        *disk_writes;        /* what was written before, or NULL; for kvc_cache_open only */
+	struct kvc_secret secret;    /* master secret: of the disk tier's directory, or random without one */
+	uint64_t disk_day_bytes;     /* that may be written to disk in a day; 0: no limit */
 	enum kvc_policy_kind policy; /* who is evicted first; 0: the default */
 	uint32_t ops_max;            /* unfinished put and get operations of all callers; above: KVC_BUSY */
 	uint32_t moves_max;          /* blocks moving between tiers at a time */
@@ -60,9 +58,6 @@ void kvc_cache_recover(struct kvc_cache *cache, void (*done)(void *context, kvc_
  * written to disk (at most until flush_ms have passed), then done(context). The disk tier is not closed here.
  */
 void kvc_cache_stop(struct kvc_cache *cache, uint64_t flush_ms, void (*done)(void *context), void *context);
-
-/* What was written to disk, to be kept over a restart. There is a disk tier. */
-void kvc_cache_disk_writes(struct kvc_cache *cache, struct kvc_admit_state *state);
 
 /* After stop, and after all namespaces and leases are closed. */
 void kvc_cache_close(struct kvc_cache *cache);
@@ -177,11 +172,12 @@ enum kvc_rest {
 /* Among the blocks of a tenant. */
 enum kvc_priority { KVC_PRIORITY_NORMAL, KVC_PRIORITY_LOW, KVC_PRIORITY_HIGH, KVC_PRIORITIES };
 
-/* What a client says of the blocks that it puts. Zeroed: nothing. */
+/* What a client says of the blocks that it puts. Zeroed: nothing. Of a block that is there already, a later
+ * put can only take back: raise the priority, put off the end, allow the disk. */
 struct kvc_hints {
 	uint8_t priority; /* enum kvc_priority */
 	bool ephemeral;   /* never written to disk */
-	uint32_t ttl_ms;  /* gone after so long; 0: no limit */
+	uint32_t ttl_ms;  /* a miss so long after the put began, and after a restart; 0: no limit */
 };
 
 struct kvc_op {
@@ -191,7 +187,8 @@ struct kvc_op {
 	struct kvc_storage_key key;
 	struct kvc_storage_key parent; /* of a put */
 	bool has_parent;
-	bool durable;  /* a put: complete when on stable storage */
+	bool durable;  /* a put: complete when on stable storage; not of an ephemeral block, nor one that ends
+	                */
 	uint64_t coin; /* of a put: the same for all blocks of a request, a hash; admission to disk (admit.h)
 	                */
 	struct kvc_hints hints; /* of a put */
@@ -231,6 +228,7 @@ struct kvc_op {
 	struct kvc_tenant *tenant;
 	uint8_t state;
 	bool admitted;            /* counts among the unfinished ones */
+	uint64_t ends_ms;         /* a put with a time to live: of the loop's clock */
 	bool reread;              /* a get: what rests on disk was read a second time */
 	bool lost;                /* a put that waits for a sync: its place on disk is gone */
 	kvc_status cancel_status; /* KVC_OK: not cancelled */
@@ -253,7 +251,12 @@ void kvc_op_cancel(struct kvc_op *op, kvc_status status);
 uint32_t kvc_cache_lookup(struct kvc_cache *cache, const struct kvc_storage_key *keys, uint32_t count,
                           uint8_t *rest);
 
-/* Start bringing the leading present blocks into RAM; returns how many are there or on their way. */
+/* Start bringing leading blocks that are present into RAM: as many as fit half of it, and as what is read
+ * ahead for all chains at a time may be (a quarter of RAM, and no more blocks than the moves there may be).
+ * Returns how many are there or on their way. */
+uint32_t kvc_cache_read_ahead(struct kvc_cache *cache, const struct kvc_storage_key *keys, uint32_t count);
+
+/* The same of blocks that nobody has asked for yet: marks them as used. */
 uint32_t kvc_cache_prefetch(struct kvc_cache *cache, const struct kvc_storage_key *keys, uint32_t count);
 
 /* Forget blocks in every tier; gets that are running still complete. Returns how many there were. */

@@ -7,7 +7,8 @@ uint32_t kvc_cache_find(struct kvc_cache *cache, const struct kvc_storage_key *k
 {
 	uint32_t id = kvc_index_find(cache->index, key);
 
-	if (id == KVC_ENTRY_NONE || !(kvc_cache_entry(cache, id)->flags & KVC_ENTRY_VISIBLE))
+	if (id == KVC_ENTRY_NONE || !(kvc_cache_entry(cache, id)->flags & KVC_ENTRY_VISIBLE) ||
+	    kvc_hints_expire(cache, id))
 		return KVC_ENTRY_NONE;
 	return id;
 }
@@ -110,13 +111,27 @@ static void entry_free(struct kvc_cache *cache, uint32_t id)
 	kvc_index_free(cache->index, id);
 }
 
+/* Of a dead entry leases keep the number, so that it is not given to another block; not its memory. */
+static void dead_let_go(struct kvc_cache *cache, uint32_t id)
+{
+	struct kvc_entry *entry = kvc_cache_entry(cache, id);
+
+	if (entry->refs == 0) {
+		entry_free(cache, id);
+	} else if (entry->refs == entry->pins) {
+		slab_give_up(cache, entry);
+		kvc_vram_detach(cache, id);
+	}
+}
+
 void kvc_entry_unref(struct kvc_cache *cache, uint32_t id)
 {
 	struct kvc_entry *entry = kvc_cache_entry(cache, id);
 
 	KVC_PRE(entry->refs > 0);
-	if (--entry->refs == 0 && entry->flags & KVC_ENTRY_DEAD)
-		entry_free(cache, id);
+	entry->refs--;
+	if (entry->flags & KVC_ENTRY_DEAD)
+		dead_let_go(cache, id);
 	else if (entry->refs == 0)
 		kvc_space_wake(cache); /* it can be evicted now */
 }
@@ -161,12 +176,12 @@ void kvc_entry_drop(struct kvc_cache *cache, uint32_t id)
 	KVC_PRE(!(entry->flags & KVC_ENTRY_DEAD));
 	kvc_entry_unlist(cache, id);
 	kvc_admission_dropped(cache, id);
+	kvc_hints_dropped(cache, id);
 	place_forget(cache, entry);
 	kvc_index_unlink(cache->index, id);
 	entry->flags = (uint8_t)((entry->flags | KVC_ENTRY_DEAD) & ~KVC_ENTRY_VISIBLE);
 	kvc_stat_add(cache->count.entries, -1);
-	if (entry->refs == 0)
-		entry_free(cache, id);
+	dead_let_go(cache, id);
 }
 
 void kvc_entry_evict(struct kvc_cache *cache, uint32_t id)

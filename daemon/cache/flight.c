@@ -70,6 +70,10 @@ static void load_end(struct kvc_flight *flight, kvc_status status)
 	struct kvc_list waiters;
 	struct kvc_op *op;
 
+	if (flight->ahead) {
+		cache->ahead--;
+		cache->ahead_bytes -= flight->space.bytes;
+	}
 	if (status == KVC_CORRUPT)
 		kvc_stat_add(cache->count.corrupt, 1);
 	if (!(entry->flags & KVC_ENTRY_DEAD) && (load_lost(status) || !(entry->flags & KVC_ENTRY_ON_DISK)) &&
@@ -184,6 +188,20 @@ kvc_status kvc_load_begin(struct kvc_cache *cache, uint32_t id, bool urgent, str
 	return KVC_OK;
 }
 
+kvc_status kvc_load_ahead(struct kvc_cache *cache, uint32_t id)
+{
+	struct kvc_flight *flight;
+	kvc_status status = kvc_load_begin(cache, id, false, &flight);
+
+	if (status != KVC_OK)
+		return status;
+	flight->ahead = true;
+	cache->ahead++;
+	cache->ahead_bytes += flight->space.bytes;
+	kvc_stat_add(cache->count.read_ahead, 1);
+	return KVC_OK;
+}
+
 void kvc_flight_left(struct kvc_flight *flight)
 {
 	if (flight->kind != KVC_FLIGHT_LOAD || !flight->space.queued || !kvc_list_empty(&flight->waiters))
@@ -246,6 +264,9 @@ kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, struct kvc_flig
 	KVC_INVARIANT(status == KVC_OK);
 	kvc_entry_unlist(cache, id);
 	entry->flags &= (uint8_t)~KVC_ENTRY_HIT;
+	flight->record.ends = entry->hints & KVC_HINT_TTL;
+	entry->hints = (uint8_t)(flight->record.ends ? entry->hints | KVC_HINT_MARKED
+	                                             : entry->hints & ~KVC_HINT_MARKED);
 	cache->stores++;
 	kvc_entry_tenant(cache, entry)->storing += kvc_record_bytes(entry->image_bytes);
 	flight->move = (struct kvc_move){

@@ -28,6 +28,11 @@ static uint32_t slot_of(const struct kvc_idmap *map, uint32_t id)
 	return slot;
 }
 
+uint64_t kvc_idmap_bytes(const struct kvc_idmap *map)
+{
+	return (uint64_t)map->slot_count * sizeof *map->slots;
+}
+
 uint32_t kvc_idmap_get(const struct kvc_idmap *map, uint32_t id)
 {
 	/* An empty slot holds 0, and 0 - 1 is none. */

@@ -18,6 +18,9 @@ struct kvc_idmap {
 
 void kvc_idmap_close(struct kvc_idmap *map);
 
+/* Bytes of memory that it has taken. */
+uint64_t kvc_idmap_bytes(const struct kvc_idmap *map);
+
 /* The id's number, or KVC_IDMAP_NONE. */
 uint32_t kvc_idmap_get(const struct kvc_idmap *map, uint32_t id);
 

@@ -30,13 +30,14 @@ enum kvc_entry_flag {
 	KVC_ENTRY_UNREAD = 128, /* found at start, and not restored since: its image may be damaged */
 };
 
-/* Bits of kvc_entry.hints: what who put it said of it, and what came of it. */
+/* Bits of kvc_entry.hints: what those who put it said of it, and what came of it. */
 enum {
 	KVC_HINT_PRIORITY = 0x03,  /* enum kvc_priority (cache.h) */
 	KVC_HINT_EPHEMERAL = 0x04, /* never to disk */
-	KVC_HINT_TTL = 0x08,       /* it ends at some time */
-	KVC_HINT_AS_NORMAL = 0x10, /* listed with normal priority, whatever it has */
-	KVC_HINT_DOOMED = 0x20,    /* its tenant was dropped while it was being put */
+	KVC_HINT_TTL = 0x08,       /* it ends at some time: hints.c knows when */
+	KVC_HINT_MARKED = 0x10,    /* written to disk, if it was, in a record that no start takes over */
+	KVC_HINT_AS_NORMAL = 0x20, /* listed with normal priority, whatever it has */
+	KVC_HINT_DOOMED = 0x40,    /* its tenant was dropped while it was being put */
 };
 
 /* One block. 88 bytes; owned by the index, filled by the cache. */

@@ -25,7 +25,9 @@
 
 #include "daemon/base/check.h"
 #include "daemon/cache/cache.h"
+#include "daemon/cache/expiry.h"
 #include "daemon/cache/index.h"
+#include "daemon/cache/ns.h"
 #include "daemon/cache/space.h"
 #include "daemon/cache/tenant.h"
 #include "daemon/policy/policy.h"
@@ -48,6 +50,7 @@ struct kvc_flight {
 	struct kvc_move move;       /* of a load, lower or store */
 	struct kvc_record record;
 	struct kvc_cache *cache;
+	bool ahead; /* a load that nobody had asked for when it began */
 };
 
 /* Group commit: one sync runs, later callers wait for the next. */
@@ -84,13 +87,19 @@ struct kvc_cache_counters {
 	kvc_stat_cell *lost;
 	kvc_stat_cell *demoted;
 	kvc_stat_cell *promoted;
+	kvc_stat_cell *read_ahead;
 	kvc_stat_cell *lowered;
 	kvc_stat_cell *raised;
 	kvc_stat_cell *recovered;
 	kvc_stat_cell *busy;
 	kvc_stat_cell *pins;
+	kvc_stat_cell *expiring;
+	kvc_stat_cell *expiry_bytes;
+	kvc_stat_cell *expired;
 	kvc_stat_cell *wear_throttled;
-	kvc_stat_cell *written_day;
+	kvc_stat_cell *admitted_day;
+	kvc_stat_cell *budget_day;
+	kvc_stat_cell *credit;
 };
 
 /* Classes of the policy. */
@@ -107,13 +116,17 @@ struct kvc_cache {
 	struct kvc_tenants tenants;
 	uint32_t listed[KVC_LISTS]; /* blocks, with all policies together */
 	uint64_t listed_bytes[KVC_LISTS];
-	struct kvc_admit *admit; /* NULL: no disk */
-	uint64_t dirty_limit;    /* bytes in the dirty list above which the cleaner writes */
-	uint64_t generation;     /* of the newest block */
-	uint32_t ops;            /* unfinished, those included that were refused at once */
-	uint32_t admitted;       /* unfinished, without them */
-	uint32_t stores;         /* flights of that kind */
+	struct kvc_admit *admit;  /* NULL: no disk */
+	uint64_t dirty_limit;     /* bytes in the dirty list above which the cleaner writes */
+	uint64_t generation;      /* of the newest block */
+	struct kvc_expiry expiry; /* of the blocks that end at some time */
+	struct kvc_timer expiry_timer;
+	uint32_t ops;      /* unfinished, those included that were refused at once */
+	uint32_t admitted; /* unfinished, without them */
+	uint32_t stores;   /* flights of that kind */
 	uint32_t lowers;
+	uint32_t ahead; /* loads that were begun ahead, and their bytes */
+	uint64_t ahead_bytes;
 	uint32_t stores_max;
 	struct kvc_flight *flights;
 	uint32_t flight_count;
@@ -132,24 +145,6 @@ struct kvc_cache {
 	void (*stopped)(void *context);
 	void *callback_context;
 };
-
-/* A namespace that is open, shared by all who opened it. */
-struct kvc_ns {
-	struct kvc_cache *cache;
-	struct kvc_list node;
-	uint32_t refs;
-	struct kvc_secret root; /* stands for all of the options: two namespaces with the same are the same */
-	struct kvc_secret secret; /* of the tenant's present incarnation */
-	uint32_t incarnation;
-	struct kvc_tenant *tenant;
-	struct kvc_image_plan plan;
-};
-
-/* ---- ns.c ---- */
-
-/* The tenant was dropped: its open namespaces are of its present incarnation, so that no key of theirs is one
- * that was used before. */
-void kvc_ns_renew(struct kvc_cache *cache, const uint8_t tenant[16]);
 
 /* ---- entry.c: lists, references, the end of an entry ---- */
 
@@ -205,6 +200,29 @@ static inline bool kvc_cache_disk_writable(const struct kvc_cache *cache)
 	return cache->options.disk && cache->options.disk->writable;
 }
 
+/* ---- hints.c ---- */
+
+/* A new entry, before it is announced to the policy. */
+void kvc_hints_new(struct kvc_cache *cache, const struct kvc_op *op, uint32_t id);
+
+/* The block of a put becomes visible: its time to live counts from now on. KVC_NO_MEMORY. */
+kvc_status kvc_hints_commit(struct kvc_op *op);
+
+/* A put of a block that is there: see struct kvc_hints. */
+void kvc_hints_merge(const struct kvc_op *op, uint32_t id);
+
+/* Whether the block's time to live has passed. */
+bool kvc_hints_over(const struct kvc_cache *cache, uint32_t id);
+
+/* The same; if so, the block is forgotten. */
+bool kvc_hints_expire(struct kvc_cache *cache, uint32_t id);
+
+/* The entry is dropped. */
+void kvc_hints_dropped(struct kvc_cache *cache, uint32_t id);
+
+/* The cache stops: what does not outlive a restart goes now. */
+void kvc_hints_stop(struct kvc_cache *cache);
+
 /* ---- flight.c ---- */
 
 /* A flight for an entry that has none; holds a reference. KVC_BUSY: too many. */
@@ -216,6 +234,9 @@ struct kvc_flight *kvc_entry_flight(struct kvc_cache *cache, const struct kvc_en
 
 /* Begin loading an entry that rests on disk only. */
 kvc_status kvc_load_begin(struct kvc_cache *cache, uint32_t id, bool urgent, struct kvc_flight **flight);
+
+/* The same for an operation that may come. */
+kvc_status kvc_load_ahead(struct kvc_cache *cache, uint32_t id);
 
 /* Begin storing a dirty or loose entry. */
 kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, struct kvc_flight **flight);

@@ -1,7 +1,11 @@
 /* Look-up, prefetch, drop and touch: operations on keys that answer at once. */
 #include "daemon/cache/internal.h"
 
-enum { AHEAD = 8 }; /* keys whose bucket is fetched into the cache before it is needed */
+enum {
+	AHEAD = 8,       /* keys whose bucket is fetched into the processor's cache before it is needed */
+	CHAIN_SHARE = 2, /* part of RAM that is read ahead for one chain, */
+	AHEAD_SHARE = 4, /* and that is on its way for all */
+};
 
 static uint8_t rest_of(const struct kvc_entry *entry)
 {
@@ -45,26 +49,52 @@ uint32_t kvc_cache_lookup(struct kvc_cache *cache, const struct kvc_storage_key 
 	return prefix;
 }
 
-uint32_t kvc_cache_prefetch(struct kvc_cache *cache, const struct kvc_storage_key *keys, uint32_t count)
+/* Whether one more block may be on its way for who has not asked for it yet. */
+static bool ahead_has_room(const struct kvc_cache *cache, uint64_t bytes)
 {
-	struct kvc_flight *flight;
+	return cache->ahead < cache->options.moves_max &&
+	       cache->ahead_bytes + bytes <= kvc_arena_bytes(cache->options.arena) / AHEAD_SHARE;
+}
 
-	for (uint32_t i = count; i-- > 0;)
-		kvc_cache_touch(cache, &keys[i]);
+/* A block of a chain that is to be in RAM. False: it cannot be. */
+static bool ahead_one(struct kvc_cache *cache, uint32_t id)
+{
+	const struct kvc_entry *entry = kvc_cache_entry(cache, id);
+
+	if (entry->slab != KVC_EXTENT_NONE || entry->flags & KVC_ENTRY_IN_VRAM ||
+	    entry->flight != KVC_FLIGHT_NONE)
+		return true;
+	return ahead_has_room(cache, kvc_record_bytes(entry->image_bytes)) &&
+	       kvc_load_ahead(cache, id) == KVC_OK;
+}
+
+/* The chain was marked as used, its first block last: what is evicted for it is not its own as long as it
+ * fits. */
+uint32_t kvc_cache_read_ahead(struct kvc_cache *cache, const struct kvc_storage_key *keys, uint32_t count)
+{
+	uint64_t room = kvc_arena_bytes(cache->options.arena) / CHAIN_SHARE;
+
+	if (cache->state != KVC_CACHE_READY)
+		return 0;
 	for (uint32_t i = 0; i < count; i++) {
 		uint32_t id = kvc_cache_find(cache, &keys[i]);
-		const struct kvc_entry *entry;
+		uint64_t bytes;
 
-		if (id == KVC_ENTRY_NONE || cache->state != KVC_CACHE_READY)
+		if (id == KVC_ENTRY_NONE)
 			return i;
-		entry = kvc_cache_entry(cache, id);
-		if (entry->slab != KVC_EXTENT_NONE || entry->flags & KVC_ENTRY_IN_VRAM ||
-		    entry->flight != KVC_FLIGHT_NONE)
-			continue;
-		if (kvc_load_begin(cache, id, false, &flight) != KVC_OK)
+		bytes = kvc_record_bytes(kvc_cache_entry(cache, id)->image_bytes);
+		if (bytes > room || !ahead_one(cache, id))
 			return i;
+		room -= bytes;
 	}
 	return count;
+}
+
+uint32_t kvc_cache_prefetch(struct kvc_cache *cache, const struct kvc_storage_key *keys, uint32_t count)
+{
+	for (uint32_t i = count; i-- > 0;)
+		kvc_cache_touch(cache, &keys[i]);
+	return kvc_cache_read_ahead(cache, keys, count);
 }
 
 uint32_t kvc_cache_drop(struct kvc_cache *cache, const struct kvc_storage_key *keys, uint32_t count)

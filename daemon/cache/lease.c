@@ -1,5 +1,6 @@
 /* Leases: the blocks that one session has pinned, as a small set of entry ids. A pin holds a reference, so
- * the id stays valid even if the block is dropped meanwhile. */
+ * the id stays valid even if the block is dropped, or its time to live passes, meanwhile; its memory does not
+ * stay then. */
 #include "daemon/base/alloc.h"
 #include "daemon/cache/idmap.h"
 #include "daemon/cache/internal.h"
@@ -27,11 +28,38 @@ static bool has_pin(const struct kvc_lease *lease, uint32_t id)
 	return kvc_idmap_get(&lease->pins, id) != KVC_IDMAP_NONE;
 }
 
+static void pin_end(struct kvc_cache *cache, uint32_t id)
+{
+	struct kvc_entry *entry = kvc_cache_entry(cache, id);
+
+	entry->pins--;
+	kvc_stat_add(cache->count.pins, -1);
+	if (!kvc_policy_listed(&entry->node) && !kvc_entry_flight(cache, entry))
+		kvc_entry_list(cache, id, KVC_POLICY_BACK, KVC_ENTRY_NONE);
+	kvc_entry_unref(cache, id);
+}
+
+/* Blocks that are gone do not count against the lease's limit. Removing moves others in the map: some are
+ * left for the next time. */
+static void dead_unpin(struct kvc_lease *lease)
+{
+	uint32_t slot = 0, id;
+
+	while ((id = kvc_idmap_next(&lease->pins, &slot)) != KVC_IDMAP_NONE) {
+		if (!(kvc_cache_entry(lease->cache, id)->flags & KVC_ENTRY_DEAD))
+			continue;
+		kvc_idmap_remove(&lease->pins, id);
+		pin_end(lease->cache, id);
+	}
+}
+
 static kvc_status pin_add(struct kvc_lease *lease, uint32_t id)
 {
 	struct kvc_cache *cache = lease->cache;
 	struct kvc_entry *entry = kvc_cache_entry(cache, id);
 
+	if (lease->pins.count >= lease->pins_max)
+		dead_unpin(lease);
 	if (lease->pins.count >= lease->pins_max || entry->pins == UINT16_MAX)
 		return KVC_LIMIT;
 	if (kvc_idmap_reserve(&lease->pins, lease->pins.count + 1) != KVC_OK)
@@ -42,17 +70,6 @@ static kvc_status pin_add(struct kvc_lease *lease, uint32_t id)
 	kvc_entry_ref(cache, id);
 	kvc_stat_add(cache->count.pins, 1);
 	return KVC_OK;
-}
-
-static void pin_end(struct kvc_cache *cache, uint32_t id)
-{
-	struct kvc_entry *entry = kvc_cache_entry(cache, id);
-
-	entry->pins--;
-	kvc_stat_add(cache->count.pins, -1);
-	if (!kvc_policy_listed(&entry->node) && !kvc_entry_flight(cache, entry))
-		kvc_entry_list(cache, id, KVC_POLICY_BACK, KVC_ENTRY_NONE);
-	kvc_entry_unref(cache, id);
 }
 
 kvc_status kvc_lease_pin(struct kvc_lease *lease, const struct kvc_storage_key *keys, uint32_t count,

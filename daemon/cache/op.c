@@ -105,6 +105,7 @@ void kvc_op_submit(struct kvc_cache *cache, struct kvc_op *op)
 	kvc_status status;
 
 	KVC_PRE(op->done && op->tokens > 0 && op->tokens <= op->ns->plan.shape.tokens);
+	KVC_PRE(!op->durable || (!op->hints.ephemeral && !op->hints.ttl_ms));
 	op->cache = cache;
 	op->state = KVC_OP_IDLE;
 	op->cancel_status = KVC_OK;
@@ -114,6 +115,7 @@ void kvc_op_submit(struct kvc_cache *cache, struct kvc_op *op)
 	op->from = KVC_REST_NONE;
 	op->image_bytes = 0;
 	op->own_plan = NULL;
+	op->ends_ms = kvc_loop_now_ms(cache->options.loop) + op->hints.ttl_ms;
 	op->finished = (struct kvc_task){.run = op_finished};
 	op->tenant = op->ns->tenant;
 	op_count(op);

@@ -222,6 +222,8 @@ static void encode_done(struct kvc_move *move)
 	KVC_INVARIANT(!dropped); /* an invisible block cannot be dropped */
 	if (move->status == KVC_OK && op->source_held && !op->source_held(op))
 		move->status = KVC_DEADLINE;
+	if (move->status == KVC_OK && !is_doomed(op))
+		move->status = kvc_hints_commit(op);
 	if (move->status == KVC_OK && !is_doomed(op)) {
 		put_commit(op);
 		return;
@@ -328,10 +330,10 @@ static void put_create(struct kvc_op *op)
 	entry = kvc_cache_entry(cache, id);
 	kvc_tenant_entry_new(cache, id, op->ns->tenant);
 	entry->tokens = (uint16_t)op->tokens;
-	entry->hints = op->hints.priority & KVC_HINT_PRIORITY;
 	if (op->has_parent)
 		parent = kvc_index_find(cache->index, &op->parent);
 	entry->depth = depth_of(op, parent);
+	kvc_hints_new(cache, op, id);
 	kvc_policy_arrive(kvc_tenant_policy(cache, entry), id, parent);
 	kvc_admission_arrive(cache, op, id, parent);
 	status = kvc_flight_begin(cache, id, KVC_FLIGHT_FILL, &flight);
@@ -353,14 +355,17 @@ static void put_present(struct kvc_op *op, uint32_t id)
 		kvc_op_finish(op, KVC_CONFLICT);
 		return;
 	}
-	/* What was torn by the crash may look whole until it is restored: no promise can be made for it. */
-	if (op->durable && entry->flags & KVC_ENTRY_UNREAD) {
+	/* What was torn by the crash may look whole until it is restored, and what was to end is not found
+	 * after a restart: no promise can be made for it. */
+	if ((op->durable && entry->flags & KVC_ENTRY_UNREAD) ||
+	    (op->durable && entry->hints & (KVC_HINT_TTL | KVC_HINT_MARKED))) {
 		kvc_entry_drop(cache, id);
 		put_create(op);
 		return;
 	}
 	kvc_stat_add(cache->count.puts_present, 1);
 	kvc_tenant_adopt(cache, id, op->ns->tenant);
+	kvc_hints_merge(op, id);
 	kvc_admission_use(cache, id);
 	put_settle(op, id);
 }
@@ -370,6 +375,8 @@ void kvc_put_start(struct kvc_op *op)
 	struct kvc_cache *cache = op->cache;
 	uint32_t id = kvc_index_find(cache->index, &op->key);
 
+	if (id != KVC_ENTRY_NONE && kvc_hints_expire(cache, id))
+		id = KVC_ENTRY_NONE;
 	if (op->cancel_status != KVC_OK) {
 		kvc_op_finish(op, op->cancel_status);
 	} else if (id == KVC_ENTRY_NONE) {

@@ -300,8 +300,9 @@ static uint32_t gpu_to_lower(struct kvc_cache *cache, const struct vram_gpu *gpu
 		pages = 0;
 	for (unsigned i = 0; (any || i < SCAN) && pages < wanted && number != KVC_CELL_NONE; i++) {
 		const struct cell *cell = cell_of(cache, number);
+		const struct kvc_entry *entry = kvc_cache_entry(cache, cell->entry);
 
-		if (can_lower(kvc_cache_entry(cache, cell->entry)))
+		if (can_lower(entry) && !(any && entry->hints & KVC_HINT_EPHEMERAL))
 			return cell->entry;
 		pages += kvc_extent_pages(gpu->extents, cell->extent);
 		number = cell->hotter;

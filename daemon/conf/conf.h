@@ -18,6 +18,9 @@
 #define KVC_CONF_IDS_MAX     32u
 #define KVC_CONF_GPUS_MAX    16u
 
+/* With this bit, thousandths of the size of the disk tier. */
+#define KVC_CONF_DWPD (1ull << 63)
+
 /* A list of uids or gids. */
 struct kvc_conf_ids {
 	uint32_t count;
@@ -63,10 +66,12 @@ struct kvc_conf {
 	/* [disk] */
 	char disk[KVC_CONF_TEXT_BYTES]; /* empty: no disk tier */
 	uint64_t disk_size;
-	uint64_t disk_budget; /* bytes a day, 0: no limit */
+	uint64_t disk_budget; /* bytes a day, 0: no limit; until resolved perhaps KVC_CONF_DWPD */
 	uint64_t segment_size;
 	char disk_key[KVC_CONF_TEXT_BYTES]; /* file, or credential:NAME; empty: none */
 	uint64_t scrub_rate;
+	char disk_health[KVC_CONF_TEXT_BYTES]; /* "auto", "none", or files */
+	uint64_t disk_health_ms;
 	uint64_t verify_on_start;
 	uint64_t io_backend; /* as enum kvc_io_backend */
 	uint64_t io_depth;

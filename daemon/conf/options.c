@@ -117,15 +117,14 @@ const struct kvc_option kvc_options[] = {
          .help = "Bytes that the disk tier may use, in all its directories together."},
         {.section = "disk",
          .name = "disk-budget",
-         .type = KVC_OPTION_SIZE,
+         .type = KVC_OPTION_WEAR,
          AT(disk_budget),
          .max = 4096 * TIB,
          .initial = "0",
-         .help = "Bytes that may be written to the disk tier in a day, so that the drive lasts. Blocks that "
-                 "were "
-                 "used again or came back are written first, of others whole requests by chance. 0: no "
-                 "limit. A put "
-                 "that asks for the disk is always written."},
+         .help = "What may be written to the disk tier in a day, so that the drive lasts: bytes, or drive "
+                 "writes, such as 0.5dwpd: parts of disk-size. Blocks that were used again or came back are "
+                 "written first, of others the heads of prompts. 0: no limit. A put that asks for the disk "
+                 "is always written. The account is kept over restarts."},
         {.section = "disk",
          .name = "segment-size",
          .type = KVC_OPTION_SIZE,
@@ -155,6 +154,23 @@ const struct kvc_option kvc_options[] = {
          .initial = "8M",
          .help = "Bytes a second that are read and checked on the disk while it has nothing else to do. 0: "
                  "none."},
+        {.section = "disk",
+         .name = "disk-health",
+         .type = KVC_OPTION_TEXT,
+         AT(disk_health),
+         .initial = "auto",
+         .help = "Where the health of the disk tier's drives is read. auto: from the drives (NVMe; needs "
+                 "CAP_SYS_ADMIN). none: nowhere. Else a file that somebody keeps up to date, or one for each "
+                 "directory, separated by commas. A drive that is failing or worn out is not written any "
+                 "more."},
+        {.section = "disk",
+         .name = "disk-health-ms",
+         .type = KVC_OPTION_MS,
+         AT(disk_health_ms),
+         .min = 10,
+         .max = 86400000,
+         .initial = "600000",
+         .help = "How often it is read."},
         {.section = "disk",
          .name = "verify-on-start",
          .type = KVC_OPTION_BOOL,

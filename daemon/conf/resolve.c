@@ -1,5 +1,5 @@
-/* What `auto` stands for on this machine, contradictions between options, and the reload of a running
- * daemon. */
+/* What `auto` and relative values stand for on this machine, contradictions between options, and the reload
+ * of a running daemon. */
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +24,14 @@ static uint64_t ram_auto(uint64_t available)
 	ram = ram < RAM_MAX ? ram : RAM_MAX;
 	ram = ram > RAM_MIN ? ram : RAM_MIN;
 	return ram / MIB * MIB;
+}
+
+/* Drive writes a day: at most 1000 times 4096T, so that it cannot overflow. */
+static uint64_t budget_bytes(const struct kvc_conf *conf)
+{
+	uint64_t thousandths = conf->disk_budget & ~KVC_CONF_DWPD;
+
+	return conf->disk_size / 1000 * thousandths + conf->disk_size % 1000 * thousandths / 1000;
 }
 
 static uint64_t threads_auto(void)
@@ -80,6 +88,8 @@ static kvc_status contradictions(const struct kvc_conf *conf, char *error)
 		return refuse(error, "segment-size is larger than a quarter of disk-size");
 	if (kvc_tenants_check(conf, error, KVC_CONF_ERROR_BYTES) != KVC_OK)
 		return KVC_INVALID;
+	if (conf->disk_health[0] == 0)
+		return refuse(error, "disk-health: the path is empty: expected auto, none or a file");
 	return gpu_contradictions(conf, error);
 }
 
@@ -89,6 +99,8 @@ kvc_status kvc_conf_resolve(struct kvc_conf *conf, uint64_t memory_bytes, char *
 		conf->ram = ram_auto(memory_bytes);
 	if (conf->threads == 0)
 		conf->threads = threads_auto();
+	if (conf->disk_budget & KVC_CONF_DWPD)
+		conf->disk_budget = budget_bytes(conf);
 	if (conf->gpus.automatic)
 		kvc_conf_gpus_detect("/dev", getenv("CUDA_VISIBLE_DEVICES"), &conf->gpus);
 	if (conf->socket[0] == 0)

@@ -14,6 +14,7 @@ enum kvc_option_type {
 	KVC_OPTION_BOOL,   /* yes or no */
 	KVC_OPTION_USERS,  /* numbers or names of users, separated by commas or blanks */
 	KVC_OPTION_GROUPS, /* the same of groups */
+	KVC_OPTION_WEAR,   /* bytes a day, or drive writes a day ("0.5dwpd") */
 	KVC_OPTION_GPUS,   /* none, auto, or numbers */
 };
 

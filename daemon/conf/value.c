@@ -24,9 +24,25 @@ static void size_format(uint64_t bytes, char *text, size_t room)
 		snprintf(text, room, "%llu%c", (unsigned long long)bytes, suffixes[power]);
 }
 
+/* "0.5dwpd" */
+static void dwpd_format(uint64_t thousandths, char *text, size_t room)
+{
+	char part[8] = "";
+
+	if (thousandths % 1000) {
+		size_t used = (size_t)snprintf(part, sizeof part, ".%03u", (unsigned)(thousandths % 1000));
+
+		while (part[used - 1] == '0')
+			part[--used] = 0;
+	}
+	snprintf(text, room, "%llu%sdwpd", (unsigned long long)(thousandths / 1000), part);
+}
+
 static void number_format(const struct kvc_option *option, uint64_t value, char *text, size_t room)
 {
-	if (option->type == KVC_OPTION_SIZE)
+	if (option->type == KVC_OPTION_WEAR && value & KVC_CONF_DWPD)
+		dwpd_format(value & ~KVC_CONF_DWPD, text, room);
+	else if (option->type == KVC_OPTION_SIZE || option->type == KVC_OPTION_WEAR)
 		size_format(value, text, room);
 	else if (option->type == KVC_OPTION_MODE)
 		snprintf(text, room, "0%03o", (unsigned)value);
@@ -43,6 +59,9 @@ static void expect_number(const struct kvc_option *option, char *text, size_t ro
 	        [KVC_OPTION_COUNT] = "a number",
 	        [KVC_OPTION_MS] = "a number of milliseconds",
 	        [KVC_OPTION_MODE] = "an octal mode",
+	        [KVC_OPTION_WEAR] =
+	                "drive writes a day from 0.001dwpd to 1000dwpd, or bytes a day (with K, M, G or "
+	                "T)",
 	};
 	char min[32];
 	char max[32];
@@ -127,11 +146,32 @@ static bool number_parse(const struct kvc_option *option, const char *text, uint
 	}
 	if (!digits_parse(&text, option->type == KVC_OPTION_MODE ? 8 : 10, &number))
 		return false;
-	if (option->type == KVC_OPTION_SIZE && !suffix_parse(&text, &number))
+	if ((option->type == KVC_OPTION_SIZE || option->type == KVC_OPTION_WEAR) &&
+	    !suffix_parse(&text, &number))
 		return false;
 	if (*text || number < option->min || number > option->max)
 		return false;
 	*value = number;
+	return true;
+}
+
+/* Up to three digits behind the point. False: not of this form. */
+static bool dwpd_parse(const char *text, uint64_t *value)
+{
+	uint64_t thousandths;
+	uint64_t unit = 1000;
+
+	if (!digits_parse(&text, 10, &thousandths) || thousandths > 1000)
+		return false;
+	thousandths *= unit;
+	if (*text == '.')
+		for (text++; *text >= '0' && *text <= '9' && unit > 1; text++) {
+			unit /= 10;
+			thousandths += (uint64_t)(*text - '0') * unit;
+		}
+	if (strcmp(text, "dwpd") != 0 || !thousandths || thousandths > 1000000)
+		return false;
+	*value = thousandths | KVC_CONF_DWPD;
 	return true;
 }
 
@@ -225,6 +265,8 @@ static bool value_parse(const struct kvc_option *option, const char *text, void 
 		return ids_parse(option, text, value);
 	case KVC_OPTION_GPUS:
 		return kvc_conf_gpus_parse(text, value);
+	case KVC_OPTION_WEAR:
+		return dwpd_parse(text, value) || number_parse(option, text, value);
 	default:
 		return number_parse(option, text, value);
 	}

@@ -144,13 +144,25 @@ static void io_stop(struct kvc_daemon *daemon)
 		kvc_io_close(daemon->io);
 }
 
+enum health { HEALTH_NONE, HEALTH_DRIVE, HEALTH_FILE };
+
+static enum health health_of(const struct kvc_conf *conf)
+{
+	if (strcmp(conf->disk_health, "none") == 0)
+		return HEALTH_NONE;
+	return strcmp(conf->disk_health, "auto") == 0 ? HEALTH_DRIVE : HEALTH_FILE;
+}
+
 static kvc_status disk_start(struct kvc_daemon *daemon)
 {
+	enum health health = health_of(&daemon->conf);
 	struct kvc_disk_options options = {
 	        .directory = daemon->conf.disk,
 	        .bytes = daemon->conf.disk_size,
 	        .segment_bytes = daemon->conf.segment_size,
 	        .scrub_rate = daemon->conf.scrub_rate,
+	        .health_ms = health == HEALTH_NONE ? 0 : daemon->conf.disk_health_ms,
+	        .health_file = health == HEALTH_FILE ? daemon->conf.disk_health : NULL,
 	        .verify_on_start = daemon->conf.verify_on_start,
 	        .engine = daemon->engine,
 	};

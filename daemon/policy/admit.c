@@ -10,7 +10,7 @@
 #define HOUR_NS   (3600 * SECOND_NS)
 #define DAY_S     86400.0
 
-enum { KINDS = 2, SEEN_MIN = 16, DEFAULT_WINDOW_S = 3600, MEASURE_SHARE = 4 };
+enum { DEPTHS = 33, SEEN_MIN = 16, DEFAULT_WINDOW_S = 3600, MEASURE_SHARE = 4 };
 
 struct kvc_admit {
 	struct kvc_admit_options options;
@@ -18,38 +18,18 @@ struct kvc_admit {
 	double window_s;
 	double credit;
 	double credit_max;
-	double asked[KINDS]; /* bytes a second, measured */
+	double again;         /* bytes a second that are asked for, measured */
+	double fresh[DEPTHS]; /* likewise, by the tokens before: 0, 1, 2 to 3, 4 to 7, ... */
 	uint64_t now_ns;
-	uint32_t hour;
+	uint64_t hours;
 	uint64_t hour_ns;
+	bool restored;
 	uint64_t written[KVC_ADMIT_HOURS];
 	uint32_t seen_mask;
 	uint32_t *seen; /* one place for a hash: some other bits of it, never 0 */
 };
 
-static bool state_good(const struct kvc_admit_state *state)
-{
-	return state && state->version == KVC_ADMIT_VERSION && state->hour < KVC_ADMIT_HOURS &&
-	       state->hour_ns < HOUR_NS;
-}
-
-static void state_take(struct kvc_admit *admit, const struct kvc_admit_state *state)
-{
-	admit->credit = admit->credit_max / 2;
-	if (!state_good(state))
-		return;
-	if ((double)state->credit < admit->credit_max)
-		admit->credit = (double)state->credit;
-	else
-		admit->credit = admit->credit_max;
-	admit->hour = state->hour;
-	admit->hour_ns = state->hour_ns;
-	for (unsigned i = 0; i < KVC_ADMIT_HOURS; i++)
-		admit->written[i] = state->written[i];
-}
-
-kvc_status kvc_admit_open(const struct kvc_admit_options *options, uint64_t now_ns,
-                          const struct kvc_admit_state *state, struct kvc_admit **out)
+kvc_status kvc_admit_open(const struct kvc_admit_options *options, uint64_t now_ns, struct kvc_admit **out)
 {
 	struct kvc_admit *admit = kvc_calloc(1, sizeof *admit);
 	uint32_t seen = SEEN_MIN;
@@ -69,7 +49,7 @@ kvc_status kvc_admit_open(const struct kvc_admit_options *options, uint64_t now_
 	admit->window_s = (double)(options->window_s ? options->window_s : DEFAULT_WINDOW_S);
 	admit->credit_max = admit->rate * admit->window_s;
 	admit->now_ns = now_ns;
-	state_take(admit, state);
+	admit->credit = admit->credit_max / 2;
 	*out = admit;
 	return KVC_OK;
 }
@@ -85,9 +65,10 @@ static void hours_pass(struct kvc_admit *admit, uint64_t passed_ns)
 	admit->hour_ns += passed_ns;
 	for (unsigned i = 0; i < KVC_ADMIT_HOURS && admit->hour_ns >= HOUR_NS; i++) {
 		admit->hour_ns -= HOUR_NS;
-		admit->hour = (admit->hour + 1) % KVC_ADMIT_HOURS;
-		admit->written[admit->hour] = 0;
+		admit->hours++;
+		admit->written[admit->hours % KVC_ADMIT_HOURS] = 0;
 	}
+	admit->hours += admit->hour_ns / HOUR_NS; /* after a day nothing is left to clear */
 	admit->hour_ns %= HOUR_NS;
 }
 
@@ -101,22 +82,29 @@ static void time_pass(struct kvc_admit *admit, uint64_t now_ns)
 	if (!passed_ns)
 		return;
 	kept = exp(-passed_s * MEASURE_SHARE / admit->window_s);
-	for (unsigned kind = 0; kind < KINDS; kind++)
-		admit->asked[kind] *= kept;
+	admit->again *= kept;
+	for (unsigned depth = 0; depth < DEPTHS; depth++)
+		admit->fresh[depth] *= kept;
 	admit->credit = fmin(admit->credit_max, admit->credit + admit->rate * passed_s);
 	admit->now_ns = now_ns;
 	hours_pass(admit, passed_ns);
 }
 
-/* The chance of a fresh request now. */
-static double chance(const struct kvc_admit *admit)
+static unsigned depth_of(uint32_t first)
 {
-	double rate = 2 * admit->rate * admit->credit / admit->credit_max;
-	double left = rate - admit->asked[KVC_ADMIT_AGAIN];
+	return first ? 32 - (unsigned)__builtin_clz(first) : 0;
+}
 
+/* The chance of a fresh block of that depth now. */
+static double chance(const struct kvc_admit *admit, unsigned depth)
+{
+	double left = 2 * admit->rate * admit->credit / admit->credit_max - admit->again;
+
+	for (unsigned above = 0; above < depth; above++)
+		left -= admit->fresh[above];
 	if (left <= 0)
 		return 0;
-	return left >= admit->asked[KVC_ADMIT_FRESH] ? 1 : left / admit->asked[KVC_ADMIT_FRESH];
+	return left >= admit->fresh[depth] ? 1 : left / admit->fresh[depth];
 }
 
 /* A number in [0, 1) from a hash whose low bits may have served for something else. */
@@ -128,18 +116,21 @@ static double coin_value(uint64_t coin)
 	return (double)(coin >> 11) / (double)(1ull << 53);
 }
 
-bool kvc_admit_ask(struct kvc_admit *admit, uint64_t now_ns, enum kvc_admit_kind kind, uint64_t coin,
-                   uint64_t bytes)
+bool kvc_admit_ask(struct kvc_admit *admit, uint64_t now_ns, const struct kvc_admit_block *block)
 {
+	bool fresh = block->kind == KVC_ADMIT_FRESH;
+	unsigned depth = depth_of(block->first);
+	double *asked = fresh ? &admit->fresh[depth] : &admit->again;
+
 	if (!admit->options.day_bytes)
 		return true;
 	time_pass(admit, now_ns);
-	admit->asked[kind] += (double)bytes * MEASURE_SHARE / admit->window_s;
-	if (admit->credit < (double)bytes)
+	*asked += (double)block->bytes * MEASURE_SHARE / admit->window_s;
+	if (admit->credit < (double)block->bytes)
 		return false;
-	if (kind == KVC_ADMIT_FRESH && coin_value(coin) >= chance(admit))
+	if (fresh && coin_value(block->coin) >= chance(admit, depth))
 		return false;
-	admit->credit -= (double)bytes;
+	admit->credit -= (double)block->bytes;
 	return true;
 }
 
@@ -171,7 +162,7 @@ bool kvc_admit_came_back(struct kvc_admit *admit, uint64_t hash)
 void kvc_admit_wrote(struct kvc_admit *admit, uint64_t now_ns, uint64_t bytes, bool asked)
 {
 	time_pass(admit, now_ns);
-	admit->written[admit->hour] += bytes;
+	admit->written[admit->hours % KVC_ADMIT_HOURS] += bytes;
 	if (!asked)
 		admit->credit = fmax(0, admit->credit - (double)bytes);
 }
@@ -191,10 +182,42 @@ void kvc_admit_save(struct kvc_admit *admit, uint64_t now_ns, struct kvc_admit_s
 	time_pass(admit, now_ns);
 	*state = (struct kvc_admit_state){
 	        .version = KVC_ADMIT_VERSION,
-	        .hour = admit->hour,
+	        .hours = admit->hours,
 	        .hour_ns = admit->hour_ns,
 	        .credit = (uint64_t)admit->credit,
 	};
 	for (unsigned i = 0; i < KVC_ADMIT_HOURS; i++)
 		state->written[i] = admit->written[i];
+}
+
+static bool state_good(const struct kvc_admit_state *state)
+{
+	return state->version == KVC_ADMIT_VERSION && !state->zero && state->hour_ns < HOUR_NS &&
+	       state->hours < UINT32_MAX;
+}
+
+static bool newer(const struct kvc_admit *admit, const struct kvc_admit_state *state)
+{
+	if (!admit->restored)
+		return true;
+	return state->hours > admit->hours ||
+	       (state->hours == admit->hours && state->hour_ns > admit->hour_ns);
+}
+
+void kvc_admit_restore(struct kvc_admit *admit, const struct kvc_admit_state *state)
+{
+	if (!state_good(state) || !newer(admit, state))
+		return;
+	admit->restored = true;
+	admit->credit = fmin(admit->credit_max, (double)state->credit);
+	admit->hours = state->hours;
+	admit->hour_ns = state->hour_ns;
+	for (unsigned i = 0; i < KVC_ADMIT_HOURS; i++)
+		admit->written[i] = state->written[i];
+}
+
+uint64_t kvc_admit_credit(struct kvc_admit *admit, uint64_t now_ns)
+{
+	time_pass(admit, now_ns);
+	return (uint64_t)admit->credit;
 }

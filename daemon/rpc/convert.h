@@ -90,6 +90,7 @@ struct kvc_keys_request {
 	uint32_t ns;
 	uint32_t count;
 	const void *keys; /* read with kvc_keys_at */
+	bool prefetch;
 };
 
 /* When a request ends at the latest. */
@@ -102,10 +103,11 @@ struct kvc_blocks_request {
 	uint32_t ns;
 	struct kvc_deadline deadline;
 	enum kvc_plane plane;
-	enum kvc_op_form form; /* follows from plane and form */
-	uint32_t region;       /* shm: memory. cuda: a pool */
-	uint32_t event;        /* cuda: 1 + which of the pool's; 0: none */
-	bool durable;          /* put */
+	enum kvc_op_form form;  /* follows from plane and form */
+	uint32_t region;        /* shm: memory. cuda: a pool */
+	uint32_t event;         /* cuda: 1 + which of the pool's; 0: none */
+	bool durable;           /* put */
+	struct kvc_hints hints; /* put */
 	struct kvc_wire_layout key_layout;
 	struct kvc_wire_layout value_layout;
 	uint32_t count;

@@ -63,7 +63,8 @@ kvc_status kvc_parse_keys(struct kvc_convert *convert, struct kvc_body body,
 		status = key_check("keys", i, keys->keys[i].len, problem);
 	if (status != KVC_OK)
 		return status;
-	*request = (struct kvc_keys_request){keys->namespace_, (uint32_t)keys->n_keys, keys->keys};
+	*request = (struct kvc_keys_request){keys->namespace_, (uint32_t)keys->n_keys, keys->keys,
+	                                     keys->prefetch};
 	return KVC_OK;
 }
 
@@ -246,12 +247,56 @@ static kvc_status blocks_parse(const struct blocks_fields *fields, const struct 
 	return KVC_OK;
 }
 
+static kvc_status priority_parse(Kvcellar__Priority priority, uint8_t *out, struct kvc_problem *problem)
+{
+	switch (priority) {
+	case KVCELLAR__PRIORITY__PRIORITY_LOW:
+		*out = KVC_PRIORITY_LOW;
+		return KVC_OK;
+	case KVCELLAR__PRIORITY__PRIORITY_UNSET:
+	case KVCELLAR__PRIORITY__PRIORITY_NORMAL:
+		*out = KVC_PRIORITY_NORMAL;
+		return KVC_OK;
+	case KVCELLAR__PRIORITY__PRIORITY_HIGH:
+		*out = KVC_PRIORITY_HIGH;
+		return KVC_OK;
+	default:
+		return kvc_problem_set(problem, KVC_INVALID,
+		                       "hints.priority: %d, expected 1 (low), 2 (normal) or 3 (high)",
+		                       (int)priority);
+	}
+}
+
+static kvc_status hints_parse(const Kvcellar__Put *put, struct kvc_hints *out, struct kvc_problem *problem)
+{
+	const Kvcellar__Hints *hints = put->hints;
+	bool durable = put->ack == KVCELLAR__ACK__ACK_DISK;
+
+	*out = (struct kvc_hints){0};
+	if (!hints)
+		return KVC_OK;
+	if (durable && hints->ephemeral)
+		return kvc_problem_set(
+		        problem, KVC_INVALID,
+		        "ack: 2 (disk), expected 1 (RAM) with hints.ephemeral: such a block is "
+		        "never written to disk");
+	if (durable && hints->ttl_ms)
+		return kvc_problem_set(
+		        problem, KVC_INVALID,
+		        "ack: 2 (disk), expected 1 (RAM) with hints.ttl_ms: a block with a time "
+		        "to live does not outlive a restart");
+	out->ttl_ms = hints->ttl_ms;
+	out->ephemeral = hints->ephemeral;
+	return priority_parse(hints->priority, &out->priority, problem);
+}
+
 kvc_status kvc_parse_put(struct kvc_convert *convert, struct kvc_body body,
                          const struct kvc_rpc_limits *limits, struct kvc_blocks_request *request,
                          struct kvc_problem *problem)
 {
 	const Kvcellar__Put *put = kvc_convert_unpack(convert, &kvcellar__put__descriptor, body, problem);
 	struct blocks_fields fields;
+	struct kvc_hints hints;
 	kvc_status status;
 
 	if (!put)
@@ -259,6 +304,9 @@ kvc_status kvc_parse_put(struct kvc_convert *convert, struct kvc_body body,
 	if (put->ack != KVCELLAR__ACK__ACK_RAM && put->ack != KVCELLAR__ACK__ACK_DISK)
 		return kvc_problem_set(problem, KVC_INVALID, "ack: %d, expected 1 (RAM) or 2 (disk)",
 		                       (int)put->ack);
+	status = hints_parse(put, &hints, problem);
+	if (status != KVC_OK)
+		return status;
 	fields = (struct blocks_fields){
 	        .ns = put->namespace_,
 	        .deadline_ms = put->deadline_ms,
@@ -273,9 +321,11 @@ kvc_status kvc_parse_put(struct kvc_convert *convert, struct kvc_body body,
 	        .blocks = put->blocks,
 	};
 	status = blocks_parse(&fields, limits, request, problem);
-	if (status == KVC_OK)
-		request->durable = put->ack == KVCELLAR__ACK__ACK_DISK;
-	return status;
+	if (status != KVC_OK)
+		return status;
+	request->durable = put->ack == KVCELLAR__ACK__ACK_DISK;
+	request->hints = hints;
+	return KVC_OK;
 }
 
 kvc_status kvc_parse_get(struct kvc_convert *convert, struct kvc_body body,

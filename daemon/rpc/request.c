@@ -510,6 +510,7 @@ static kvc_status ops_fill(const struct building *building, struct kvc_request *
 		op->op.ns = ns;
 		op->op.tokens = block.tokens;
 		op->op.durable = message->durable;
+		op->op.hints = message->hints;
 		op->op.done = op_done;
 		op->op.source_held = source_held;
 		kvc_ns_key(ns, block.key.data, block.key.bytes, &op->op.key);

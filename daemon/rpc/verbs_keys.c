@@ -9,6 +9,7 @@
 struct keys {
 	const struct kvc_storage_key *keys;
 	uint32_t count;
+	bool prefetch;
 };
 
 static kvc_status keys_parse(struct kvc_session *session, struct kvc_body body, struct keys *keys,
@@ -29,7 +30,7 @@ static kvc_status keys_parse(struct kvc_session *session, struct kvc_body body, 
 
 		kvc_ns_key(ns->ns, key.data, key.bytes, &rpc->keys[i]);
 	}
-	*keys = (struct keys){rpc->keys, request.count};
+	*keys = (struct keys){rpc->keys, request.count, request.prefetch};
 	return KVC_OK;
 }
 
@@ -60,6 +61,8 @@ void kvc_verb_lookup(struct kvc_session *session, const struct kvc_frame *frame,
 	reply.prefix = kvc_cache_lookup(rpc->cache, keys.keys, keys.count, rpc->rest);
 	reply.count = keys.count;
 	reply.tiers = rpc->rest;
+	if (keys.prefetch)
+		(void)kvc_cache_read_ahead(rpc->cache, keys.keys, reply.prefix);
 	reply_keys(session, frame, &reply);
 }
 

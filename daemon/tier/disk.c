@@ -34,7 +34,8 @@ static void state_move(struct kvc_disk *disk, enum disk_state to)
 
 void kvc_disk_update_writable(struct kvc_disk *disk)
 {
-	disk->base.writable = disk->state == DISK_ON && !disk->writing.off && !disk->reading.off;
+	disk->base.writable =
+	        disk->state == DISK_ON && !disk->writing.off && !disk->reading.off && !disk->drive.failing;
 	kvc_stat_set(disk->count.writable, disk->base.writable);
 	if (disk->base.front)
 		disk->base.front->ops->child_changed(disk->base.front);
@@ -93,6 +94,8 @@ static void disk_recover(struct kvc_tier *tier, const struct kvc_tier_events *ev
 	struct kvc_disk *disk = disk_of(tier);
 
 	disk->events = *events;
+	if (events->noted)
+		events->noted(events->context, &disk->wear.wear.note);
 	state_move(disk, DISK_RECOVERING);
 	kvc_disk_recover_start(disk, done, context);
 }
@@ -108,6 +111,7 @@ void kvc_disk_on(struct kvc_disk *disk)
 	         kvc_io_backend_name(disk->io), disk->super_file.direct ? "O_DIRECT" : "page cache");
 	kvc_disk_prepare(disk, false);
 	kvc_disk_scrub_start(disk);
+	kvc_disk_drive_start(disk);
 }
 
 /* --- stopping ------------------------------------------------------------------------------------- */
@@ -132,7 +136,7 @@ static bool quiet(const struct kvc_disk *disk)
 	return !disk->recovery && kvc_list_empty(&disk->stores) && kvc_list_empty(&disk->writes.busy) &&
 	       kvc_list_empty(&disk->loads.busy) && kvc_list_empty(&disk->loads.waiting) &&
 	       !disk->summaries_busy && disk->checkpoint.step == DISK_CHECKPOINT_IDLE &&
-	       !disk->keep.segment && !disk->scrub.busy && !disk->wear.busy &&
+	       !disk->keep.segment && !disk->scrub.busy && !disk->wear.busy && !disk->drive.job &&
 	       disk->sync.step == DISK_SYNC_IDLE && kvc_list_empty(&disk->sync.waiting) &&
 	       disk->prepare.step == DISK_PREPARE_IDLE && kvc_disk_keyring_quiet(disk);
 }
@@ -141,6 +145,7 @@ static void disk_free(struct kvc_disk *disk)
 {
 	kvc_disk_recover_free(disk);
 	kvc_disk_crypt_close(disk);
+	kvc_disk_drive_close(disk);
 	kvc_disk_dir_close(disk);
 	kvc_free(disk->writes.all);
 	kvc_free(disk->loads.all);
@@ -181,6 +186,7 @@ static void close_progress(struct kvc_disk *disk)
 	if (kvc_disk_wear_note(disk))
 		return;
 	kvc_timer_stop(&disk->wear.timer);
+	kvc_timer_stop(&disk->drive.timer);
 	kvc_timer_stop(&disk->writing.timer);
 	kvc_timer_stop(&disk->reading.timer);
 	kvc_timer_stop(&disk->watchdog);
@@ -200,6 +206,7 @@ static void disk_close(struct kvc_tier *tier, void (*done)(void *context), void 
 	kvc_disk_recover_stop(disk);
 	kvc_disk_keep_cut(disk);
 	kvc_disk_scrub_stop(disk);
+	kvc_disk_drive_stop(disk);
 	kvc_disk_progress(disk);
 }
 
@@ -294,6 +301,8 @@ kvc_status kvc_disk_open(struct kvc_loop *loop, struct kvc_io *io, struct kvc_st
 	for (uint32_t i = 0; i < KVC_CHECKPOINT_FILES; i++)
 		disk->checkpoint_files[i].fd = -1;
 	status = pools_open(disk);
+	if (status == KVC_OK)
+		status = kvc_disk_drive_open(disk, options);
 	if (status == KVC_OK)
 		status = kvc_disk_dir_open(disk, options, &told);
 	if (status == KVC_OK)

@@ -32,6 +32,8 @@ struct kvc_disk_options {
 	uint64_t segment_bytes;       /* 0: as it is, or 1/16 of `bytes`, 4 to 256 MiB (more above 1 TiB) */
 	uint32_t write_bytes;         /* most bytes of one write request; 0: 4 MiB */
 	uint64_t scrub_rate;          /* bytes a second that are checked in idle time; 0: none */
+	uint64_t health_ms;           /* how often the drive's health is read (drive.h); 0: never */
+	const char *health_file;      /* from there; NULL: from the drive itself */
 	uint32_t number;              /* 0: the only one; else which of several, from 1: for its counters */
 	const struct kvc_secret *key; /* the disk's key; NULL: nothing is encrypted. Borrowed for the open */
 	struct kvc_engine *engine;    /* what encrypts and decrypts; needed with a key */

@@ -5,6 +5,7 @@
 
 #include "daemon/engine/engine.h"
 #include "daemon/tier/disk_segment.h"
+#include "daemon/tier/drive.h"
 #include "daemon/tier/keyring.h"
 #include "daemon/tier/segment.h"
 #include "daemon/tier/tier.h"
@@ -101,6 +102,7 @@ enum disk_prepare_step {
 struct disk_prepare {
 	enum disk_prepare_step step;
 	struct disk_segment *segment;
+	bool reclaim;           /* as kvc_disk_prepare was asked */
 	struct kvc_super super; /* what is being written */
 	struct kvc_io_req io;
 	struct iovec iov;
@@ -154,6 +156,7 @@ struct disk_wear {
 	uint64_t since_ms; /* loop's time at the last account */
 	uint64_t noted;    /* total at rest */
 	bool busy;
+	bool last; /* it was put down at the stop */
 	struct kvc_file file;
 	struct kvc_timer timer;
 	struct kvc_io_req io;
@@ -208,6 +211,19 @@ struct disk_keyring {
 	uint8_t *bytes;
 	uint8_t *back; /* what was read again */
 	uint32_t pages;
+};
+
+struct disk_drive_job;
+
+struct disk_drive {
+	char *directory;
+	char *file;                 /* behind it; NULL: the drive is asked itself */
+	uint64_t interval_ms;       /* 0: never */
+	struct disk_drive_job *job; /* being read; NULL: none */
+	struct kvc_timer timer;
+	struct kvc_drive_history history;
+	bool failing; /* nothing is written any more */
+	bool told;    /* that it is not known */
 };
 
 enum disk_sync_step {

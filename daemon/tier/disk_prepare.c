@@ -5,26 +5,69 @@
  * left)---'
  *                 `-- any failure: IDLE, the segment is FREE again
  *
+ * A new file that finds no space is given up for one that is there: the oldest is reclaimed instead.
+ *
  * The order is what I1 and I3 ask for. A crash at any point leaves a segment that is void or, if the header
  * arrived, empty. */
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "daemon/base/check.h"
 #include "daemon/base/log.h"
 #include "daemon/tier/disk_private.h"
 
-enum { EPOCHS_AHEAD = 64 };
+enum { EPOCHS_AHEAD = 64, STAT_BLOCK_BYTES = 512 };
 
 static void prepare_tick(struct kvc_disk *disk);
+
+/* --- a file system that is smaller than the tier --------------------------------------------------- */
+
+enum { CROWDED_MS = 60000 };
+
+/* There was no space for another file a short time ago: those that are there are recycled meanwhile. */
+static bool crowded(const struct kvc_disk *disk)
+{
+	return kvc_loop_now_ms(disk->loop) < disk->crowded_until_ms;
+}
+
+/* A segment that has its space can be had, now or when what is in flight on it has ended. */
+static bool has_others(const struct kvc_disk *disk)
+{
+	for (uint32_t i = 0; i < disk->segment_count; i++) {
+		const struct disk_segment *segment = &disk->segments[i];
+		bool closed = segment->state == DISK_SEALED || segment->state == DISK_RETIRED ||
+		              segment->state == DISK_RECLAIMING;
+
+		if (segment->failures < DISK_FAILURES_MAX &&
+		    (closed || (segment->state == DISK_FREE && segment->named)))
+			return true;
+	}
+	return false;
+}
+
+/* True: do without the new segment. */
+static bool make_do(struct kvc_disk *disk, const struct disk_segment *segment, kvc_status status)
+{
+	if (status != KVC_NO_SPACE || segment->named || !has_others(disk))
+		return false;
+	if (!disk->crowded_until_ms)
+		kvc_warn("disk tier: the file system has no space for segment %u: older ones are recycled",
+		         segment->number);
+	disk->crowded_until_ms = kvc_loop_now_ms(disk->loop) + CROWDED_MS;
+	kvc_stat_add(disk->count.no_space, 1);
+	kvc_stat_add(disk->count.crowded, 1);
+	return true;
+}
 
 /* --- choosing ------------------------------------------------------------------------------------- */
 
 static struct disk_segment *pick_free(struct kvc_disk *disk)
 {
 	for (uint32_t i = 0; i < disk->segment_count; i++)
-		if (disk->segments[i].state == DISK_FREE && disk->segments[i].failures < DISK_FAILURES_MAX)
+		if (disk->segments[i].state == DISK_FREE && disk->segments[i].failures < DISK_FAILURES_MAX &&
+		    (disk->segments[i].named || !crowded(disk)))
 			return &disk->segments[i];
 	return NULL;
 }
@@ -96,6 +139,11 @@ static void prepare_failed(struct kvc_disk *disk)
 		kvc_debug("disk tier: segment %u keeps its space", segment->number);
 	kvc_disk_segment_reset(segment, 0);
 	kvc_disk_segment_move(segment, DISK_FREE);
+	if (prepare->step == DISK_PREPARE_ALLOCATE && make_do(disk, segment, prepare->io.status)) {
+		prepare_end(disk);
+		kvc_disk_prepare(disk, prepare->reclaim);
+		return;
+	}
 	kvc_disk_write_failed(disk, disk->count.write_errors, &prepare->io);
 	prepare_end(disk);
 }
@@ -228,10 +276,24 @@ static kvc_status file_ready(struct kvc_disk *disk, struct disk_segment *segment
 	return kvc_file_open(disk->segments_dir.fd, name, O_RDWR | O_CREAT, &segment->file);
 }
 
+/* It was used before; all its blocks are its own, so that a full file system does not matter to it. */
+static bool has_space(const struct disk_segment *segment)
+{
+	uint64_t bytes = segment->disk->super.segment_bytes;
+	struct stat st;
+
+	return segment->named && !fstat(segment->file.fd, &st) && (uint64_t)st.st_size >= bytes &&
+	       (uint64_t)st.st_blocks * STAT_BLOCK_BYTES >= bytes;
+}
+
 static void open_failed(struct kvc_disk *disk, const struct disk_segment *segment, kvc_status status)
 {
 	struct disk_prepare *prepare = &disk->prepare;
 
+	if (make_do(disk, segment, status)) {
+		kvc_disk_progress(disk); /* asks again if a store waits */
+		return;
+	}
 	kvc_warn("disk tier: segment %u cannot be opened: %s", segment->number, kvc_status_text(status));
 	prepare->io.status = status;
 	prepare->io.error = status == KVC_NO_SPACE ? ENOSPC : EIO;
@@ -245,7 +307,7 @@ void kvc_disk_prepare(struct kvc_disk *disk, bool reclaim)
 	struct disk_segment *segment;
 	kvc_status status;
 
-	if (disk->ready || prepare->step != DISK_PREPARE_IDLE || disk->writing.off)
+	if (disk->ready || prepare->step != DISK_PREPARE_IDLE || disk->writing.off || disk->drive.failing)
 		return;
 	if (disk->keep.segment) {
 		if (!disk->open) /* stores wait */
@@ -262,5 +324,11 @@ void kvc_disk_prepare(struct kvc_disk *disk, bool reclaim)
 	}
 	kvc_disk_segment_move(segment, DISK_PREPARING);
 	prepare->segment = segment;
+	prepare->reclaim = reclaim;
+	if (has_space(segment)) {
+		prepare->step = DISK_PREPARE_ALLOCATE;
+		prepare_tick(disk);
+		return;
+	}
 	io_start(disk, DISK_PREPARE_ALLOCATE, KVC_IO_ALLOCATE, &segment->file, 0);
 }

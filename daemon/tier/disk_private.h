@@ -8,6 +8,7 @@
  *   disk_scrub.c    looking for damage in idle time
  *   disk_wear.c     counting what is written
  *   disk_keyring.c  incarnations and keys of tenants    disk_crypt.c    encrypting and decrypting
+ *   disk_drive.c    watching the health of the drive
  *   disk_health.c   switching off and on again after errors
  *   disk_summary.c  the summary of a sealed segment    disk_checkpoint.c  the checkpoint of the index
  *   disk_recover.c  what there is at start    disk_scan.c  how a segment is looked through for that
@@ -85,10 +86,12 @@ struct kvc_disk {
 	struct disk_segment *open;  /* NULL: none */
 	struct disk_segment *ready; /* NULL: none */
 	struct disk_prepare prepare;
+	uint64_t crowded_until_ms; /* no new files before; 0: there was always space */
 	struct disk_keep keep;
 	struct disk_scrub scrub;
 	struct disk_wear wear;
 	struct disk_keyring keyring;
+	struct disk_drive drive;
 	struct kvc_file checkpoint_files[KVC_CHECKPOINT_FILES];
 	uint64_t checkpoint_sequence; /* of the one in force; 0: there is none */
 	struct disk_checkpoint checkpoint;
@@ -142,13 +145,14 @@ struct kvc_disk {
 		kvc_stat_cell *bytes, *segment_bytes, *used_bytes, *records, *segments, *free_segments,
 		        *retired_segments;
 		kvc_stat_cell *stores, *writes, *write_bytes, *loads, *reads, *read_bytes, *syncs;
-		kvc_stat_cell *errors, *read_errors, *write_errors, *sync_errors, *no_space, *corrupt,
-		        *missing;
+		kvc_stat_cell *errors, *read_errors, *write_errors, *sync_errors, *no_space, *crowded,
+		        *corrupt, *missing;
 		kvc_stat_cell *reclaimed, *lost, *recovered, *damaged, *offs, *stalls, *writable, *direct;
 		kvc_stat_cell *summaries, *summary_bytes, *bad_summaries, *checkpoints, *checkpoint_bytes,
 		        *checkpoint_errors, *bad_checkpoints, *kept, *kept_bytes, *aside;
 		kvc_stat_cell *scrub_bytes, *scrub_records, *scrub_passes, *scrub_bad;
 		kvc_stat_cell *wear_total, *wear_day, *wear_age;
+		kvc_stat_cell *drive_known, *drive_failing, *drive_used, *drive_warning, *drive_media;
 		kvc_stat_cell *by_checkpoint, *by_summary, *by_scan;
 		kvc_stat_cell *encrypted, *keyring_updates, *keyring_errors, *forgotten;
 	} count;
@@ -292,6 +296,17 @@ void kvc_disk_wrote(struct kvc_disk *disk, uint64_t bytes);
 
 /* Put it down; false: there is nothing new. kvc_disk_progress tells of its end. */
 bool kvc_disk_wear_note(struct kvc_disk *disk);
+
+/* --- disk_drive.c --- */
+
+/* Keeps copies of the names. */
+kvc_status kvc_disk_drive_open(struct kvc_disk *disk, const struct kvc_disk_options *options);
+void kvc_disk_drive_close(struct kvc_disk *disk);
+
+void kvc_disk_drive_start(struct kvc_disk *disk);
+
+/* No more; kvc_disk_progress tells when what was under way has ended or was given up. */
+void kvc_disk_drive_stop(struct kvc_disk *disk);
 
 /* --- disk_recover.c --- */
 

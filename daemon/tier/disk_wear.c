@@ -1,6 +1,6 @@
-/* Keeping count of what the tier writes (wear.h), over restarts: noted once a minute while something is
- * written, and at the stop. A crash loses what came after the last note. It is never synced: a lost note is
- * no loss. */
+/* Keeping count of what the tier writes (wear.h), and the owner's note beside it, over restarts: put down
+ * once a minute while something is written, after every GiB, and at the stop. A crash loses what came after.
+ * It is never synced: the kernel may lose some more if the machine fails. */
 #include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -10,6 +10,8 @@
 #include "daemon/tier/disk_private.h"
 
 enum { NOTE_MS = 60000 };
+
+#define NOTE_BYTES (1ull << 30)
 
 static void account(struct kvc_disk *disk, uint64_t bytes)
 {
@@ -34,14 +36,25 @@ static void note_done(struct kvc_io_req *io)
 	kvc_disk_progress(disk);
 }
 
+/* Something was written since, or it is the last time. */
+static bool due(const struct kvc_disk *disk)
+{
+	const struct disk_wear *wear = &disk->wear;
+
+	return wear->noted != wear->wear.total_bytes || (disk->state == DISK_CLOSING && !wear->last);
+}
+
 bool kvc_disk_wear_note(struct kvc_disk *disk)
 {
 	struct disk_wear *wear = &disk->wear;
 
 	account(disk, 0);
-	if (wear->busy || wear->file.fd < 0 || !wear->page || wear->noted == wear->wear.total_bytes)
+	if (wear->busy || wear->file.fd < 0 || !wear->page || !due(disk))
 		return false;
+	wear->last = disk->state == DISK_CLOSING;
 	wear->noted = wear->wear.total_bytes;
+	if (disk->events.note)
+		disk->events.note(disk->events.context, &wear->wear.note);
 	wear->wear.sequence++;
 	kvc_wear_encode(&wear->wear, wear->page);
 	wear->iov = (struct iovec){.iov_base = wear->page, .iov_len = KVC_PAGE_BYTES};
@@ -69,6 +82,8 @@ static void wear_fired(struct kvc_timer *timer)
 void kvc_disk_wrote(struct kvc_disk *disk, uint64_t bytes)
 {
 	account(disk, bytes);
+	if (disk->wear.wear.total_bytes - disk->wear.noted >= NOTE_BYTES)
+		(void)kvc_disk_wear_note(disk);
 	/* Without a timer, for want of memory, the next write asks again. */
 	if (disk->state == DISK_ON && !disk->wear.timer.heap_slot)
 		(void)kvc_timer_start(disk->loop, &disk->wear.timer, NOTE_MS);

@@ -23,25 +23,36 @@ struct opening {
 	char text[LIST_BYTES];
 	const char *directories[KVC_DISKS_MAX];
 	uint32_t count;
+	char health_text[LIST_BYTES];
+	const char *health_files[KVC_DISKS_MAX];
+	uint32_t health_count;
 	struct kvc_tier *tiers[KVC_DISKS_MAX];
 	uint32_t opened;
 	struct kvc_secret secret;
 };
 
-static kvc_status list_refused(const struct opening *opening, const char *why)
+/* A list that is being split. */
+struct list {
+	const char *what;
+	char *text; /* LIST_BYTES */
+	const char **items;
+	uint32_t *count;
+};
+
+static kvc_status list_refused(const struct opening *opening, const struct list *list, const char *why)
 {
-	snprintf(opening->detail, opening->detail_bytes, "the list of directories %s", why);
+	snprintf(opening->detail, opening->detail_bytes, "the list of %s %s", list->what, why);
 	return KVC_INVALID;
 }
 
 /* Blanks around a comma do not count. */
-static kvc_status list_split(struct opening *opening, const char *list)
+static kvc_status list_split(const struct opening *opening, const struct list *list, const char *given)
 {
-	char *rest = opening->text;
+	char *rest = list->text;
 	char *item;
 
-	if ((size_t)snprintf(opening->text, LIST_BYTES, "%s", list) >= LIST_BYTES)
-		return list_refused(opening, "is too long");
+	if ((size_t)snprintf(list->text, LIST_BYTES, "%s", given) >= LIST_BYTES)
+		return list_refused(opening, list, "is too long");
 	while ((item = strsep(&rest, ","))) {
 		size_t length;
 
@@ -50,12 +61,32 @@ static kvc_status list_split(struct opening *opening, const char *list)
 		while (length && (item[length - 1] == ' ' || item[length - 1] == '\t'))
 			item[--length] = '\0';
 		if (!length)
-			return list_refused(opening, "has an empty name in it");
-		if (opening->count == KVC_DISKS_MAX)
-			return list_refused(opening, "is too long");
-		opening->directories[opening->count++] = item;
+			return list_refused(opening, list, "has an empty name in it");
+		if (*list->count == KVC_DISKS_MAX)
+			return list_refused(opening, list, "is too long");
+		list->items[(*list->count)++] = item;
 	}
 	return KVC_OK;
+}
+
+static kvc_status lists_split(struct opening *opening, const struct kvc_disk_options *options)
+{
+	const struct list directories = {"directories", opening->text, opening->directories, &opening->count};
+	const struct list files = {"files of their drives' health", opening->health_text,
+	                           opening->health_files, &opening->health_count};
+	kvc_status status = list_split(opening, &directories, options->directory);
+
+	if (status != KVC_OK || !options->health_file)
+		return status;
+	status = list_split(opening, &files, options->health_file);
+	if (status == KVC_OK && opening->health_count > 1 && opening->health_count != opening->count)
+		return list_refused(opening, &files, "must have one name, or one for each directory");
+	return status;
+}
+
+static const char *health_file_of(const struct opening *opening, uint32_t i)
+{
+	return opening->health_count ? opening->health_files[i % opening->health_count] : NULL;
 }
 
 /* All that is wrong with it is found when the directory is opened. */
@@ -94,6 +125,7 @@ static kvc_status all_open(struct opening *opening)
 
 	for (uint32_t i = 0; i < opening->count; i++) {
 		opening->options.directory = opening->directories[i];
+		opening->options.health_file = health_file_of(opening, i);
 		opening->options.number = i + 1;
 		opening->options.secret = &opening->secret;
 		status = kvc_disk_open(opening->loop, opening->io, opening->stats, &opening->options,
@@ -159,7 +191,7 @@ kvc_status kvc_disks_open(struct kvc_loop *loop, struct kvc_io *io, struct kvc_s
 	                           .options = *options,
 	                           .detail = detail,
 	                           .detail_bytes = detail_bytes};
-	status = list_split(&opening, options->directory);
+	status = lists_split(&opening, options);
 	if (status != KVC_OK)
 		return status;
 	if (opening.count > 1) {
@@ -168,6 +200,7 @@ kvc_status kvc_disks_open(struct kvc_loop *loop, struct kvc_io *io, struct kvc_s
 		return status;
 	}
 	opening.options.directory = opening.directories[0];
+	opening.options.health_file = health_file_of(&opening, 0);
 	status = kvc_disk_open(loop, io, stats, &opening.options, detail, detail_bytes, tier);
 	if (status == KVC_OK)
 		kvc_disk_secret(*tier, secret);

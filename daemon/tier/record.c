@@ -12,6 +12,7 @@
 #define RECORD_MAGIC     "KVCREC\r\n"
 #define RECORD_VERSION   1u
 #define RECORD_COPY      1u
+#define RECORD_ENDS      2u
 #define RECORD_ENCRYPTED 4u
 
 struct header {
@@ -22,7 +23,7 @@ struct header {
 	uint32_t depth;
 	uint32_t segment;
 	uint32_t page;
-	uint32_t flags; /* RECORD_COPY, RECORD_ENCRYPTED; others: reserved, 0 */
+	uint32_t flags; /* RECORD_COPY, RECORD_ENDS, RECORD_ENCRYPTED; others: reserved, 0 */
 	uint64_t epoch;
 	uint64_t generation;
 	uint64_t image_bytes;
@@ -76,7 +77,8 @@ static void seal(const struct kvc_record *record, const struct kvc_envelope *env
 	        .depth = record->depth,
 	        .segment = record->place.segment,
 	        .page = record->place.page,
-	        .flags = (record->copy ? RECORD_COPY : 0) | (envelope ? RECORD_ENCRYPTED : 0),
+	        .flags = (record->copy ? RECORD_COPY : 0) | (record->ends ? RECORD_ENDS : 0) |
+	                 (envelope ? RECORD_ENCRYPTED : 0),
 	        .epoch = record->epoch,
 	        .generation = record->generation,
 	        .image_bytes = record->image_bytes,
@@ -160,6 +162,7 @@ kvc_status kvc_record_parse(const uint8_t bytes[KVC_RECORD_HEADER_BYTES], uint64
 	        .copy = header.flags & RECORD_COPY,
 	        .encrypted = header.flags & RECORD_ENCRYPTED,
 	        .incarnation = header.incarnation,
+	        .ends = header.flags & RECORD_ENDS,
 	};
 	memcpy(record->key.bytes, header.key, sizeof header.key);
 	memcpy(record->parent.bytes, header.parent, sizeof header.parent);

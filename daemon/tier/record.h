@@ -41,6 +41,7 @@ struct kvc_record {
 	uint32_t tokens;
 	uint32_t depth; /* blocks before it in its sequence */
 	bool copy;      /* written again from another place: whoever has one with that key keeps that */
+	bool ends;      /* has a time to live: no start takes it over */
 	bool encrypted; /* its image, as it stands behind its header */
 };
 

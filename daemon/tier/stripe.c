@@ -350,6 +350,20 @@ static bool child_moved(void *context, uint32_t cookie, struct kvc_place from,
 	return events->moved(events->context, cookie, from, &outer);
 }
 
+static void child_noted(void *context, const struct kvc_tier_note *note)
+{
+	const struct kvc_tier_events *events = &((struct child *)context)->stripe->events;
+
+	events->noted(events->context, note);
+}
+
+static void child_note(void *context, struct kvc_tier_note *note)
+{
+	const struct kvc_tier_events *events = &((struct child *)context)->stripe->events;
+
+	events->note(events->context, note);
+}
+
 /* --- recovery and end ----------------------------------------------------------------------------- */
 
 static void sums_fired(struct kvc_timer *timer)
@@ -392,6 +406,8 @@ static void stripe_recover(struct kvc_tier *tier, const struct kvc_tier_events *
 		        .describe = events->describe ? child_describe : NULL,
 		        .keep = events->keep ? child_keep : NULL,
 		        .moved = events->moved ? child_moved : NULL,
+		        .noted = events->noted ? child_noted : NULL,
+		        .note = events->note ? child_note : NULL,
 		        .context = child,
 		};
 

@@ -13,6 +13,7 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the structs below are 
 #define SUMMARY_MAGIC   0x314D555343564Bull /* "KVCSUM1" */
 #define SUMMARY_VERSION 2u
 #define ROW_COPY        1u
+#define ROW_ENDS        2u
 
 struct row {
 	uint8_t key[KVC_STORAGE_KEY_BYTES];
@@ -22,7 +23,7 @@ struct row {
 	uint32_t image_bytes;
 	uint32_t page;
 	uint16_t tokens;
-	uint16_t flags; /* ROW_COPY; others: reserved, 0 */
+	uint16_t flags; /* ROW_COPY, ROW_ENDS; others: reserved, 0 */
 	uint32_t depth;
 	uint32_t incarnation; /* of the tenant */
 } __attribute__((packed));
@@ -70,7 +71,7 @@ void kvc_summary_put(uint8_t *bytes, uint32_t i, const struct kvc_record *record
 	        .image_bytes = (uint32_t)record->image_bytes,
 	        .page = record->place.page,
 	        .tokens = (uint16_t)record->tokens,
-	        .flags = record->copy ? ROW_COPY : 0,
+	        .flags = (uint16_t)((record->copy ? ROW_COPY : 0) | (record->ends ? ROW_ENDS : 0)),
 	        .depth = record->depth,
 	        .incarnation = record->incarnation,
 	};
@@ -213,6 +214,7 @@ void kvc_summary_get(const struct kvc_summary *summary, uint32_t i, struct kvc_r
 	        .depth = row.depth,
 	        .copy = row.flags & ROW_COPY,
 	        .incarnation = row.incarnation,
+	        .ends = row.flags & ROW_ENDS,
 	};
 	memcpy(record->key.bytes, row.key, sizeof row.key);
 	memcpy(record->parent.bytes, row.parent, sizeof row.parent);

@@ -52,6 +52,13 @@ struct kvc_tier_req {
 	uint32_t tries;                          /* at the how manieth try */
 };
 
+/* A few bytes of the owner's that rest with the tier's count of what it wrote. */
+#define KVC_TIER_NOTE_BYTES 512u
+
+struct kvc_tier_note {
+	uint8_t bytes[KVC_TIER_NOTE_BYTES];
+};
+
 /* What the tier tells its owner. All on the loop thread. */
 struct kvc_tier_events {
 	/* At start: a valid record was found; its tenant is known, its parent and generation if they are in
@@ -75,6 +82,14 @@ struct kvc_tier_events {
 	/* It was written again and rests at record->place now. False: the owner does not have it at `from`
 	 * any more and does not want it. */
 	bool (*moved)(void *context, uint32_t cookie, struct kvc_place from, const struct kvc_record *record);
+
+	/* At start, before the first record: the note that was kept last; zeros, if there is none. Of several
+	 * directories each tells its own. NULL: nobody wants it. */
+	void (*noted)(void *context, const struct kvc_tier_note *note);
+
+	/* Fill in the note. Asked once a minute while something is written, after every GiB, and at the stop.
+	 * It is not synced: a crash may bring back an older one. NULL: there is none. */
+	void (*note)(void *context, struct kvc_tier_note *note);
 
 	void *context;
 };

@@ -22,7 +22,8 @@ struct page {
 	uint64_t total_bytes;
 	uint64_t today_bytes;
 	uint64_t yesterday_bytes;
-	uint8_t rest[4016]; /* 0 */
+	struct kvc_tier_note note;
+	uint8_t rest[3504]; /* 0 */
 } __attribute__((packed));
 
 static_assert(sizeof(struct page) == KVC_PAGE_BYTES, "one page");
@@ -72,6 +73,7 @@ void kvc_wear_encode(const struct kvc_wear *wear, uint8_t bytes[KVC_PAGE_BYTES])
 	        .total_bytes = wear->total_bytes,
 	        .today_bytes = wear->today_bytes,
 	        .yesterday_bytes = wear->yesterday_bytes,
+	        .note = wear->note,
 	};
 
 	page_sum(&page, page.sum);
@@ -105,6 +107,7 @@ kvc_status kvc_wear_decode(const uint8_t slots[KVC_WEAR_SLOTS * KVC_PAGE_BYTES],
 		        .total_bytes = page.total_bytes,
 		        .today_bytes = page.today_bytes,
 		        .yesterday_bytes = page.yesterday_bytes,
+		        .note = page.note,
 		};
 		status = KVC_OK;
 	}

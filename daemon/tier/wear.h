@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "daemon/tier/segment.h"
+#include "daemon/tier/tier.h"
 #include "proto/kvc_status.h"
 
 #define KVC_WEAR_SLOTS  2u
@@ -20,6 +21,7 @@ struct kvc_wear {
 	uint64_t total_bytes;
 	uint64_t today_bytes;
 	uint64_t yesterday_bytes;
+	struct kvc_tier_note note; /* the owner's */
 };
 
 /* So much time has gone, and so much was written in it. */

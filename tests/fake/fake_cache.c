@@ -24,6 +24,7 @@ struct kvc_cache {
 	bool above_rate;
 	struct kvc_tenant_drop *drop; /* that runs */
 	struct kvc_task drop_task;
+	unsigned read_ahead;
 	struct fake_block blocks[BLOCKS];
 };
 
@@ -369,6 +370,17 @@ static uint32_t leading(struct kvc_cache *cache, const struct kvc_storage_key *k
 	while (i < count && block_find(cache, &keys[i]))
 		i++;
 	return i;
+}
+
+uint32_t kvc_cache_read_ahead(struct kvc_cache *cache, const struct kvc_storage_key *keys, uint32_t count)
+{
+	cache->read_ahead += count;
+	return leading(cache, keys, count);
+}
+
+unsigned kvc_fake_read_ahead(const struct kvc_cache *cache)
+{
+	return cache->read_ahead;
 }
 
 uint32_t kvc_cache_prefetch(struct kvc_cache *cache, const struct kvc_storage_key *keys, uint32_t count)

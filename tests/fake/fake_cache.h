@@ -36,4 +36,7 @@ void kvc_fake_quota(struct kvc_cache *cache, bool above);
 unsigned kvc_fake_open_objects(const struct kvc_cache *cache);
 unsigned kvc_fake_blocks(const struct kvc_cache *cache);
 
+/* Keys that were to be read ahead so far. */
+unsigned kvc_fake_read_ahead(const struct kvc_cache *cache);
+
 #endif

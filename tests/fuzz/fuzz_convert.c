@@ -99,6 +99,15 @@ static void blocks_touch(const struct kvc_blocks_request *request)
 	}
 }
 
+/* What the cache takes for granted. */
+static void hints_touch(const struct kvc_blocks_request *request)
+{
+	const struct kvc_hints *hints = &request->hints;
+
+	must(hints->priority < KVC_PRIORITIES, "a priority");
+	must(!request->durable || (!hints->ephemeral && !hints->ttl_ms), "what is promised stays");
+}
+
 static void keys_touch(const struct kvc_keys_request *request)
 {
 	static volatile uint8_t sink;
@@ -186,6 +195,8 @@ static kvc_status parse(unsigned which, struct kvc_body body, struct kvc_problem
 		return status;
 	case 3:
 		status = kvc_parse_put(convert, body, &limits, &blocks, problem);
+		if (status == KVC_OK)
+			hints_touch(&blocks);
 		if (status == KVC_OK)
 			blocks_touch(&blocks);
 		return status;

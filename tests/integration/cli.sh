@@ -114,5 +114,42 @@ done
 said=$("$program" bench --layers 2 --heads 1 --dim 64 --dtype fp16 --blocks 4 --lookups 100 --json)
 is "bench drops its blocks" 0 "$(value dropped "$("$program" drop --model kvcellar-bench --layers 2 --heads 1 --dim 64 \
 	--dtype fp16 --tokens 512 --sequence none --json)")"
-result "no file but those asked for" "$(others k v s s.lock daemon.log long expected keys values)"
+# ---- hints: what ends is gone, by itself and at a restart; what is ephemeral is not written ----
+gone() { # SEQUENCE: it ends by itself
+	while "$program" lookup "${shape[@]}" --sequence "$1" >/dev/null; do :; done
+	result "$1 is gone" ""
+}
+on_disk() { # SEQUENCE: how many of its blocks rest on disk alone
+	value on_disk "$("$program" lookup "${shape[@]}" --sequence "$1" --json)"
+}
+for plane in shm inline; do
+	run 0 "blocks_stored" "put with a time to live, $plane" \
+		put "${shape[@]}" --plane $plane --sequence "soon, $plane" --ttl 200ms "${files[@]}"
+	gone "soon, $plane"
+	run 3 "no files written" "get of what ended, $plane" get "${shape[@]}" --sequence "soon, $plane" "${out[@]}"
+	is "nothing of it is left, $plane" 0 "$(value cache.expiring "$("$program" stats --json)")"
+done
+daemon_stop
+daemon_start --disk "$work/disk" --disk-size 256M
+run 0 "ratio" "put with an end" put "${shape[@]}" --sequence later --ttl 1d --priority high "${files[@]}"
+run 0 "ratio" "put of what is ephemeral" put "${shape[@]}" --sequence never --ephemeral --priority low "${files[@]}"
+run 0 "ratio" "put of what stays" put "${shape[@]}" --sequence stays "${files[@]}"
+run 0 "ratio" "a later put takes the end back" put "${shape[@]}" --sequence both --ttl 1d "${files[@]}"
+run 0 "ratio" "and asks for the disk" put "${shape[@]}" --sequence both --ack disk "${files[@]}"
+run 0 "tokens" "get of what has an end" get "${shape[@]}" --sequence later "${out[@]}"
+run 0 "tokens" "get of what is ephemeral" get "${shape[@]}" --sequence never "${out[@]}"
+daemon_stop
+daemon_start --disk "$work/disk" --disk-size 256M
+is "what stays is on disk" 2 "$(on_disk stays)"
+is "what was asked for twice, too" 2 "$(on_disk both)"
+run 3 "absent            2" "what has an end is not" lookup "${shape[@]}" --sequence later
+run 3 "absent            2" "what is ephemeral is not" lookup "${shape[@]}" --sequence never
+
+# ---- a look-up that reads ahead ----
+run 0 "on_disk           2" "a look-up moves nothing" lookup "${shape[@]}" --sequence stays
+run 0 "on_disk           2" "a look-up that reads ahead" lookup "${shape[@]}" --sequence stays --prefetch
+while [ "$(on_disk stays)" -ne 0 ]; do :; done
+is "what was read ahead is in RAM" 2 "$(value from_ram "$("$program" get "${shape[@]}" --sequence stays "${out[@]}" --json)")"
+is "what was not is on disk" 2 "$(value from_disk "$("$program" get "${shape[@]}" --sequence both "${out[@]}" --json)")"
+result "no file but those asked for" "$(others k v s s.lock disk daemon.log long expected keys values)"
 finish

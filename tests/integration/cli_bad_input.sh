@@ -50,6 +50,15 @@ run 2 "--dim 100 is no multiple of 16: pad the heads" "an odd dim" put "${shape[
 run 2 "--value-dim 40 is no multiple of 16" "an odd value dim" put "${shape[@]}" --value-dim 40 "${files[@]}"
 run 2 "--dtype int8: expected one of: bf16, fp16, fp32" "an unknown type" put "${shape[@]}" --dtype int8 "${files[@]}"
 run 2 "--ack tape: expected one of: ram, disk" "an unknown ack" put "${shape[@]}" --ack tape "${files[@]}"
+for time in "" 10 10x 1.5s -1s +1s 0s 50d 1000000000000000000000s ms; do
+	run 2 "--ttl $time: expected a time such as 500ms, 30s, 10m, 2h or 1d, at most 49d" "a time to live of '$time'" \
+		put "${shape[@]}" --ttl "$time" "${files[@]}"
+done
+run 2 "--priority urgent: expected one of: low, normal, high" "an unknown priority" put "${shape[@]}" --priority urgent "${files[@]}"
+run 2 "--ephemeral with --ack disk: expected --ack ram" "never on disk, and on disk" put "${shape[@]}" --ephemeral --ack disk "${files[@]}"
+run 2 "--ttl with --ack disk: expected --ack ram" "an end, and durable" put "${shape[@]}" --ttl 1m --ack disk "${files[@]}"
+run 2 "unknown option --ttl" "a time to live of a get" get "${shape[@]}" --ttl 1m --sequence s "${out[@]}"
+run 2 "unknown option --prefetch" "a get that reads ahead" get "${shape[@]}" --prefetch --sequence s "${out[@]}"
 run 2 "--plane air: expected one of: shm, inline" "an unknown plane" put "${shape[@]}" --plane air "${files[@]}"
 run 2 "--preset best: expected one of: quality, compact" "an unknown preset" put "${shape[@]}" --preset best "${files[@]}"
 run 2 "--shard 2: expected less than --shards 2" "a shard too many" put "${shape[@]}" --shard 2 --shards 2 "${files[@]}"

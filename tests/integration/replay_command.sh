@@ -53,7 +53,7 @@ line "quality 4.0 GiB 9.89 36.46 36.79" "compressed blocks in 4 GiB" --capacity 
 line "quality 100 B 0.00 0.00" "less than a block" --capacity 100 --policy lru
 line "quality 828.1 MiB 24.3 GiB chain-lru all 63.75 12.35 51.39 817.2 MiB 24.3 GiB 894.0 GiB 36.85 100.00 100.00" \
 	"a disk that takes all" --capacity 2% --policy chain-lru --disk 60%
-line "quality 828.1 MiB 24.3 GiB chain-lru 33% 30.52 12.32 18.20 817.2 MiB 13.1 GiB 290.0 GiB 11.96 32.44 47.88" \
+line "quality 828.1 MiB 24.3 GiB chain-lru 33% 30.31 12.32 18.00 817.2 MiB 13.1 GiB 290.0 GiB 11.96 32.44 47.55" \
 	"a third of the writes" --capacity 2% --policy chain-lru --disk 60% --disk-budget 33%
 line "quality 828.1 MiB 24.3 GiB chain-lru 1dwpd 17.20 12.32 4.88 817.2 MiB 1.1 GiB 23.5 GiB 0.97 2.63 26.98" \
 	"one drive write a day" --capacity 2% --policy chain-lru --disk 60% --disk-budget 1dwpd
@@ -75,6 +75,8 @@ run 2 "--model gpt: expected one of those that --help lists, such as llama-3.1-8
 	"$trace" --model gpt
 run 2 "--preset best: expected one of those" "an unknown preset" "$trace" --preset best
 run 2 "--disk-budget without --disk" "a budget without disk" "$trace" --disk-budget 33%
+run 2 "--promote x: expected always, prefix, again or never" "no promotion" "$trace" --disk 10% --promote x
+run 2 "--promote without --disk" "a promotion without disk" "$trace" --promote never
 run 2 "--disk-budget x: expected 'all', bytes a day" "no budget" "$trace" --disk 10% --disk-budget x
 
 # ---- traces ----

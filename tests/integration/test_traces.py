@@ -60,7 +60,7 @@ def check_default(trace, table):
 
 
 def check_admission():
-    for ram in ("2%", "5%", "10%"):
+    for ram in ("1%", "2%", "5%", "10%"):
         everything, third = replay("conversation", "--policy", DEFAULT, "--capacity", ram, "--disk", "50%",
                                    "--disk-budget", "all,33.33%")
         writes = third["disk_written_bytes"] / everything["disk_written_bytes"]

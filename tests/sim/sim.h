@@ -41,6 +41,9 @@ void sim_event_add(struct kvc_loop *loop, struct sim_event *event);
  */
 bool sim_step(struct kvc_loop *loop);
 
+/* Time passes and nothing happens: timers that are due by now fire at a later step. */
+void sim_pass(struct kvc_loop *loop, uint64_t ms);
+
 /* ---- engine ---- */
 
 kvc_status sim_engine_open(struct kvc_loop *loop, struct kvc_engine **engine);
@@ -94,6 +97,9 @@ kvc_status sim_tier_open(struct kvc_loop *loop, struct sim_random *random, uint3
 
 /* Let requests that hang go on. */
 void sim_tier_release(struct sim_tier *tier);
+
+/* Ask the owner for his note and keep it, as the disk tier does at a stop; *note is a copy of it. */
+void sim_tier_note(struct sim_tier *tier, struct kvc_tier_note *note);
 
 /* As after a crash: forgets what was not synced if `lose`; the next recover reports the rest. */
 void sim_tier_crash(struct sim_tier *tier, bool lose);

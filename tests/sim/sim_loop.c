@@ -66,6 +66,13 @@ void kvc_loop_defer(struct kvc_loop *loop, struct kvc_task *task)
 	kvc_list_push(&loop->deferred, &task->node);
 }
 
+/* Nothing in the simulation has threads. */
+void kvc_loop_post(struct kvc_loop *loop, struct kvc_task *task)
+{
+	KVC_PRE(!task->queued);
+	kvc_loop_defer(loop, task);
+}
+
 kvc_status kvc_timer_start(struct kvc_loop *loop, struct kvc_timer *timer, uint64_t delay_ms)
 {
 	kvc_timer_stop(timer);
@@ -138,6 +145,11 @@ static bool timer_run(struct kvc_loop *loop)
 	kvc_timer_stop(next);
 	next->fire(next);
 	return true;
+}
+
+void sim_pass(struct kvc_loop *loop, uint64_t ms)
+{
+	loop->now_ms += ms;
 }
 
 bool sim_step(struct kvc_loop *loop)

@@ -24,6 +24,7 @@ struct tier_state {
 	uint32_t slot_count;
 	uint32_t next;
 	struct kvc_list hanging;
+	struct kvc_tier_note note;
 };
 
 struct request_event {
@@ -177,6 +178,8 @@ static void tier_recover(struct kvc_tier *tier, const struct kvc_tier_events *ev
 	struct tier_state *state = state_of(tier);
 
 	state->events = *events;
+	if (events->noted)
+		events->noted(events->context, &state->note);
 	for (uint32_t i = 0; i < state->slot_count; i++) {
 		struct slot *slot = &state->slots[(state->next + i) % state->slot_count];
 		struct kvc_record record;
@@ -220,6 +223,14 @@ kvc_status sim_tier_open(struct kvc_loop *loop, struct sim_random *random, uint3
 	kvc_list_init(&state->hanging);
 	*tier = &state->sim;
 	return KVC_OK;
+}
+
+void sim_tier_note(struct sim_tier *tier, struct kvc_tier_note *note)
+{
+	struct tier_state *state = kvc_container_of(tier, struct tier_state, sim);
+
+	state->events.note(state->events.context, &state->note);
+	*note = state->note;
 }
 
 void sim_tier_crash(struct sim_tier *tier, bool lose)

@@ -3,7 +3,8 @@
  *
  * The model knows of each block which contents a put was ever begun with, and whether one was acknowledged as
  * being on stable storage and not dropped since. A get must restore one of the former; where the disk is
- * honest and large enough, after a start the latter must be there.
+ * honest and large enough, after a start the latter must be there. It knows too when each block ends: none is
+ * restored later, and no start finds one that ends or is ephemeral.
  *
  * KVC_TEST_SEED says with which seed to begin, KVC_TEST_SEEDS how many are run; a failure prints its seed. */
 #include <setjmp.h>
@@ -124,11 +125,13 @@ struct history {
 	uint64_t tenant_drops; /* that succeeded */
 	uint64_t tenant_drops_at[JOBS];
 	bool encrypted;
-	uint8_t durable[NUMBERS]; /* life in which it was acknowledged as such; dropped since, or never: 0 */
-	uint8_t life;             /* from 1 */
-	uint64_t sync_errors;     /* before this life */
-	uint64_t drops[NUMBERS];  /* so far */
-	uint64_t drops_at[JOBS];  /* of the block, when the job began */
+	uint64_t ends_ms[NUMBERS]; /* the last of them */
+	bool over[JOBS];           /* the block had ended when the job began */
+	uint8_t durable[NUMBERS];  /* life in which it was acknowledged as such; dropped since, or never: 0 */
+	uint8_t life;              /* from 1 */
+	uint64_t sync_errors;      /* before this life */
+	uint64_t drops[NUMBERS];   /* so far */
+	uint64_t drops_at[JOBS];   /* of the block, when the job began */
 	/* Checks images at each start. The same in all lives: a torn record that one start sets aside shadows
 	 * an older sound one at the next start if that one does not look. */
 	bool verify;
@@ -183,7 +186,9 @@ static void job_harvest(struct history *h, uint32_t j)
 	h->busy[j] = false;
 	if (job->op.status != KVC_OK)
 		return;
-	if (job->op.kind == KVC_OP_GET)
+	if (job->op.kind == KVC_OP_GET && h->over[j])
+		fail_msg("block %u was restored after its end", job->number);
+	else if (job->op.kind == KVC_OP_GET)
 		restored_check(job, h->tenant_drops_at[j] == h->tenant_drops ? h->put : h->put_ever);
 	else if (job->op.durable && h->drops_at[j] == h->drops[job->number])
 		h->durable[job->number] = h->life;
@@ -201,10 +206,12 @@ static void job_begin(struct history *h, uint32_t j)
 {
 	uint32_t number = (uint32_t)below(h, NUMBERS);
 	uint32_t content = (uint32_t)below(h, CONTENTS);
+	bool durable;
 
 	h->busy[j] = true;
 	h->drops_at[j] = h->drops[number];
 	h->tenant_drops_at[j] = h->tenant_drops;
+	h->over[j] = h->ends_ms[number] <= kvc_loop_now_ms(h->world.loop);
 	if (below(h, 2)) {
 		get_submit(&h->world, &h->jobs[j], number);
 		return;
@@ -212,7 +219,10 @@ static void job_begin(struct history *h, uint32_t j)
 	h->put[number] |= (uint8_t)(1u << content);
 	h->put_ever[number] |= h->put[number];
 	h->put_since[number] |= (uint8_t)(1u << content);
-	put_submit(&h->world, &h->jobs[j], number, number * CONTENTS + content, below(h, 3) == 0);
+	durable = hints_draw(&h->world, number);
+	if (hints_end(&h->world) > h->ends_ms[number])
+		h->ends_ms[number] = hints_end(&h->world);
+	put_submit(&h->world, &h->jobs[j], number, number * CONTENTS + content, durable);
 }
 
 static void block_drop(struct history *h)
@@ -273,6 +283,8 @@ static void client_step(struct history *h)
 		tenant_drop(h);
 	if (below(h, 40) == 0)
 		sim_disk_release();
+	if (below(h, 10) == 0)
+		sim_pass(h->world.loop, below(h, 4));
 }
 
 /* --- lives ---------------------------------------------------------------------------------------- */
@@ -406,6 +418,8 @@ static void life_check(struct history *h)
 		if (!h->put_ever[number] || (!h->durable[number] && below(h, 4)))
 			continue;
 		get_wait(h, job, number);
+		if (job->op.status == KVC_OK && block_class(number) <= BLOCK_EPHEMERAL)
+			fail_msg("block %u, which ends or is ephemeral, was found at a start", number);
 		if (job->op.status == KVC_OK)
 			restored_check(job, h->put);
 		else if (strict && h->durable[number])

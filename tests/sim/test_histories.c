@@ -16,10 +16,12 @@ enum { NUMBERS = 300, CONTENTS = 4, JOBS = 24, TENANTS = 3 };
 
 static const char *const names[TENANTS] = {"a", "b", "c"}; /* the first is the world's own */
 
-/* What the model knows of a block key: the contents that a put was ever begun with since it was last surely
- * empty. */
+/* What the model knows of a block key: the contents that a put was ever begun with, and when the last of them
+ * ends. */
 struct history {
 	uint8_t put[TENANTS][NUMBERS];
+	uint64_t ends_ms[TENANTS][NUMBERS];
+	bool over[JOBS]; /* the block that a get asks for had ended when it began */
 	struct kvc_ns *ns[TENANTS];
 	struct kvc_tenant_drop drop;
 	bool drops;
@@ -40,33 +42,45 @@ static uint32_t content_of(unsigned tenant, uint32_t number, uint32_t content)
 	return (tenant * NUMBERS + number) * CONTENTS + content;
 }
 
-static void history_get(struct world *w, const struct history *history, const struct job *job)
+static void history_get(struct world *w, const struct history *history, const struct job *job, bool over)
 {
 	unsigned tenant = tenant_of(history, job->op.ns);
 	uint8_t contents = history->put[tenant][job->number];
 
+	if (over)
+		fail_msg("block %u was restored after its end", job->number);
 	for (uint32_t content = 0; content < CONTENTS; content++)
 		if (contents >> content & 1 && restored_is(w, job, content_of(tenant, job->number, content)))
 			return;
 	fail_msg("block %u was restored as something that was never put", job->number);
 }
 
-static void history_submit(struct world *w, struct history *history, struct job *job)
+static void history_put(struct world *w, struct history *history, struct job *job, uint32_t number,
+                        uint32_t content)
+{
+	unsigned tenant = tenant_of(history, w->ns);
+	bool durable = hints_draw(w, number);
+
+	history->put[tenant][number] |= (uint8_t)(1u << content);
+	if (hints_end(w) > history->ends_ms[tenant][number])
+		history->ends_ms[tenant][number] = hints_end(w);
+	put_submit(w, job, number, content_of(tenant, number, content), durable);
+}
+
+static void history_submit(struct world *w, struct history *history, struct job *job, bool *over)
 {
 	uint32_t number = (uint32_t)(sim_next(&w->random) % NUMBERS);
 	uint32_t content = (uint32_t)(sim_next(&w->random) % CONTENTS);
 	unsigned tenant = (unsigned)(sim_next(&w->random) % TENANTS);
 
 	world_ns(w, history->ns[tenant]);
-	w->hints.priority = (uint8_t)(sim_next(&w->random) % KVC_PRIORITIES);
 	if (w->gpu)
 		world_form(w, (enum kvc_op_form)(sim_next(&w->random) % (KVC_OP_IMAGE + 1)));
-	if (sim_one_in(&w->random, 2)) {
-		history->put[tenant][number] |= (uint8_t)(1u << content);
-		put_submit(w, job, number, content_of(tenant, number, content), sim_one_in(&w->random, 4));
-	} else {
+	*over = history->ends_ms[tenant][number] <= kvc_loop_now_ms(w->loop);
+	if (sim_one_in(&w->random, 2))
+		history_put(w, history, job, number, content);
+	else
 		get_submit(w, job, number);
-	}
 }
 
 static void dropped(struct kvc_tenant_drop *drop)
@@ -103,7 +117,7 @@ static void tenants_other(struct world *w, struct history *history)
 }
 
 /* All that is used is someone's. */
-static void accounts_check(struct world *w, int64_t blocks_before)
+static void accounts_check(struct world *w)
 {
 	int64_t blocks = 0, ram = 0, vram = 0;
 
@@ -112,7 +126,7 @@ static void accounts_check(struct world *w, int64_t blocks_before)
 		ram += tenant_stat(w, names[i], "ram_bytes");
 		vram += tenant_stat(w, names[i], "vram_bytes");
 	}
-	assert_int_equal(blocks, blocks_before);
+	assert_int_equal(blocks, stat(w, "cache.blocks"));
 	assert_int_equal(ram, stat(w, "ram.used_bytes"));
 	assert_int_equal(vram, stat(w, "vram.used_bytes"));
 }
@@ -125,8 +139,7 @@ static void history_other(struct world *w, struct history *history, struct kvc_l
 
 	world_ns(w, history->ns[sim_next(&w->random) % TENANTS]);
 	key = storage_key(w, (uint32_t)(sim_next(&w->random) % NUMBERS));
-
-	switch (sim_next(&w->random) % 6) {
+	switch (sim_next(&w->random) % 7) {
 	case 0:
 		kvc_cache_drop(w->cache, &key, 1);
 		break;
@@ -140,24 +153,67 @@ static void history_other(struct world *w, struct history *history, struct kvc_l
 	case 4:
 		kvc_cache_prefetch(w->cache, &key, 1);
 		break;
+	case 5:
+		kvc_cache_read_ahead(w->cache, &key, 1);
+		break;
 	default:
 		kvc_cache_lookup(w->cache, &key, 1, &rest);
 		break;
 	}
 }
 
-static void history_step(struct world *w, struct history *history, struct job *job, bool *busy)
+static void history_step(struct world *w, struct history *history, struct job *jobs, uint32_t j, bool *busy)
 {
+	struct job *job = &jobs[j];
+
 	if (!*busy) {
-		history_submit(w, history, job);
+		history_submit(w, history, job, &history->over[j]);
 		*busy = true;
 	} else if (job->done) {
 		if (job->op.kind == KVC_OP_GET && job->op.status == KVC_OK)
-			history_get(w, history, job);
+			history_get(w, history, job, history->over[j]);
 		*busy = false;
 	} else if (sim_one_in(&w->random, 30)) {
 		kvc_op_cancel(&job->op, KVC_DEADLINE);
 	}
+}
+
+/* Another process finds neither what ends nor what is ephemeral. */
+static void history_restart(struct world *w)
+{
+	cache_end(w, 1000);
+	kvc_arena_close(w->arena);
+	assert_int_equal(kvc_arena_open(ARENA, w->stats, &w->arena), KVC_OK);
+	w->disk->faults = (struct sim_tier_faults){0};
+	sim_tier_crash(w->disk, false);
+	cache_begin(w);
+	for (uint32_t number = 0; number < NUMBERS; number++) {
+		struct kvc_storage_key key = storage_key(w, number);
+		enum block_class class = block_class(number);
+		uint8_t rest;
+
+		if ((class == BLOCK_ENDS || class == BLOCK_EPHEMERAL) &&
+		    kvc_cache_lookup(w->cache, &key, 1, &rest))
+			fail_msg("block %u was found after a restart", number);
+	}
+}
+
+static void namespaces_open(struct world *w, struct history *history)
+{
+	history->ns[0] = w->ns;
+	for (unsigned i = 1; i < TENANTS; i++) {
+		struct kvc_ns_options options = ns_options(names[i]);
+
+		assert_int_equal(kvc_ns_open(w->cache, &options, &history->ns[i]), KVC_OK);
+	}
+}
+
+static void namespaces_close(struct world *w, struct history *history)
+{
+	world_ns(w, history->ns[0]);
+	for (unsigned i = 1; i < TENANTS; i++)
+		kvc_ns_close(history->ns[i]);
+	settle(w);
 }
 
 static void history_run(uint64_t seed, uint32_t steps)
@@ -178,20 +234,17 @@ static void history_run(uint64_t seed, uint32_t steps)
 		w.disk->faults = (struct sim_tier_faults){
 		        .store_error = 50, .load_error = 50, .sync_error = 50, .flip = 20};
 	assert_int_equal(kvc_lease_open(w.cache, 100, &lease), KVC_OK);
-	history.ns[0] = w.ns;
-	for (unsigned i = 1; i < TENANTS; i++) {
-		struct kvc_ns_options options = ns_options(names[i]);
-
-		assert_int_equal(kvc_ns_open(w.cache, &options, &history.ns[i]), KVC_OK);
-	}
+	namespaces_open(&w, &history);
 	for (uint32_t i = 0; i < steps; i++) {
 		uint32_t j = (uint32_t)(sim_next(&w.random) % JOBS);
 
-		history_step(&w, &history, &jobs[j], &busy[j]);
+		history_step(&w, &history, jobs, j, &busy[j]);
 		if (sim_one_in(&w.random, 5))
 			history_other(&w, &history, lease);
 		if (sim_one_in(&w.random, 100))
 			tenants_other(&w, &history);
+		if (sim_one_in(&w.random, 10))
+			sim_pass(w.loop, sim_next(&w.random) % 4);
 		sim_step(w.loop);
 	}
 	settle(&w);
@@ -199,11 +252,10 @@ static void history_run(uint64_t seed, uint32_t steps)
 		assert_true(!busy[j] || jobs[j].done);
 	kvc_lease_close(lease);
 	settle(&w);
-	accounts_check(&w, stat(&w, "cache.blocks"));
-	world_ns(&w, history.ns[0]);
-	for (unsigned i = 1; i < TENANTS; i++)
-		kvc_ns_close(history.ns[i]);
-	settle(&w);
+	accounts_check(&w);
+	namespaces_close(&w, &history);
+	if (w.disk)
+		history_restart(&w);
 	world_close(&w);
 	test_free(jobs);
 }

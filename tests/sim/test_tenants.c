@@ -482,8 +482,10 @@ static void nobodys_blocks_are_adopted(void **state)
 	world_ns(&t.w, t.b);
 	for (uint32_t i = 0; i < 20; i++)
 		keys[i] = storage_key(&t.w, i);
-	assert_int_equal(kvc_cache_prefetch(t.w.cache, keys, 20), 20); /* by its header */
-	settle(&t.w);
+	for (uint32_t i = 0; i < 20; i += 10) { /* by its header */
+		assert_int_equal(kvc_cache_prefetch(t.w.cache, &keys[i], 10), 10);
+		settle(&t.w);
+	}
 	assert_int_equal(tenant_stat(&t.w, "b", "blocks"), 20);
 	assert_int_equal(ram_of(&t, "a") + ram_of(&t, "b"), stat(&t.w, "ram.used_bytes") - before);
 	tenants_close(&t);

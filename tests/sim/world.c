@@ -50,7 +50,6 @@ void cache_begin(struct world *w)
 	        .secret = w->secret,
 	        .policy = w->policy,
 	        .disk_day_bytes = w->disk_day_bytes,
-	        .disk_writes = w->disk_writes,
 	        .ops_max = 64,
 	        .moves_max = 16,
 	        .hash_mask = 0xF, /* many collisions */
@@ -214,6 +213,36 @@ struct kvc_storage_key storage_key(struct world *w, uint32_t number)
 	return key;
 }
 
+enum block_class block_class(uint32_t number)
+{
+	static const enum block_class classes[] = {BLOCK_ENDS,  BLOCK_ENDS,  BLOCK_EPHEMERAL, BLOCK_MIXED,
+	                                           BLOCK_MIXED, BLOCK_PLAIN, BLOCK_PLAIN,     BLOCK_PLAIN};
+
+	return classes[number % 8];
+}
+
+bool hints_draw(struct world *w, uint32_t number)
+{
+	enum { SOON_MS = 40, LATER_MS = 1000 };
+	enum block_class class = block_class(number);
+	bool durable = class != BLOCK_ENDS && class != BLOCK_EPHEMERAL && sim_one_in(&w->random, 3);
+	bool ends = class == BLOCK_ENDS || (class == BLOCK_MIXED && !sim_one_in(&w->random, 4));
+
+	w->hints = (struct kvc_hints){.priority = (uint8_t)(sim_next(&w->random) % KVC_PRIORITIES)};
+	if (durable || class == BLOCK_PLAIN)
+		return durable;
+	if (ends)
+		w->hints.ttl_ms = 1 + (uint32_t)(sim_next(&w->random) %
+		                                 (sim_one_in(&w->random, 3) ? LATER_MS : SOON_MS));
+	w->hints.ephemeral = class == BLOCK_EPHEMERAL || (class == BLOCK_MIXED && sim_one_in(&w->random, 8));
+	return false;
+}
+
+uint64_t hints_end(const struct world *w)
+{
+	return w->hints.ttl_ms ? kvc_loop_now_ms(w->loop) + w->hints.ttl_ms : UINT64_MAX;
+}
+
 static struct kvc_block_view view_of(struct world *w, struct job *job)
 {
 	struct kvc_block_view view = {.key = job->key, .value = job->value};
@@ -292,9 +321,10 @@ static void job_place(struct world *w, struct job *job)
 void job_init(struct world *w, struct job *job, enum kvc_op_kind kind, uint32_t number)
 {
 	*job = (struct job){.world = w, .number = number};
-	job->op = (struct kvc_op){
-	        .kind = kind, .ns = w->ns, .hints = w->hints, .tokens = TOKENS, .done = job_done};
+	job->op = (struct kvc_op){.kind = kind, .ns = w->ns, .tokens = TOKENS, .done = job_done};
 	job->op.key = storage_key(w, number);
+	if (kind == KVC_OP_PUT)
+		job->op.hints = w->hints;
 	job_place(w, job);
 }
 

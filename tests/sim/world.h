@@ -33,10 +33,9 @@ struct world {
 	struct kvc_ns *ns;
 	struct kvc_secret secret;
 	enum kvc_op_form form;
-	struct kvc_hints hints;      /* of jobs from now on */
+	struct kvc_hints hints;      /* of puts from now on */
 	enum kvc_policy_kind policy; /* of the next cache_begin */
 	uint64_t disk_day_bytes;     /* likewise */
-	const struct kvc_admit_state *disk_writes;
 	bool stopped;
 };
 
@@ -62,6 +61,17 @@ void cache_begin(struct world *w);
 /* The policy, and the bytes a day that may go to disk, of worlds that are opened from now on. */
 void world_policy(enum kvc_policy_kind policy);
 void world_budget(uint64_t disk_day_bytes);
+
+/* What the puts of a numbered block say, in histories: always that it ends, always that it is ephemeral, now
+ * this and now that, or nothing. */
+enum block_class { BLOCK_ENDS, BLOCK_EPHEMERAL, BLOCK_MIXED, BLOCK_PLAIN };
+enum block_class block_class(uint32_t number);
+
+/* Draw the hints of the next put of a block, and whether it may be durable. */
+bool hints_draw(struct world *w, uint32_t number);
+
+/* When a block whose put has these hints, and begins now, ends at the latest; UINT64_MAX: never. */
+uint64_t hints_end(const struct world *w);
 
 /* Everything but a cache and a disk. */
 void world_open_bare(struct world *w, uint64_t seed);

@@ -248,6 +248,16 @@ static void recovered(void *context, kvc_status status)
 	*(bool *)context = true;
 }
 
+static void note_ask(void *context, struct kvc_tier_note *note)
+{
+	*note = ((const struct rig *)context)->note;
+}
+
+static void note_told(void *context, const struct kvc_tier_note *note)
+{
+	((struct rig *)context)->noted = *note;
+}
+
 void rig_recover(struct rig *rig)
 {
 	struct kvc_tier_events events = {
@@ -256,6 +266,8 @@ void rig_recover(struct rig *rig)
 	        .describe = rig->no_checkpoint ? NULL : block_describe,
 	        .keep = block_keep,
 	        .moved = block_moved,
+	        .note = note_ask,
+	        .noted = note_told,
 	        .context = rig,
 	};
 	bool done = false;

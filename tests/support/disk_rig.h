@@ -43,10 +43,12 @@ struct rig {
 	struct kvc_tier *tier; /* NULL: not open */
 	char detail[256];
 	uint64_t generation;
-	uint32_t reclaimed;       /* events */
-	uint32_t moved;           /* events */
-	uint32_t recovered;       /* events */
-	uint64_t recovered_epoch; /* of the last one: must not fall */
+	struct kvc_tier_note note;  /* to be kept */
+	struct kvc_tier_note noted; /* what was kept, of the last recovery */
+	uint32_t reclaimed;         /* events */
+	uint32_t moved;             /* events */
+	uint32_t recovered;         /* events */
+	uint64_t recovered_epoch;   /* of the last one: must not fall */
 	struct rig_block blocks[RIG_BLOCKS];
 };
 

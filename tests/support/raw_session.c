@@ -138,7 +138,7 @@ static void add_drop(struct raw_session *session)
 	struct kvcc_buffer buffer = {0};
 
 	kvc_sample_key(UINT64_MAX, bytes);
-	check(kvcc_wire_keys(1, 10000, &key, 1, &buffer));
+	check(kvcc_wire_keys(&(struct kvcc_wire_keys){1, 10000, false, &key, 1}, &buffer));
 	frame_add(session, 6, KVC_VERB_DROP, &buffer, NULL, 0);
 }
 

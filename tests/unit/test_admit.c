@@ -17,7 +17,7 @@
 #define DAY    (24 * HOUR)
 #define MIB    (UINT64_C(1) << 20)
 
-enum { WINDOW_S = 3600, REQUEST = 32 };
+enum { WINDOW_S = 3600, REQUEST = 32, FIRST = 1000 };
 
 static const struct kvc_admit_options one_tib_a_day = {
         .day_bytes = MIB << 20, .window_s = WINDOW_S, .seen_max = 1000};
@@ -26,17 +26,27 @@ static struct kvc_admit *admit_open(const struct kvc_admit_state *state, uint64_
 {
 	struct kvc_admit *admit;
 
-	assert_int_equal(kvc_admit_open(&one_tib_a_day, now, state, &admit), KVC_OK);
+	assert_int_equal(kvc_admit_open(&one_tib_a_day, now, &admit), KVC_OK);
+	if (state)
+		kvc_admit_restore(admit, state);
 	return admit;
 }
 
-/* A request of REQUEST blocks of a MiB; returns how many were admitted. */
+static bool ask_one(struct kvc_admit *admit, uint64_t now, enum kvc_admit_kind kind, uint32_t first,
+                    uint64_t coin)
+{
+	const struct kvc_admit_block block = {.kind = kind, .first = first, .coin = coin, .bytes = MIB};
+
+	return kvc_admit_ask(admit, now, &block);
+}
+
+/* A request of REQUEST blocks of a MiB, all as deep; returns how many were admitted. */
 static unsigned ask(struct kvc_admit *admit, uint64_t now, enum kvc_admit_kind kind, uint64_t coin)
 {
 	unsigned admitted = 0;
 
-	for (unsigned i = 0; i < REQUEST; i++)
-		admitted += kvc_admit_ask(admit, now, kind, coin, MIB);
+	for (uint32_t i = 0; i < REQUEST; i++)
+		admitted += ask_one(admit, now, kind, FIRST, coin);
 	return admitted;
 }
 
@@ -122,7 +132,7 @@ static void requests_have_no_holes(void **state)
 		unsigned admitted = 0;
 
 		for (unsigned b = 0; b < REQUEST; b++) {
-			bool now = kvc_admit_ask(admit, i * SECOND, KVC_ADMIT_FRESH, coin, MIB);
+			bool now = ask_one(admit, i * SECOND, KVC_ADMIT_FRESH, FIRST, coin);
 
 			assert_true(before || !now);
 			before = now;
@@ -133,6 +143,48 @@ static void requests_have_no_holes(void **state)
 	}
 	print_message("%u whole, %u not at all, %u in part\n", whole, none, 5000 - whole - none);
 	assert_true(whole > 500 && 5000 - whole - none < 100);
+	kvc_admit_close(admit);
+}
+
+/* Prompts of blocks of 512 tokens, several times what the budget allows: the shallow blocks are admitted, the
+ * deep ones refused, and a part of a block too. */
+static void heads_come_first(void **state)
+{
+	struct kvc_admit *admit = admit_open(NULL, 0);
+	struct prng prng = {prng_seed("heads")};
+	unsigned admitted[REQUEST + 1] = {0}, requests = 0;
+
+	(void)state;
+	for (uint64_t now = 0; now < DAY; now += SECOND) { /* of 33 MiB: 37 % of it are allowed */
+		uint64_t coin = prng_next(&prng);
+
+		requests += now >= DAY / 2;
+		for (uint32_t b = 0; b <= REQUEST; b++) {
+			uint32_t first = b < REQUEST ? b * 512 : KVC_ADMIT_DEEPEST;
+			bool yes = ask_one(admit, now, KVC_ADMIT_FRESH, first, coin);
+
+			admitted[b] += now >= DAY / 2 && yes;
+		}
+	}
+	print_message("of %u: %u, %u, %u, %u blocks at 0, 4, 8, 16; %u parts\n", requests, admitted[0],
+	              admitted[4], admitted[8], admitted[16], admitted[REQUEST]);
+	assert_int_equal(admitted[0], requests);
+	assert_true(admitted[4] > requests * 9 / 10);
+	assert_int_equal(admitted[16], 0);
+	assert_int_equal(admitted[REQUEST], 0);
+	kvc_admit_close(admit);
+}
+
+/* There is room for all: nobody is refused for his depth. */
+static void depth_costs_nothing_within_the_budget(void **state)
+{
+	struct kvc_admit *admit = admit_open(NULL, 0);
+
+	(void)state;
+	for (uint64_t now = 0; now < DAY; now += 100 * SECOND)
+		for (uint32_t b = 0; b <= REQUEST; b++)
+			assert_true(ask_one(admit, now, KVC_ADMIT_FRESH,
+			                    b < REQUEST ? b * 512 : KVC_ADMIT_DEEPEST, now));
 	kvc_admit_close(admit);
 }
 
@@ -173,10 +225,10 @@ static void credit_is_charged_and_refunded(void **state)
 
 	(void)state;
 	kvc_admit_wrote(admit, 0, one_tib_a_day.day_bytes, false);
-	assert_false(kvc_admit_ask(admit, 0, KVC_ADMIT_AGAIN, 0, MIB));
+	assert_false(ask_one(admit, 0, KVC_ADMIT_AGAIN, 0, 0));
 	kvc_admit_refund(admit, MIB);
-	assert_true(kvc_admit_ask(admit, 0, KVC_ADMIT_AGAIN, 0, MIB));
-	assert_false(kvc_admit_ask(admit, 0, KVC_ADMIT_AGAIN, 0, MIB));
+	assert_true(ask_one(admit, 0, KVC_ADMIT_AGAIN, 0, 0));
+	assert_false(ask_one(admit, 0, KVC_ADMIT_AGAIN, 0, 0));
 	kvc_admit_close(admit);
 }
 
@@ -199,11 +251,33 @@ static void a_restart_keeps_the_state(void **state)
 	kvc_admit_close(admit);
 }
 
+/* Several directories keep the same account, and one of them was away for a while. */
+static void the_longest_account_is_taken(void **state)
+{
+	struct kvc_admit *admit = admit_open(NULL, 0);
+	struct kvc_admit_state early, late, now;
+
+	(void)state;
+	kvc_admit_wrote(admit, 0, MIB, false);
+	kvc_admit_save(admit, HOUR, &early);
+	kvc_admit_wrote(admit, 30 * HOUR, 5 * MIB, false);
+	kvc_admit_save(admit, 30 * HOUR, &late);
+	kvc_admit_close(admit);
+	for (unsigned order = 0; order < 2; order++) {
+		admit = admit_open(order ? &early : &late, 77);
+		kvc_admit_restore(admit, order ? &late : &early);
+		kvc_admit_save(admit, 77, &now);
+		assert_memory_equal(&now, &late, sizeof now);
+		kvc_admit_close(admit);
+	}
+	assert_int_equal(late.hours, 30);
+}
+
 static void a_state_that_makes_no_sense_is_none(void **state)
 {
 	static const struct kvc_admit_state bad[] = {
 	        {.version = KVC_ADMIT_VERSION + 1, .written = {1}},
-	        {.version = KVC_ADMIT_VERSION, .hour = 24, .written = {1}},
+	        {.version = KVC_ADMIT_VERSION, .zero = 1, .written = {1}},
 	        {.version = KVC_ADMIT_VERSION, .hour_ns = HOUR, .written = {1}},
 	};
 	struct kvc_admit_state much = {.version = KVC_ADMIT_VERSION, .credit = UINT64_MAX};
@@ -228,9 +302,12 @@ static void no_budget_admits_all(void **state)
 	struct kvc_admit *admit;
 
 	(void)state;
-	assert_int_equal(kvc_admit_open(&none, 0, NULL, &admit), KVC_OK);
+	assert_int_equal(kvc_admit_open(&none, 0, &admit), KVC_OK);
 	for (unsigned i = 0; i < 1000; i++)
-		assert_true(kvc_admit_ask(admit, 0, KVC_ADMIT_FRESH, i, UINT64_MAX / 2));
+		assert_true(kvc_admit_ask(admit, 0,
+		                          &(struct kvc_admit_block){.first = KVC_ADMIT_DEEPEST,
+		                                                    .coin = i,
+		                                                    .bytes = UINT64_MAX / 2}));
 	kvc_admit_wrote(admit, 0, MIB, true);
 	assert_int_equal(kvc_admit_written_day(admit, 0), MIB);
 	kvc_admit_close(admit);
@@ -243,7 +320,7 @@ static void open_without_memory(void **state)
 	(void)state;
 	for (uint64_t n = 1; n <= 2; n++) {
 		kvc_alloc_fail_at(n, 0);
-		assert_int_equal(kvc_admit_open(&one_tib_a_day, 0, NULL, &admit), KVC_NO_MEMORY);
+		assert_int_equal(kvc_admit_open(&one_tib_a_day, 0, &admit), KVC_NO_MEMORY);
 	}
 	kvc_alloc_fail_at(0, 0);
 	assert_int_equal(kvc_alloc_live(), 0);
@@ -256,10 +333,13 @@ int main(void)
 	        cmocka_unit_test(bursts_are_bounded),
 	        cmocka_unit_test(less_than_the_budget_is_all_admitted),
 	        cmocka_unit_test(requests_have_no_holes),
+	        cmocka_unit_test(heads_come_first),
+	        cmocka_unit_test(depth_costs_nothing_within_the_budget),
 	        cmocka_unit_test(refused_blocks_are_remembered_once),
 	        cmocka_unit_test(the_daily_figure_is_of_24_hours),
 	        cmocka_unit_test(credit_is_charged_and_refunded),
 	        cmocka_unit_test(a_restart_keeps_the_state),
+	        cmocka_unit_test(the_longest_account_is_taken),
 	        cmocka_unit_test(a_state_that_makes_no_sense_is_none),
 	        cmocka_unit_test(no_budget_admits_all),
 	        cmocka_unit_test(open_without_memory),

@@ -48,38 +48,8 @@ static void test_about_the_daemon(void **state)
 	assert_string_equal(stats[1].name, "ram.used_bytes");
 	assert_true(stats[1].value > 41 && stats[1].value < 43);
 	kvc_stats_free(stats);
-	assert_ok(kvc_tenant_stats(f.client, "some", 0, &stats, &count));
-	assert_int_equal(count, 2);
-	kvc_stats_free(stats);
 	assert_int_equal(kvc_namespace_raw_bytes(f.ns), FIXTURE_BLOCK);
 	assert_int_equal(kvc_namespace_image_bytes(f.ns), FIXTURE_BLOCK + 256);
-	fixture_close(&f);
-}
-
-static void test_tenants(void **state)
-{
-	static const char *const wrong[] = {
-	        NULL, "", "a b", "../a",
-	        "a-name-of-sixty-five-bytes-which-is-one-more-than-a-tenant-may-have"};
-	struct kvc_stat *stats;
-	uint64_t dropped = 0;
-	struct fixture f;
-	size_t count;
-
-	(void)state;
-	fixture_open(&f, NULL);
-	assert_ok(kvc_tenant_drop(f.client, "some", 0, &dropped));
-	assert_int_equal(dropped, 7);
-	assert_ok(kvc_tenant_drop(f.client, "some", 0, NULL));
-	for (unsigned i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
-		assert_int_equal(kvc_tenant_drop(f.client, wrong[i], 0, NULL), KVC_INVALID);
-		assert_int_equal(kvc_tenant_stats(f.client, wrong[i], 0, &stats, &count), KVC_INVALID);
-	}
-	assert_int_equal(kvc_tenant_drop(NULL, "some", 0, NULL), KVC_INVALID);
-	assert_int_equal(kvc_tenant_stats(f.client, "some", 0, NULL, &count), KVC_INVALID);
-	fake_daemon_rule(f.daemon, KVC_VERB_DROP_TENANT,
-	                 (struct fake_rule){.action = FAKE_FAIL, .number = KVC_ACCESS});
-	assert_int_equal(kvc_tenant_drop(f.client, "some", 0, &dropped), KVC_ACCESS);
 	fixture_close(&f);
 }
 
@@ -318,6 +288,19 @@ static void test_bad_blocks(void **state)
 	transfer.ack = 9;
 	bad[0] = good;
 	expect_status(kvc_put(f.ns, &transfer, bad, 1, NULL), KVC_INVALID, "ack 9");
+	for (unsigned i = 0; i < 4; i++) {
+		static const char *const why[] = {"priority 0: expected 1", "priority 4: expected 1",
+		                                  "ack 2 (disk) of ephemeral blocks",
+		                                  "ack 2 (disk) of blocks with a time to live"};
+
+		kvc_transfer_init(&transfer, f.memory);
+		transfer.priority = i == 0 ? 0 : i == 1 ? 4 : KVC_PUT_HIGH;
+		transfer.ack = i < 2 ? KVC_ACK_RAM : KVC_ACK_DISK;
+		transfer.ephemeral = i == 2;
+		transfer.ttl_ms = i == 3;
+		expect_status(kvc_put(f.ns, &transfer, bad, 1, NULL), KVC_INVALID, why[i]);
+		assert_non_null(strstr(kvc_last_error(), why[i]));
+	}
 	kvc_transfer_init(&transfer, NULL);
 	expect_status(kvc_get(f.ns, &transfer, bad, 1, NULL), KVC_INVALID, "no memory");
 	transfer.size = 4;
@@ -770,7 +753,6 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(test_about_the_daemon),
-	        cmocka_unit_test(test_tenants),
 	        cmocka_unit_test(test_round_trip),
 	        cmocka_unit_test(test_layout),
 	        cmocka_unit_test(test_inline),

@@ -455,6 +455,42 @@ static void test_gpus(void **state)
 	}
 }
 
+static void test_disk_budget(void **state)
+{
+	static const struct {
+		const char *text;
+		uint64_t bytes; /* a day, of a tier of 1G */
+		const char *printed;
+	} cases[] = {
+	        {"0", 0, "disk-budget = 0\n"},
+	        {"500G", 500ull << 30, "disk-budget = 500G\n"},
+	        {"1dwpd", 1ull << 30, "disk-budget = 1dwpd\n"},
+	        {"0.5dwpd", 1ull << 29, "disk-budget = 0.5dwpd\n"},
+	        {"0.001dwpd", (1ull << 30) / 1000, "disk-budget = 0.001dwpd\n"},
+	        {"1000dwpd", 1000ull << 30, "disk-budget = 1000dwpd\n"},
+	};
+	static const char *const wrong[] = {"0dwpd",  "0.0001dwpd", "1001dwpd", "1000.1dwpd", "1.dwp", "dwpd",
+	                                    "1 dwpd", "-1dwpd",     "1Gdwpd",   "all",        "1.5G"};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+		static char text[1 << 16];
+		FILE *out;
+
+		assert_int_equal(LOAD("--disk-budget", cases[i].text, "--disk-size", "1G"), KVC_OK);
+		out = fmemopen(text, sizeof text, "w");
+		kvc_conf_print(&conf, out);
+		(void)fclose(out);
+		assert_non_null(strstr(text, cases[i].printed));
+		(void)kvc_conf_resolve(&conf, MIB, error);
+		assert_int_equal(conf.disk_budget, cases[i].bytes);
+	}
+	for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+		assert_int_equal(LOAD("--disk-budget", wrong[i]), KVC_INVALID);
+		assert_error("0.001dwpd to 1000dwpd, or bytes a day");
+	}
+}
+
 static void device_make(const char *folder, const char *name)
 {
 	char device[300];
@@ -622,6 +658,7 @@ int main(void)
 	        cmocka_unit_test(test_long_lines_and_zero_bytes),
 	        cmocka_unit_test(test_contradictions),
 	        cmocka_unit_test(test_gpus),
+	        cmocka_unit_test(test_disk_budget),
 	        cmocka_unit_test(test_gpus_detected),
 	        cmocka_unit_test(test_gpu_contradictions),
 	        cmocka_unit_test(test_print_reads_back),

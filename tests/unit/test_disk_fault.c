@@ -221,11 +221,22 @@ static void no_space(enum kvc_io_op op)
 	rig_check_all(&rig, false);
 }
 
+/* From the first file on: there is nothing to recycle. */
 static void test_no_space_to_allocate(void **state)
 {
 	(void)state;
 	KVC_ROW("B11");
-	no_space(KVC_IO_ALLOCATE);
+	inject(KVC_IO_ALLOCATE, ERROR_OF(ENOSPC), 1000000);
+	assert_int_equal(rig_open(&rig), KVC_OK);
+	rig_recover(&rig);
+	assert_int_equal(rig_store(&rig, 50, 1), KVC_NO_SPACE);
+	assert_false(rig.tier->writable);
+	assert_true(rig_stat(&rig, "disk.no_space") >= 1);
+	assert_int_equal(rig_stat(&rig, "disk.recycled_for_space"), 0);
+	inject_nothing();
+	assert_true(kvc_test_run_until(rig.loop, writable_again, &rig, 20000));
+	store_some(60, 3, 1);
+	assert_int_equal(rig_check_all(&rig, false), 3);
 }
 
 static void test_no_space_to_write(void **state)
@@ -235,11 +246,37 @@ static void test_no_space_to_write(void **state)
 	no_space(KVC_IO_WRITE);
 }
 
-/* A real full file system. */
+static uint32_t newest_stored(uint32_t stored, uint32_t count)
+{
+	uint32_t there = 0;
+
+	for (uint32_t i = stored - count; i < stored; i++)
+		there += rig.blocks[i].stored;
+	return there;
+}
+
+/* No space for more files, some are there: the oldest is recycled, and the tier goes on being written. */
+static void test_no_space_recycles(void **state)
+{
+	(void)state;
+	KVC_ROW("B11");
+	rig_start(&rig);
+	store_some(0, 20, 2);
+	inject(KVC_IO_ALLOCATE, ERROR_OF(ENOSPC), 1000000);
+	store_some(20, 100, 2);
+	inject_nothing();
+	assert_true(plan.met >= 1);
+	assert_true(rig.tier->writable);
+	assert_true(rig_stat(&rig, "disk.recycled_for_space") >= 1);
+	assert_true(rig_stat(&rig, "disk.reclaimed_records") > 0);
+	assert_true(rig_stat(&rig, "disk.free_segments") > 8);
+	assert_int_equal(newest_stored(120, 6), 6);
+	rig_check_all(&rig, false);
+}
+
+/* A real file system that is smaller than the tier. */
 static void test_small_file_system(void **state)
 {
-	uint32_t stored;
-
 	(void)state;
 	KVC_ROW("B11");
 	if (mount("tmpfs", rig.directory, "tmpfs", 0, "size=6m,mode=0700")) {
@@ -247,13 +284,17 @@ static void test_small_file_system(void **state)
 		skip();
 	}
 	rig_start(&rig);
-	for (stored = 0; stored < 200 && rig_store(&rig, stored, 2) == KVC_OK; stored++)
-		;
-	kvc_row.injected += stored < 200;
-	assert_true(stored > 14 && stored < 60);
-	assert_false(rig.tier->writable);
-	assert_int_equal(rig_store(&rig, 300, 2), KVC_NO_SPACE);
-	assert_int_equal(rig_check_all(&rig, false), stored);
+	store_some(0, 200, 2);
+	kvc_row.injected += (uint64_t)rig_stat(&rig, "disk.recycled_for_space");
+	assert_true(rig_stat(&rig, "disk.recycled_for_space") >= 1);
+	assert_true(rig.tier->writable);
+	assert_int_equal(newest_stored(200, 12), 12);
+	assert_true(rig_check_all(&rig, false) >= 12);
+	rig_stop(&rig);
+	rig_start(&rig);
+	assert_int_equal(newest_stored(200, 12), 12);
+	store_some(300, 20, 2);
+	rig_check_all(&rig, false);
 	rig_stop(&rig);
 	assert_int_equal(umount(rig.directory), 0);
 }
@@ -704,6 +745,7 @@ int main(void)
 	        FAULT_TEST(test_nothing_can_be_written),
 	        FAULT_TEST(test_no_space_to_allocate),
 	        FAULT_TEST(test_no_space_to_write),
+	        FAULT_TEST(test_no_space_recycles),
 	        FAULT_TEST(test_small_file_system),
 	        FAULT_TEST(test_file_size_limit),
 	        FAULT_TEST(test_sync_error),

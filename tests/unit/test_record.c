@@ -78,6 +78,15 @@ static void test_round_trip(void **state)
 	assert_int_equal(back.tokens, 64);
 	assert_int_equal(back.depth, 5);
 	assert_int_equal(back.incarnation, 7);
+	assert_false(back.copy || back.ends);
+	for (unsigned flags = 0; flags < 4; flags++) {
+		record.copy = flags & 1;
+		record.ends = flags & 2;
+		seal_sample(&record);
+		assert_int_equal(kvc_record_parse(bytes, RECORD_BYTES, &back), KVC_OK);
+		assert_int_equal(back.copy, record.copy);
+		assert_int_equal(back.ends, record.ends);
+	}
 	assert_int_equal(kvc_record_match(bytes, RECORD_BYTES, &record), KVC_OK);
 	for (uint32_t i = KVC_RECORD_HEADER_BYTES + IMAGE_BYTES; i < RECORD_BYTES; i++)
 		assert_int_equal(bytes[i], 0);

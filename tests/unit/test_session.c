@@ -399,6 +399,8 @@ static void test_objects_are_limited(void **state)
 
 /* ---- keys ---------------------------------------------------------------------------------- */
 
+static bool keys_prefetch;
+
 static uint32_t keys_call(int fd, enum kvc_verb verb, const char *keys, uint8_t *tiers)
 {
 	ProtobufCBinaryData data[64];
@@ -409,6 +411,7 @@ static uint32_t keys_call(int fd, enum kvc_verb verb, const char *keys, uint8_t 
 
 	kvcellar__keys__init(&message);
 	message.namespace_ = 1;
+	message.prefetch = keys_prefetch;
 	message.keys = data;
 	for (; keys[message.n_keys]; message.n_keys++)
 		data[message.n_keys] = (ProtobufCBinaryData){1, (uint8_t *)(uintptr_t)&keys[message.n_keys]};
@@ -439,6 +442,7 @@ static void test_keys(void **state)
 	                      "000");
 	assert_int_equal(keys_call(fd, KVC_VERB_LOOKUP, "abzc", tiers), 2);
 	assert_memory_equal(tiers, expected, sizeof tiers);
+	assert_int_equal(kvc_fake_read_ahead(kvc_ses.cache), 0);
 	assert_int_equal(keys_call(fd, KVC_VERB_PREFETCH, "abc", NULL), 3);
 	assert_int_equal(keys_call(fd, KVC_VERB_UNPIN, "abc", NULL), 0);
 	assert_int_equal(keys_call(fd, KVC_VERB_PIN, "abz", NULL), 2);
@@ -449,6 +453,56 @@ static void test_keys(void **state)
 	close(fd);
 	kvc_ses_settle();
 	assert_int_equal(kvc_fake_open_objects(kvc_ses.cache), 0);
+}
+
+static void test_lookup_reads_ahead(void **state)
+{
+	static uint8_t data[3 * KVC_TEST_BLOCK_BYTES];
+	struct kvc_ses_transfer t;
+	uint8_t tiers[4];
+	int fd = kvc_ses_client();
+
+	(void)state;
+	kvc_ses_transfer_init(&t, 3, KVCELLAR__PLANE__PLANE_INLINE);
+	kvc_ses_assert_blocks(fd, kvc_ses_send_request(fd, KVC_VERB_PUT, &t.put.base, data, sizeof data),
+	                      "000");
+	keys_prefetch = true;
+	assert_int_equal(keys_call(fd, KVC_VERB_LOOKUP, "abzc", tiers), 2);
+	keys_prefetch = false;
+	assert_int_equal(kvc_fake_read_ahead(kvc_ses.cache), 2); /* the leading ones */
+	close(fd);
+	kvc_ses_settle();
+}
+
+/* Every block of a put has its hints. */
+static void test_put_hints(void **state)
+{
+	static uint8_t data[2 * KVC_TEST_BLOCK_BYTES];
+	Kvcellar__Hints hints = KVCELLAR__HINTS__INIT;
+	struct kvc_ses_transfer t;
+	int fd = kvc_ses_client();
+
+	(void)state;
+	kvc_ses_transfer_init(&t, 2, KVCELLAR__PLANE__PLANE_INLINE);
+	hints.ttl_ms = 1234;
+	hints.priority = KVCELLAR__PRIORITY__PRIORITY_HIGH;
+	hints.ephemeral = true;
+	t.put.hints = &hints;
+	kvc_fake_mode_set(kvc_ses.cache, KVC_FAKE_HOLD);
+	kvc_ses_send_request(fd, KVC_VERB_PUT, &t.put.base, data, sizeof data);
+	for (unsigned left = 2; left; left--) {
+		const struct kvc_op *op;
+
+		kvc_ses_settle();
+		assert_int_equal(kvc_fake_waiting(kvc_ses.cache), left);
+		op = kvc_fake_oldest(kvc_ses.cache);
+		assert_int_equal(op->hints.ttl_ms, 1234);
+		assert_int_equal(op->hints.priority, KVC_PRIORITY_HIGH);
+		assert_true(op->hints.ephemeral);
+		kvc_fake_release(kvc_ses.cache, 1);
+	}
+	close(fd);
+	kvc_ses_settle();
 }
 
 /* ---- stop ---------------------------------------------------------------------------------- */
@@ -585,6 +639,8 @@ int main(void)
 	        ROW(test_inline_budget),
 	        ROW(test_objects_are_limited),
 	        ROW(test_keys),
+	        ROW(test_lookup_reads_ahead),
+	        ROW(test_put_hints),
 	        ROW(test_stop_lets_requests_finish),
 	        ROW(test_stop_timeout_cancels),
 	        ROW(test_c1_every_allocation_fails_once),

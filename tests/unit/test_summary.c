@@ -32,6 +32,8 @@ static struct kvc_record sample_record(uint32_t i)
 	        .image_bytes = IMAGE_BYTES,
 	        .tokens = 1 + i,
 	        .depth = 7 * i,
+	        .copy = i % 2,
+	        .ends = i % 3 == 1,
 	};
 
 	memset(record.key.bytes, (int)i + 1, sizeof record.key.bytes);
@@ -97,6 +99,8 @@ static void test_round_trip(void **state)
 			assert_int_equal(back.image_bytes, IMAGE_BYTES);
 			assert_int_equal(back.tokens, record.tokens);
 			assert_int_equal(back.depth, record.depth);
+			assert_int_equal(back.copy, record.copy);
+			assert_int_equal(back.ends, record.ends);
 			assert_int_equal(back.incarnation, record.incarnation);
 		}
 	}

@@ -45,6 +45,7 @@ static void test_pages(void **state)
 	kvc_wear_encode(&wear, slots);
 	wear.sequence = 5;
 	kvc_wear_add(&wear, 1, 2);
+	wear.note.bytes[0] = 1;
 	kvc_wear_encode(&wear, slots + KVC_PAGE_BYTES);
 	assert_int_equal(kvc_wear_decode(slots, &back), KVC_OK);
 	assert_memory_equal(&back, &wear, sizeof back);
@@ -68,6 +69,8 @@ static void test_over_restarts(void **state)
 	kvc_log_level_now = KVC_LOG_ERROR;
 	rig_init(&rig);
 	rig_start(&rig);
+	assert_int_equal(rig.noted.bytes[KVC_TIER_NOTE_BYTES - 1], 0);
+	rig.note.bytes[KVC_TIER_NOTE_BYTES - 1] = 77;
 	for (uint32_t i = 0; i < 20; i++)
 		assert_int_equal(rig_store(&rig, i, 2), KVC_OK);
 	first = rig_stat(&rig, "disk.written_total_bytes");
@@ -76,6 +79,7 @@ static void test_over_restarts(void **state)
 	rig_stop(&rig);
 	rig_start(&rig);
 	second = rig_stat(&rig, "disk.written_total_bytes");
+	assert_int_equal(rig.noted.bytes[KVC_TIER_NOTE_BYTES - 1], 77);
 	assert_true(second > first); /* a summary and a checkpoint at the stop */
 	assert_int_equal(rig_stat(&rig, "disk.written_day_bytes"), second);
 	rig_stop(&rig);
@@ -83,6 +87,7 @@ static void test_over_restarts(void **state)
 	assert_int_equal(unlink(path), 0);
 	rig_start(&rig);
 	assert_int_equal(rig.recovered, 0);
+	assert_int_equal(rig.noted.bytes[KVC_TIER_NOTE_BYTES - 1], 77);
 	assert_true(rig_stat(&rig, "disk.written_total_bytes") >= second);
 	rig_destroy(&rig);
 }

@@ -71,6 +71,9 @@ static void test_fit(void **state)
 	kvc_transfer_init(&transfer, NULL);
 	transfer.key_layout = (struct kvc_layout){INT64_MIN, INT64_MAX, -1};
 	transfer.value_layout = transfer.key_layout;
+	transfer.ttl_ms = UINT32_MAX;
+	transfer.priority = KVC_PUT_HIGH;
+	transfer.ephemeral = 1;
 	for (unsigned round = 0; round < 50; round++) {
 		struct kvcc_wire_blocks request =
 		        request_of(round % 2 ? KVC_VERB_PUT : KVC_VERB_GET, &transfer);
@@ -87,10 +90,56 @@ static void test_fit(void **state)
 		if (fit + 10 <= MOST)
 			assert_int_equal(kvcc_wire_blocks(&request, &frame), KVC_LIMIT);
 		fit = kvcc_wire_keys_fit(keys, MOST);
-		assert_int_equal(kvcc_wire_keys(UINT32_MAX, UINT32_MAX, keys, fit, &frame), KVC_OK);
+		assert_int_equal(
+		        kvcc_wire_keys(&(struct kvcc_wire_keys){UINT32_MAX, UINT32_MAX, true, keys, fit},
+		                       &frame),
+		        KVC_OK);
 		assert_true(fit == MOST || frame.length > KVC_FRAME_BODY_MAX - 100);
 	}
 	kvcc_free(frame.bytes);
+}
+
+static void hints_packed(const struct kvc_transfer *transfer, bool expected)
+{
+	struct kvcc_wire_blocks request = request_of(KVC_VERB_PUT, transfer);
+	struct kvcc_buffer frame = {NULL, 0, 0};
+	Kvcellar__Put *put;
+
+	request.count = 1;
+	assert_int_equal(kvcc_wire_blocks(&request, &frame), KVC_OK);
+	put = kvcellar__put__unpack(NULL, frame.length - KVC_FRAME_HEADER_BYTES,
+	                            frame.bytes + KVC_FRAME_HEADER_BYTES);
+	assert_non_null(put);
+	assert_true(!put->hints == !expected);
+	if (put->hints) {
+		assert_int_equal(put->hints->ttl_ms, transfer->ttl_ms);
+		assert_int_equal(put->hints->priority, transfer->priority);
+		assert_int_equal(put->hints->ephemeral, transfer->ephemeral);
+	}
+	kvcellar__put__free_unpacked(put, NULL);
+	kvcc_free(frame.bytes);
+}
+
+/* What says nothing is not sent. */
+static void test_hints(void **state)
+{
+	struct kvc_transfer transfer;
+
+	(void)state;
+	(void)seeded();
+	fill();
+	kvc_transfer_init(&transfer, NULL);
+	hints_packed(&transfer, false);
+	transfer.ttl_ms = 1;
+	hints_packed(&transfer, true);
+	transfer.ttl_ms = 0;
+	transfer.ephemeral = 1;
+	hints_packed(&transfer, true);
+	transfer.ephemeral = 0;
+	transfer.priority = KVC_PUT_LOW;
+	hints_packed(&transfer, true);
+	transfer.priority = KVC_PUT_HIGH;
+	hints_packed(&transfer, true);
 }
 
 static void check_drop(const struct kvcc_buffer *frame, const uint32_t *statuses, size_t count, size_t kept)
@@ -218,9 +267,8 @@ static void test_empty_entries(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        cmocka_unit_test(test_fit),
-	        cmocka_unit_test(test_put_to_drop),
-	        cmocka_unit_test(test_large_stats),
+	        cmocka_unit_test(test_fit),           cmocka_unit_test(test_hints),
+	        cmocka_unit_test(test_put_to_drop),   cmocka_unit_test(test_large_stats),
 	        cmocka_unit_test(test_empty_entries),
 	};
 
