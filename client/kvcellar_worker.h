@@ -51,6 +51,9 @@ struct kvc_worker_options {
 	uint32_t sms;   /* most multiprocessors of a launch; init: 0, all */
 	uint32_t deadline_ms; /* of requests, from the submit to the daemon on; init: 0, the client's default
 	                       */
+	uint32_t ttl_ms;      /* of all puts: as in struct kvc_transfer, with its defaults */
+	uint32_t priority;
+	uint32_t ephemeral;
 };
 
 void kvc_worker_options_init(struct kvc_worker_options *options);

@@ -9,7 +9,8 @@ line says why). PROGRAM may have arguments, separated by blanks. Besides a case 
 their own, by name: a crash, a hang (its process group is killed), a plan that was not kept, a sanitizer's report
 in the program or in any process that it started, a process or a temporary file that it left behind.
 
-Each program gets a temporary directory of its own as TMPDIR, with a short name, on a disk where there is one.
+Each program gets a temporary directory of its own as TMPDIR, with a short name, on a disk where there is one; one
+of the simulation gets it in memory, since its disk is simulated.
 Writes DIR/NAME/PROGRAM.log and DIR/NAME.counts (`passed failed skipped`), DIR/NAME.skips; exits 1 on any failure.
 """
 
@@ -31,6 +32,7 @@ PR_SET_CHILD_SUBREAPER = 36
 SKIP_STATUS = 77
 KILL_GRACE_S = 5
 LEAVE_GRACE_S = 2
+MEMORY = "/dev/shm"
 SUPPRESSIONS = pathlib.Path(__file__).resolve().parent / "support" / "tsan.supp"
 
 
@@ -163,7 +165,7 @@ class Runner:
     def run(self, program):
         result = Result(program)
         start = time.monotonic()
-        folder = pathlib.Path(tempfile.mkdtemp(prefix="kvc-", dir=self.options.tmp))
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="kvc-", dir=self.parent_of(program)))
         folder.chmod(0o755)  # tests of access run parts of themselves as other users
         try:
             status, result.output = self.execute(program, folder, result)
@@ -174,6 +176,10 @@ class Runner:
             shutil.rmtree(folder, ignore_errors=True)
         result.seconds = time.monotonic() - start
         return result
+
+    def parent_of(self, program):
+        simulated = "/sim/" in program and os.access(MEMORY, os.W_OK)
+        return MEMORY if simulated else self.options.tmp
 
     def execute(self, program, folder, result):
         command = [*self.options.prefix.split(), *program.split()]

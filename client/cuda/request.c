@@ -226,6 +226,9 @@ static kvc_status wire_submit(struct kvc_worker *worker, struct kvcw_request *re
 	if (!request->put)
 		return kvc_get_submit(worker->ns, &transfer, request->wire, request->wire_count, request);
 	transfer.ack = request->ack;
+	transfer.ttl_ms = worker->ttl_ms;
+	transfer.priority = worker->priority;
+	transfer.ephemeral = worker->ephemeral;
 	return kvc_put_submit(worker->ns, &transfer, request->wire, request->wire_count, request);
 }
 

@@ -10,7 +10,8 @@ enum { DEVICE_WAIT_US = 20 };
 
 void kvc_worker_options_init(struct kvc_worker_options *options)
 {
-	*options = (struct kvc_worker_options){.size = sizeof *options, .slots = 64};
+	*options =
+	        (struct kvc_worker_options){.size = sizeof *options, .slots = 64, .priority = KVC_PUT_NORMAL};
 }
 
 static kvc_status options_check(const struct kvc_worker_options *options)
@@ -21,6 +22,9 @@ static kvc_status options_check(const struct kvc_worker_options *options)
 		return kvcw_fail(KVC_INVALID, "a worker needs the options of a namespace and of a pool");
 	if (options->slots == 0 || options->slots > KVCW_SLOTS_MAX)
 		return kvcw_fail(KVC_INVALID, "%u slots: expected 1 to %u", options->slots, KVCW_SLOTS_MAX);
+	if (options->priority < KVC_PUT_LOW || options->priority > KVC_PUT_HIGH)
+		return kvcw_fail(KVC_INVALID, "priority %u: expected 1 (low), 2 (normal) or 3 (high)",
+		                 options->priority);
 	return KVC_OK;
 }
 
@@ -40,6 +44,9 @@ static kvc_status worker_plan(struct kvc_worker *worker, const struct kvc_worker
 	        (worker->pool.page_tokens - 1 + worker->shape.tokens - 1) / worker->pool.page_tokens + 1;
 	worker->slot_count = options->slots;
 	worker->deadline_ms = options->deadline_ms;
+	worker->ttl_ms = options->ttl_ms;
+	worker->priority = options->priority;
+	worker->ephemeral = options->ephemeral;
 	kvcw_slots_init(worker);
 	return KVC_OK;
 }

@@ -99,6 +99,9 @@ struct kvc_worker {
 	uint32_t ids_max; /* pages of a block */
 	uint32_t sms;
 	uint32_t deadline_ms;
+	uint32_t ttl_ms;
+	uint32_t priority;
+	uint32_t ephemeral;
 	uint32_t batch;
 	void *down; /* streams for images */
 	void *up;

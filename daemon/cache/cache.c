@@ -52,6 +52,9 @@ static void counters_open(struct kvc_cache *cache)
 	        .expired = kvc_stats_cell(stats, "cache.expired"),
 	        .wear_throttled = kvc_stats_cell(stats, "disk.wear_throttled"),
 	        .admitted_day = kvc_stats_cell(stats, "disk.admitted_day_bytes"),
+	        .scrub_bytes = kvc_stats_cell(stats, "cache.scrub_bytes"),
+	        .scrub_bad = kvc_stats_cell(stats, "cache.scrub_bad_blocks"),
+	        .scrub_passes = kvc_stats_cell(stats, "cache.scrub_passes"),
 	        .budget_day = kvc_stats_cell(stats, "disk.budget_day_bytes"),
 	        .credit = kvc_stats_cell(stats, "disk.budget_credit_bytes"),
 	};
@@ -263,8 +266,10 @@ static void recover_done(void *context, kvc_status status)
 {
 	struct kvc_cache *cache = context;
 
-	if (status == KVC_OK)
+	if (status == KVC_OK) {
 		cache->state = KVC_CACHE_READY;
+		kvc_scrub_start(cache);
+	}
 	kvc_stat_set(cache->count.index_bytes, (int64_t)kvc_index_bytes(cache->index));
 	cache->recovered(cache->callback_context, status);
 }
@@ -304,7 +309,7 @@ static bool flushed(struct kvc_cache *cache)
 void kvc_cache_check_stopped(struct kvc_cache *cache)
 {
 	if (cache->state != KVC_CACHE_STOPPING || cache->ops || cache->flights_used || cache->sync.running ||
-	    !kvc_list_empty(&cache->tenants.drops) || !flushed(cache))
+	    cache->scrub.busy || !kvc_list_empty(&cache->tenants.drops) || !flushed(cache))
 		return;
 	if (cache->options.disk && !cache->last_sync && !cache->flush_over) {
 		cache->last_sync = true;
@@ -344,6 +349,7 @@ void kvc_cache_stop(struct kvc_cache *cache, uint64_t flush_ms, void (*done)(voi
 {
 	KVC_PRE(cache->state < KVC_CACHE_STOPPING);
 	cache->state = KVC_CACHE_STOPPING;
+	kvc_scrub_stop(cache);
 	cache->stopped = done;
 	cache->callback_context = context;
 	cache->flush_timer.fire = flush_timeout;

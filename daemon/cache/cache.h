@@ -41,6 +41,7 @@ struct kvc_cache_options {
 	uint32_t gpu_count;
 	struct kvc_secret secret;    /* master secret: of the disk tier's directory, or random without one */
 	uint64_t disk_day_bytes;     /* that may be written to disk in a day; 0: no limit */
+	uint64_t scrub_rate;         /* bytes a second of what rests in RAM that are checked; 0: none */
 	enum kvc_policy_kind policy; /* who is evicted first; 0: the default */
 	uint32_t ops_max;            /* unfinished put and get operations of all callers; above: KVC_BUSY */
 	uint32_t moves_max;          /* blocks moving between tiers at a time */

@@ -207,6 +207,8 @@ static void get_load(struct kvc_op *op)
 		status = kvc_lower_begin(cache, op->entry, true, &flight);
 	else if (!flight)
 		status = kvc_load_begin(cache, op->entry, true, &flight);
+	if (status == KVC_OK && flight->space.queued)
+		kvc_space_hurry(cache, &flight->space); /* it may have begun for nobody */
 	if (status == KVC_OK)
 		kvc_op_wait(op, flight, KVC_OP_LOAD);
 	else

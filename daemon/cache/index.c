@@ -119,7 +119,7 @@ uint32_t kvc_index_count(const struct kvc_index *index)
 	return index->count;
 }
 
-uint32_t kvc_index_ids(const struct kvc_index *index)
+uint32_t kvc_index_high(const struct kvc_index *index)
 {
 	return index->entry_high;
 }

@@ -69,8 +69,8 @@ void kvc_index_close(struct kvc_index *index);
 
 uint32_t kvc_index_count(const struct kvc_index *index);
 
-/* Ids are below it. One that is not in use has no tenant and the flag KVC_ENTRY_DEAD. */
-uint32_t kvc_index_ids(const struct kvc_index *index);
+/* All entries have ids below it. Those that are not in use are KVC_ENTRY_DEAD. */
+uint32_t kvc_index_high(const struct kvc_index *index);
 
 /* Bytes of memory that the index has taken. */
 uint64_t kvc_index_bytes(const struct kvc_index *index);

@@ -25,9 +25,11 @@
 
 #include "daemon/base/check.h"
 #include "daemon/cache/cache.h"
+#include "daemon/cache/counters.h"
 #include "daemon/cache/expiry.h"
 #include "daemon/cache/index.h"
 #include "daemon/cache/ns.h"
+#include "daemon/cache/scrub.h"
 #include "daemon/cache/space.h"
 #include "daemon/cache/tenant.h"
 #include "daemon/policy/policy.h"
@@ -69,39 +71,6 @@ enum kvc_cache_state {
 	KVC_CACHE_STOPPED
 };
 
-struct kvc_cache_counters {
-	kvc_stat_cell *entries;
-	kvc_stat_cell *index_bytes;
-	kvc_stat_cell *puts;
-	kvc_stat_cell *puts_present;
-	kvc_stat_cell *gets;
-	kvc_stat_cell *hits_vram;
-	kvc_stat_cell *hits_ram;
-	kvc_stat_cell *hits_disk;
-	kvc_stat_cell *misses;
-	kvc_stat_cell *corrupt;
-	kvc_stat_cell *reread;
-	kvc_stat_cell *lookups;
-	kvc_stat_cell *lookup_keys;
-	kvc_stat_cell *evicted;
-	kvc_stat_cell *lost;
-	kvc_stat_cell *demoted;
-	kvc_stat_cell *promoted;
-	kvc_stat_cell *read_ahead;
-	kvc_stat_cell *lowered;
-	kvc_stat_cell *raised;
-	kvc_stat_cell *recovered;
-	kvc_stat_cell *busy;
-	kvc_stat_cell *pins;
-	kvc_stat_cell *expiring;
-	kvc_stat_cell *expiry_bytes;
-	kvc_stat_cell *expired;
-	kvc_stat_cell *wear_throttled;
-	kvc_stat_cell *admitted_day;
-	kvc_stat_cell *budget_day;
-	kvc_stat_cell *credit;
-};
-
 /* Classes of the policy. */
 enum kvc_list_kind { KVC_LIST_DIRTY, KVC_LIST_DEMOTED, KVC_LIST_CLEAN, KVC_LIST_LOOSE, KVC_LISTS };
 
@@ -138,6 +107,7 @@ struct kvc_cache {
 	struct kvc_sync sync;
 	struct kvc_list namespaces;
 	struct kvc_cache_counters count;
+	struct kvc_scrub scrub;
 	struct kvc_timer flush_timer;
 	bool flush_over;
 	bool last_sync; /* begun */

@@ -333,7 +333,7 @@ uint32_t kvc_tenants_to_clean(struct kvc_cache *cache, bool (*may_go)(void *cach
 /* The hand goes round over all entries; what was used since it came by last is passed over once. */
 static void hand_step(struct kvc_cache *cache, struct kvc_tenant *tenant)
 {
-	uint32_t ids = kvc_index_ids(cache->index);
+	uint32_t ids = kvc_index_high(cache->index);
 	uint32_t id = tenant->disk_hand < ids ? tenant->disk_hand : 0;
 	struct kvc_entry *entry = kvc_cache_entry(cache, id);
 

@@ -190,6 +190,17 @@ void kvc_space_shrink(struct kvc_cache *cache, const struct kvc_space_req *req, 
 		                   before - kvc_slab_bytes(cache->options.arena, req->slab));
 }
 
+void kvc_space_hurry(struct kvc_cache *cache, struct kvc_space_req *req)
+{
+	KVC_PRE(req->queued);
+	if (req->urgent)
+		return;
+	kvc_list_remove(&req->node);
+	req->urgent = true;
+	kvc_list_push(queue_of(req), &req->node);
+	kvc_space_wake(cache);
+}
+
 void kvc_space_wake(struct kvc_cache *cache)
 {
 	cache->space_task.run = space_run;

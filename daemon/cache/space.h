@@ -42,6 +42,8 @@ void kvc_space_cancel(struct kvc_cache *cache, struct kvc_space_req *req);
 /* Give back a slab, or its end, that the tenant was charged for. */
 void kvc_space_release(struct kvc_cache *cache, struct kvc_tenant *tenant, uint32_t slab);
 void kvc_space_shrink(struct kvc_cache *cache, const struct kvc_space_req *req, uint64_t bytes);
+/* Someone waits for it now: it goes before those that nobody waits for so. It is still waiting. */
+void kvc_space_hurry(struct kvc_cache *cache, struct kvc_space_req *req);
 
 /* Room may have come free: look again, later in this turn of the loop. */
 void kvc_space_wake(struct kvc_cache *cache);

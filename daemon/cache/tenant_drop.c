@@ -51,9 +51,9 @@ static void walk_run(struct kvc_task *task)
 	struct kvc_tenant_drop *drop = drop_first(cache);
 	const struct kvc_tenant *tenant = kvc_tenant_find(cache, drop->id);
 
-	for (unsigned i = 0; i < WALK_STEPS && tenants->drop_next < kvc_index_ids(cache->index); i++)
+	for (unsigned i = 0; i < WALK_STEPS && tenants->drop_next < kvc_index_high(cache->index); i++)
 		walk_step(drop, tenant, tenants->drop_next++);
-	if (tenants->drop_next < kvc_index_ids(cache->index))
+	if (tenants->drop_next < kvc_index_high(cache->index))
 		kvc_loop_defer(cache->options.loop, task);
 	else
 		drop_end(drop, drop->forget.status);

@@ -152,8 +152,8 @@ const struct kvc_option kvc_options[] = {
          .min = 0,
          .max = 64 * GIB,
          .initial = "8M",
-         .help = "Bytes a second that are read and checked on the disk while it has nothing else to do. 0: "
-                 "none."},
+         .help = "Bytes a second that are read and checked on the disk while it has nothing else to do, and "
+                 "as many that rest in RAM. 0: none."},
         {.section = "disk",
          .name = "disk-health",
          .type = KVC_OPTION_TEXT,

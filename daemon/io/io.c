@@ -300,8 +300,16 @@ static void stats_open(struct kvc_io *io, struct kvc_stats *stats)
 	io->count.short_transfers = kvc_stats_cell(stats, "io.short_transfers");
 	io->count.errors = kvc_stats_cell(stats, "io.errors");
 	io->count.buffered_files = kvc_stats_cell(stats, "io.buffered_files");
+	io->count.registered = kvc_stats_cell(stats, "io.registered_bytes");
+	io->count.fixed = kvc_stats_cell(stats, "io.registered_requests");
 	kvc_stat_set(kvc_stats_cell(stats, "io.depth"), io->depth);
 	kvc_stat_set(kvc_stats_cell(stats, "io.uring"), io->ops == &kvc_io_uring_ops);
+}
+
+void kvc_io_memory(struct kvc_io *io, void *base, uint64_t bytes, uint64_t piece_bytes)
+{
+	if (io->ops->memory)
+		io->ops->memory(io, base, bytes, piece_bytes);
 }
 
 static kvc_status backend_open(struct kvc_io *io, enum kvc_io_backend backend)

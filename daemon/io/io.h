@@ -32,6 +32,11 @@ struct kvc_io_options {
 kvc_status kvc_io_open(struct kvc_loop *loop, const struct kvc_io_options *options, struct kvc_stats *stats,
                        struct kvc_io **io);
 
+/* Memory that many requests will use: the backend may prepare it, in the background, so that they cost less.
+ * At most once; it must stay until kvc_io_close. piece_bytes: 0; tests say in which pieces (a power of two).
+ */
+void kvc_io_memory(struct kvc_io *io, void *base, uint64_t bytes, uint64_t piece_bytes);
+
 /* All requests must be done. */
 void kvc_io_close(struct kvc_io *io);
 

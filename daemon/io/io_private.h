@@ -26,6 +26,8 @@ struct kvc_io {
 		kvc_stat_cell *short_transfers;
 		kvc_stat_cell *errors;
 		kvc_stat_cell *buffered_files;
+		kvc_stat_cell *registered;
+		kvc_stat_cell *fixed;
 	} count;
 };
 
@@ -37,6 +39,9 @@ struct kvc_io_backend_ops {
 
 	/* Take one request, without calling back. The part to transfer is kvc_io_part(). */
 	void (*start)(struct kvc_io *io, struct kvc_io_req *req);
+
+	/* Prepare memory; NULL: it makes no difference. */
+	void (*memory)(struct kvc_io *io, void *base, uint64_t bytes, uint64_t piece_bytes);
 
 	/* Hand what was started to the kernel. */
 	void (*flush)(struct kvc_io *io);

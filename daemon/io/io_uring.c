@@ -3,7 +3,8 @@
  * The loop is woken through a registered eventfd: a ring's own descriptor does not become readable under all
  * set-up flags. A wake-up is a hint: the completion queue is drained until it is empty, and while anything is
  * in flight a slow timer looks too. Submission queue entries are filled as requests start and handed over
- * once a turn. What the kernel does not take at once stays in the queue for the retry timer. */
+ * once a turn. What the kernel does not take at once stays in the queue for the retry timer. A transfer from
+ * or to one piece of registered memory says so. */
 #include <errno.h>
 #include <liburing.h>
 #include <string.h>
@@ -15,6 +16,7 @@
 #include "daemon/base/log.h"
 #include "daemon/io/io_fault.h"
 #include "daemon/io/io_private.h"
+#include "daemon/io/uring_memory.h"
 
 enum { LOOK_MS = 250, RETRY_MS = 1 };
 
@@ -25,6 +27,7 @@ struct uring {
 	struct kvc_watch *watch;
 	struct kvc_timer look;  /* runs while requests are in flight */
 	struct kvc_timer retry; /* runs while the kernel did not take all */
+	struct kvc_uring_memory memory;
 };
 
 static void uring_flush(struct kvc_io *io)
@@ -44,6 +47,7 @@ static void uring_flush(struct kvc_io *io)
 			break;
 		}
 	}
+	kvc_stat_set(io->count.registered, (int64_t)kvc_uring_memory_bytes(&uring->memory));
 	if (io->in_flight > 0 && !uring->look.heap_slot)
 		kvc_timer_start(io->loop, &uring->look, LOOK_MS);
 }
@@ -86,6 +90,38 @@ static void event_ready(void *context, bool readable, bool writable)
 	uring_drain(uring);
 }
 
+/* False: not in registered memory. */
+static bool fixed_prepare(struct uring *uring, struct io_uring_sqe *sqe, const struct kvc_io_req *req)
+{
+	struct kvc_io_part part = kvc_io_part(req);
+	int piece = part.iov_count == 1 && part.iov->iov_len <= INT32_MAX
+	                    ? kvc_uring_memory_piece(&uring->memory, part.iov)
+	                    : -1;
+
+	if (piece < 0)
+		return false;
+	if (req->op == KVC_IO_READ)
+		io_uring_prep_read_fixed(sqe, req->file->fd, part.iov->iov_base, (unsigned)part.iov->iov_len,
+		                         part.offset, piece);
+	else
+		io_uring_prep_write_fixed(sqe, req->file->fd, part.iov->iov_base, (unsigned)part.iov->iov_len,
+		                          part.offset, piece);
+	kvc_stat_add(uring->io->count.fixed, 1);
+	return true;
+}
+
+static void transfer_prepare(struct uring *uring, struct io_uring_sqe *sqe, const struct kvc_io_req *req)
+{
+	struct kvc_io_part part = kvc_io_part(req);
+
+	if (fixed_prepare(uring, sqe, req))
+		return;
+	if (req->op == KVC_IO_READ)
+		io_uring_prep_readv(sqe, req->file->fd, part.iov, part.iov_count, part.offset);
+	else
+		io_uring_prep_writev(sqe, req->file->fd, part.iov, part.iov_count, part.offset);
+}
+
 static void uring_start(struct kvc_io *io, struct kvc_io_req *req)
 {
 	struct uring *uring = io->backend;
@@ -96,10 +132,8 @@ static void uring_start(struct kvc_io *io, struct kvc_io_req *req)
 	KVC_INVARIANT(sqe); /* the queue is as long as io->depth */
 	switch (req->op) {
 	case KVC_IO_READ:
-		io_uring_prep_readv(sqe, fd, part.iov, part.iov_count, part.offset);
-		break;
 	case KVC_IO_WRITE:
-		io_uring_prep_writev(sqe, fd, part.iov, part.iov_count, part.offset);
+		transfer_prepare(uring, sqe, req);
 		break;
 	case KVC_IO_SYNC:
 		io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
@@ -196,6 +230,13 @@ free_uring:
 	return status;
 }
 
+static void uring_memory(struct kvc_io *io, void *base, uint64_t bytes, uint64_t piece_bytes)
+{
+	struct uring *uring = io->backend;
+
+	kvc_uring_memory_start(&uring->memory, &uring->ring, base, bytes, piece_bytes);
+}
+
 static void uring_close(struct kvc_io *io)
 {
 	struct uring *uring = io->backend;
@@ -204,6 +245,7 @@ static void uring_close(struct kvc_io *io)
 	kvc_timer_stop(&uring->retry);
 	kvc_watch_close(uring->watch);
 	close(uring->event_fd);
+	kvc_uring_memory_stop(&uring->memory);
 	io_uring_queue_exit(&uring->ring);
 	kvc_free(uring);
 }
@@ -213,5 +255,6 @@ const struct kvc_io_backend_ops kvc_io_uring_ops = {
         .open = uring_open,
         .close = uring_close,
         .start = uring_start,
+        .memory = uring_memory,
         .flush = uring_flush,
 };

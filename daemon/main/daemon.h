@@ -33,7 +33,8 @@ struct kvc_daemon {
 	uint32_t gpus_pending;  /* without a verdict */
 	kvc_status gpus_status; /* KVC_OK as long as none failed */
 	struct kvc_io *io;
-	struct kvc_tier *disk; /* NULL: none */
+	struct kvc_timer io_memory; /* until the arena's pages are in place */
+	struct kvc_tier *disk;      /* NULL: none */
 	struct kvc_secret secret;
 	struct kvc_cache *cache;
 	struct kvc_rpc *rpc;

@@ -14,6 +14,7 @@
 
 enum {
 	DETAIL_BYTES = 512,
+	IO_MEMORY_MS = 200,
 	STOP_GRACE_MS = 5000, /* over the stop timeout; then the process ends as it is: no data is at risk */
 };
 
@@ -121,6 +122,19 @@ static bool disk_wanted(const struct kvc_daemon *daemon)
 	return daemon->conf.disk[0] != 0;
 }
 
+/* What is registered is pinned: not before the arena has found out that there is memory for all of it.
+ * Without a timer nothing is registered, which only costs time. */
+static void io_memory_fired(struct kvc_timer *timer)
+{
+	struct kvc_daemon *daemon = kvc_container_of(timer, struct kvc_daemon, io_memory);
+
+	if (kvc_arena_touched(daemon->arena))
+		kvc_io_memory(daemon->io, (void *)(uintptr_t)kvc_arena_base(daemon->arena),
+		              kvc_arena_bytes(daemon->arena), 0);
+	else
+		(void)kvc_timer_start(daemon->loop, timer, IO_MEMORY_MS);
+}
+
 static kvc_status io_start(struct kvc_daemon *daemon)
 {
 	struct kvc_io_options options = {(enum kvc_io_backend)daemon->conf.io_backend,
@@ -135,11 +149,15 @@ static kvc_status io_start(struct kvc_daemon *daemon)
 		          "--io-backend "
 		          "threads",
 		          kvc_status_text(status));
+	daemon->io_memory.fire = io_memory_fired;
+	if (status == KVC_OK)
+		io_memory_fired(&daemon->io_memory);
 	return status;
 }
 
 static void io_stop(struct kvc_daemon *daemon)
 {
+	kvc_timer_stop(&daemon->io_memory);
 	if (daemon->io)
 		kvc_io_close(daemon->io);
 }
@@ -218,6 +236,7 @@ static kvc_status cache_start(struct kvc_daemon *daemon)
 	        .secret = daemon->secret,
 	        .disk_day_bytes = daemon->conf.disk_budget,
 	        .policy = (enum kvc_policy_kind)daemon->conf.policy,
+	        .scrub_rate = daemon->conf.scrub_rate,
 	        .ops_max = (uint32_t)daemon->conf.operations,
 	        .moves_max = (uint32_t)daemon->conf.moves,
 	};

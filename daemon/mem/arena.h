@@ -7,6 +7,7 @@
 #ifndef KVC_ARENA_H
 #define KVC_ARENA_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "daemon/mem/extent.h"
@@ -25,6 +26,8 @@ uint64_t kvc_arena_bytes(const struct kvc_arena *arena);
 uint64_t kvc_arena_used_bytes(const struct kvc_arena *arena);
 /* Where it is mapped: slabs lie behind this. */
 const uint8_t *kvc_arena_base(const struct kvc_arena *arena);
+/* All pages are in place. Without enough memory to spare it never becomes true. */
+bool kvc_arena_touched(const struct kvc_arena *arena);
 int kvc_arena_fd(const struct kvc_arena *arena);
 
 /* As the functions of daemon/mem/extent.h, in bytes. */

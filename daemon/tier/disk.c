@@ -216,6 +216,7 @@ static void progress_run(struct kvc_task *task)
 {
 	struct kvc_disk *disk = kvc_container_of(task, struct kvc_disk, progress);
 
+	kvc_disk_keyring_progress(disk);
 	kvc_disk_gather(disk);
 	kvc_disk_sync_progress(disk);
 	close_progress(disk);

@@ -74,7 +74,6 @@ static void update_end(struct kvc_disk *disk)
 	free(keyring->bytes);
 	free(keyring->back);
 	keyring->bytes = keyring->back = NULL;
-	kvc_disk_keyring_progress(disk);
 	kvc_disk_progress(disk);
 }
 
@@ -133,6 +132,15 @@ static void io_start(struct kvc_disk *disk, enum disk_keyring_step step, enum kv
 	kvc_io_submit(disk->io, &keyring->io);
 }
 
+/* A tier that is closing takes no new stores, and this one is not new. */
+static void store_again(struct kvc_disk *disk, struct kvc_tier_req *req)
+{
+	if (disk->state == DISK_CLOSING && !disk->writing.off && !disk->reading.off)
+		kvc_list_push(&disk->stores, &req->node);
+	else
+		kvc_disk_store(disk, req);
+}
+
 /* The new table is in force. */
 static void update_take(struct kvc_disk *disk)
 {
@@ -150,7 +158,7 @@ static void update_take(struct kvc_disk *disk)
 	kvc_list_init(&ready);
 	kvc_list_splice(&ready, &keyring->making);
 	while ((node = kvc_list_pop(&ready)))
-		kvc_disk_store(disk, request_of(node));
+		store_again(disk, request_of(node));
 	if (kvc_list_empty(&keyring->forgetting))
 		update_end(disk);
 	else
@@ -321,13 +329,13 @@ void kvc_disk_keyring_progress(struct kvc_disk *disk)
 void kvc_disk_forget_tenant(struct kvc_disk *disk, struct kvc_tier_req *req)
 {
 	kvc_list_push(&disk->keyring.forgets, &req->node);
-	kvc_disk_keyring_progress(disk);
+	kvc_disk_progress(disk);
 }
 
 void kvc_disk_keyring_await(struct kvc_disk *disk, struct kvc_tier_req *req)
 {
 	kvc_list_push(&disk->keyring.stores, &req->node);
-	kvc_disk_keyring_progress(disk);
+	kvc_disk_progress(disk);
 }
 
 bool kvc_disk_keyring_quiet(const struct kvc_disk *disk)

@@ -1,10 +1,11 @@
 /* The disk tier by itself: stores, then loads, of one size at a given depth, and how fast that was.
  *
- *   bench_disk DIRECTORY [REQUEST_KIB [DEPTH [TOTAL_MIB [plain|encrypted]]]]
+ *   bench_disk DIRECTORY [REQUEST_KIB [DEPTH [TOTAL_MIB [REGISTERED [ENCRYPTED]]]]]
  *
  * One line a direction, made to be read by disk_vs_fio.sh and disk_encrypted.sh: what, GB/s, seconds of
- * processor for each GB, the depth that the kernel really saw, whether O_DIRECT and io_uring were in use.
- * Stores end with a sync, which is part of their time. */
+ * processor time for a GB, the depth that was really reached (io.depth_reached), requests over registered
+ * memory, whether O_DIRECT and io_uring were in use. Stores end with a sync, which is part of their time.
+ * REGISTERED 0: memory is not registered with the ring. ENCRYPTED 1: the directory is. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -13,6 +14,7 @@
 #include "daemon/base/log.h"
 #include "daemon/engine/engine.h"
 #include "daemon/io/io.h"
+#include "daemon/mem/arena.h"
 #include "daemon/tier/disk.h"
 #include "tests/bench/measure.h"
 #include "tests/support/loop_run.h"
@@ -39,6 +41,8 @@ struct bench {
 	uint32_t ended;
 	uint32_t failed;
 	bool flag;
+	bool registered;
+	struct kvc_arena *arena; /* a slab for each slot */
 	struct kvc_record *records;
 	struct slot slots[DEPTH_MAX];
 };
@@ -132,7 +136,7 @@ static bool sync_ended(void *context)
 }
 
 /* Of all threads. */
-static double processor_s(void)
+static double cpu_s(void)
 {
 	struct rusage usage;
 
@@ -145,13 +149,15 @@ static void phase(struct bench *bench, enum kvc_tier_op op, const char *name)
 {
 	struct kvc_tier_req sync = {.op = KVC_TIER_SYNC, .done = sync_done};
 	kvc_stat_cell *depth = kvc_stats_cell(bench->stats, "io.depth_reached");
-	double bytes = (double)bench->request_bytes * bench->requests;
-	double start, seconds, processor;
+	kvc_stat_cell *fixed = kvc_stats_cell(bench->stats, "io.registered_requests");
+	double gb = (double)bench->request_bytes * bench->requests * 1e-9;
+	double start, seconds, cpu;
 
 	bench->op = op;
 	bench->begun = bench->ended = 0;
 	kvc_stat_set(depth, 0);
-	processor = processor_s();
+	kvc_stat_set(fixed, 0);
+	cpu = cpu_s();
 	start = bench_now_s();
 	while (bench->begun < bench->depth && bench->begun < bench->requests)
 		slot_begin(&bench->slots[bench->begun]);
@@ -163,26 +169,32 @@ static void phase(struct bench *bench, enum kvc_tier_op op, const char *name)
 			fail("sync", "does not end");
 	}
 	seconds = bench_now_s() - start;
-	processor = processor_s() - processor;
 	if (bench->failed)
 		fail(name, "some requests failed");
-	printf("%s GBps=%.3f cpu_s_per_GB=%.3f depth=%lld direct=%lld backend=%s seconds=%.2f\n", name,
-	       bytes / seconds * 1e-9, processor / (bytes * 1e-9), (long long)kvc_stat_get(depth),
+	printf("%s GBps=%.3f cpu_s_per_GB=%.4f depth_reached=%lld registered=%lld direct=%lld backend=%s "
+	       "seconds=%.2f\n",
+	       name, gb / seconds, (cpu_s() - cpu) / gb, (long long)kvc_stat_get(depth),
+	       (long long)kvc_stat_get(fixed),
 	       (long long)kvc_stat_get(kvc_stats_cell(bench->stats, "disk.direct")),
 	       kvc_io_backend_name(bench->io), seconds);
 }
 
 /* --- life ----------------------------------------------------------------------------------------- */
 
+static uint8_t *memory_of(const struct bench *bench)
+{
+	return (uint8_t *)(uintptr_t)kvc_arena_base(bench->arena);
+}
+
 static void slots_open(struct bench *bench)
 {
 	struct prng prng = {.state = 1};
 
+	if (kvc_arena_open(bench->depth * bench->request_bytes, bench->stats, &bench->arena))
+		fail("memory", "not enough");
 	for (uint32_t i = 0; i < bench->depth; i++) {
-		uint8_t *slab = aligned_alloc(KVC_IO_ALIGN, bench->request_bytes);
+		uint8_t *slab = memory_of(bench) + i * bench->request_bytes;
 
-		if (!slab)
-			fail("memory", "not enough");
 		for (uint64_t at = 0; at < bench->request_bytes; at += sizeof(uint64_t)) {
 			uint64_t word = prng_next(&prng);
 
@@ -194,6 +206,11 @@ static void slots_open(struct bench *bench)
 	bench->records = calloc(bench->requests, sizeof *bench->records);
 	if (!bench->records)
 		fail("memory", "not enough");
+}
+
+static bool touched(void *context)
+{
+	return kvc_arena_touched(((const struct bench *)context)->arena);
 }
 
 static void bench_open(struct bench *bench, const char *directory, bool encrypted)
@@ -213,11 +230,16 @@ static void bench_open(struct bench *bench, const char *directory, bool encrypte
 		fail("start", "no memory");
 	disk.engine = bench->engine;
 	disk.key = encrypted ? &key : NULL;
+	slots_open(bench);
 	if (kvc_disk_open(bench->loop, bench->io, bench->stats, &disk, detail, sizeof detail, &bench->tier))
 		fail(directory, detail);
 	bench->tier->ops->recover(bench->tier, &events, recover_done, &bench->flag);
 	if (!kvc_test_run_until_set(bench->loop, &bench->flag))
 		fail("recovery", "does not end");
+	if (!kvc_test_run_until(bench->loop, touched, bench, 60000))
+		fail("memory", "not enough to spare");
+	if (bench->registered)
+		kvc_io_memory(bench->io, memory_of(bench), bench->depth * bench->request_bytes, 0);
 }
 
 static void bench_close(struct bench *bench)
@@ -228,10 +250,9 @@ static void bench_close(struct bench *bench)
 		fail("close", "does not end");
 	kvc_engine_close(bench->engine);
 	kvc_io_close(bench->io);
+	kvc_arena_close(bench->arena);
 	kvc_stats_close(bench->stats);
 	kvc_loop_close(bench->loop);
-	for (uint32_t i = 0; i < bench->depth; i++)
-		free(bench->slots[i].req.slab);
 	free(bench->records);
 }
 
@@ -245,17 +266,18 @@ int main(int argc, char **argv)
 	static struct bench bench;
 
 	if (argc < 2)
-		fail("usage", "bench_disk DIRECTORY [REQUEST_KIB [DEPTH [TOTAL_MIB [plain|encrypted]]]]");
+		fail("usage",
+		     "bench_disk DIRECTORY [REQUEST_KIB [DEPTH [TOTAL_MIB [REGISTERED [ENCRYPTED]]]]]");
 	kvc_log_level_now = KVC_LOG_WARN;
 	kvc_key_init();
 	bench.request_bytes = (uint64_t)number(argc, argv, 2, 4096) * 1024;
 	bench.depth = number(argc, argv, 3, 8);
+	bench.registered = number(argc, argv, 5, 1) != 0;
 	bench.requests = (uint32_t)(((uint64_t)number(argc, argv, 4, 1024) << 20) / bench.request_bytes);
 	if (bench.request_bytes < KVC_RECORD_ALIGN || bench.depth < 1 || bench.depth > DEPTH_MAX ||
 	    !bench.requests)
 		fail("usage", "a number is out of range");
-	slots_open(&bench);
-	bench_open(&bench, argv[1], argc > 5 && !strcmp(argv[5], "encrypted"));
+	bench_open(&bench, argv[1], number(argc, argv, 6, 0) != 0);
 	phase(&bench, KVC_TIER_STORE, "write");
 	phase(&bench, KVC_TIER_LOAD, "read");
 	bench_close(&bench);

@@ -26,8 +26,10 @@ of() {
 echo "requests of $request_kib KiB, depth $depth, $total_mib MiB, $rounds rounds, in $parent"
 for round in $(seq "$rounds"); do
 	for form in plain encrypted; do
+		encrypted=$([ $form = encrypted ] && echo 1 || echo 0)
 		mkdir -m 700 "$dir/tier"
-		said=$("$bin/tests/bench/bench_disk" "$dir/tier" "$request_kib" "$depth" "$total_mib" "$form") || exit 1
+		said=$("$bin/tests/bench/bench_disk" "$dir/tier" "$request_kib" "$depth" "$total_mib" 1 "$encrypted") ||
+			exit 1
 		rm -rf "$dir/tier"
 		echo "round $round, $form:"
 		echo "$said" | tee -a "$dir/$form"

@@ -200,7 +200,8 @@ kvc_status kvc_memory_renew(struct kvc_memory *memory)
 
 void kvc_transfer_init(struct kvc_transfer *transfer, struct kvc_memory *memory)
 {
-	*transfer = (struct kvc_transfer){.size = sizeof *transfer, .memory = memory, .ack = KVC_ACK_RAM};
+	*transfer = (struct kvc_transfer){
+	        .size = sizeof *transfer, .memory = memory, .ack = KVC_ACK_RAM, .priority = KVC_PUT_NORMAL};
 }
 
 static kvc_status submit(const struct kvc_transfer *transfer, bool put, struct kvc_block *blocks,
@@ -222,6 +223,7 @@ kvc_status kvc_put_submit(struct kvc_namespace *ns, const struct kvc_transfer *t
                           struct kvc_block *blocks, size_t count, void *tag)
 {
 	(void)ns;
+	fake_store.last_put = *transfer;
 	return submit(transfer, true, blocks, count, tag);
 }
 

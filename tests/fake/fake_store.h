@@ -17,6 +17,7 @@ struct fake_store {
 	uint32_t clients;                  /* that exist */
 	uint32_t pending;                  /* requests */
 	uint32_t puts, gets;               /* blocks */
+	struct kvc_transfer last_put;      /* what its options were */
 	uint32_t renewals;                 /* of the memory */
 	bool damage;                       /* what it gives has a bit flipped in its metadata */
 	uint8_t *(*swap)(uint64_t *bytes); /* what it gives instead; NULL: nothing */

@@ -2,14 +2,15 @@
  *
  *   kill_loop [--kills N] [--seed S]
  *
- * Four worker processes put, get and drop blocks (kill_worker.c). The supervisor, this file, sends SIGKILL at
- * random moments, some of them while the daemon is starting and recovering, starts it again, and reads back
- * every block of its ledger: what a worker was told is on stable storage, and has not begun to drop, must be
- * there, exact. Workers check on their side that everything they are given is exact. Nothing may be reclaimed
- * for space meanwhile, so after EPOCH_KILLS the workers and the directory are replaced by new ones.
+ * Eight worker processes put, get and drop blocks (kill_worker.c). The supervisor, this file, sends SIGKILL:
+ * at random moments, while the daemon starts and recovers, while it stops, and when it is seen from outside
+ * to begin a segment or a checkpoint (kill_disk.c). It starts it again, and reads back blocks of its ledger:
+ * what a worker was told is on stable storage, and has not begun to drop, must be there, exact, unless the
+ * disk had to reclaim its segment. After CHECK_KILLS kills it stops in order once and reads back all of the
+ * ledger, before and after. Workers check on their side that everything they are given is exact. Now and
+ * then the workers and the directory are replaced by new ones.
  *
  * Ends with a line of counts; status 1 if anything was wrong. One test in TAP. */
-#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -21,484 +22,311 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "tests/fault/kill_world.h"
+#include "tests/fault/kill_loop.h"
 #include "tests/support/row.h"
 
-#define EPOCH_KILLS     60u
-#define READY_MS        30000u
-#define STOP_MS         20000u
-#define VERIFY_TRIES_MS 30000u
+#define EPOCH_KILLS    300u
+#define CHECK_KILLS    50u
+#define PROGRESS_KILLS 250u
+#define READY_MS       30000u
+#define STOP_MS        20000u
+#define STOP_US        30000u /* a stop takes about so long */
+#define START_US       20000u /* a start, before any was measured */
 
-struct ledger_page {
-	uint8_t *acked; /* by number: 1 if it must be there */
-	uint64_t *sums; /* of the restored bytes, 0: not computed yet */
-	uint64_t room;
-	uint64_t end;   /* numbers below may be set */
-	uint64_t begin; /* numbers below are dropped */
+/* How often a kill is aimed at what, and how long it may wait: a moment up to `us` after what is awaited, or
+ * after `patience_us`. */
+static const struct {
+	unsigned weight;
+	enum kill_awaited awaited;
+	uint32_t us;
+	uint32_t patience_us;
+} aims[KILL_PHASES] = {
+        [KILL_AT_START] = {.weight = 25},
+        [KILL_SOON] = {.weight = 20, .us = 5000},
+        [KILL_LOADED] = {.weight = 25, .us = 60000},
+        [KILL_SWITCH] = {.weight = 15, .awaited = KILL_AWAIT_SWITCH, .us = 3000, .patience_us = 100000},
+        [KILL_CHECKPOINT] = {.weight = 5,
+                             .awaited = KILL_AWAIT_CHECKPOINT,
+                             .us = 5000,
+                             .patience_us = 500000},
+        [KILL_STOP] = {.weight = 10, .us = 20000},
 };
 
-struct totals {
-	unsigned kills;
-	unsigned kills_at_start;
-	uint64_t acked;
-	uint64_t verified;
-	uint64_t worker_verified;
-	uint64_t worker_misses;
-	uint64_t worker_failed_calls;
-	unsigned wrong;
-	unsigned missing;
-	unsigned failed_starts;
-	unsigned failed_stops;
-	unsigned hangs;
-	unsigned bad_statuses;
-	unsigned reclaimed;
-};
-
-struct supervisor {
-	struct kvc_server server;
-	struct kill_world world;
-	struct kill_board *board;
-	struct ledger_page ledger[KILL_WORKERS];
-	pid_t workers[KILL_WORKERS];
-	int pipe; /* events of all workers */
-	uint64_t random;
-	unsigned kills_wanted;
-	struct totals totals;
-};
-
-static volatile sig_atomic_t interrupted;
+volatile sig_atomic_t kill_interrupted;
 
 static void on_signal(int number)
 {
-	interrupted = number;
+	kill_interrupted = number;
 }
 
-static uint64_t pick(struct supervisor *sup, uint64_t bound)
+uint64_t kill_pick(struct kill_loop *loop, uint64_t bound)
 {
-	return kvc_sample_random(&sup->random) % bound;
+	return kvc_sample_random(&loop->random) % bound;
 }
 
-static bool failed(const struct totals *t)
+static uint64_t now_us(void)
 {
-	return t->wrong || t->missing || t->failed_starts || t->failed_stops || t->hangs || t->bad_statuses ||
-	       t->reclaimed || t->verified == 0 || t->acked == 0;
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
 }
 
-/* ---- ledger -------------------------------------------------------------------------------- */
+/* ---- events -------------------------------------------------------------------------------- */
 
-static bool page_reserve(struct ledger_page *page, uint64_t number)
-{
-	uint64_t room = page->room ? page->room : 4096;
-	uint8_t *acked;
-	uint64_t *sums;
-
-	if (number < page->room)
-		return true;
-	while (room <= number)
-		room *= 2;
-	acked = realloc(page->acked, room);
-	if (acked)
-		page->acked = acked;
-	sums = realloc(page->sums, room * sizeof *sums);
-	if (sums)
-		page->sums = sums;
-	if (!acked || !sums)
-		return false;
-	memset(acked + page->room, 0, room - page->room);
-	memset(sums + page->room, 0, (room - page->room) * sizeof *sums);
-	page->room = room;
-	return true;
-}
-
-static void ledger_apply(struct supervisor *sup, const struct kill_event *event)
-{
-	struct ledger_page *page = &sup->ledger[event->id >> 32];
-	uint64_t number = event->id & UINT32_MAX;
-
-	if (!page_reserve(page, number))
-		abort();
-	page->acked[number] = event->kind == KILL_ACKED;
-	if (event->kind == KILL_ACKED) {
-		sup->totals.acked++;
-		if (number >= page->end)
-			page->end = number + 1;
-	} else {
-		page->begin = number;
-	}
-}
-
-static void event_take(struct supervisor *sup, const struct kill_event *event)
+static void event_take(struct kill_loop *loop, const struct kill_event *event)
 {
 	switch (event->kind) {
 	case KILL_ACKED:
 	case KILL_DROPPING:
-		ledger_apply(sup, event);
+		if (!kill_ledger_take(&loop->ledger, event))
+			abort();
 		break;
 	case KILL_WRONG:
 		fprintf(stderr, "worker %u got wrong bytes for block %llx\n", (unsigned)(event->id >> 32),
 		        (unsigned long long)event->id);
-		sup->totals.wrong++;
+		loop->totals.wrong++;
 		break;
 	case KILL_SLOW:
 		fprintf(stderr, "a call took %u ms\n", event->status);
-		sup->totals.hangs++;
+		loop->totals.hangs++;
 		break;
 	default:
 		fprintf(stderr, "block %llx: status %s\n", (unsigned long long)event->id,
 		        kvc_status_name((kvc_status)event->status));
-		sup->totals.bad_statuses++;
+		loop->totals.bad_statuses++;
 		break;
 	}
 }
 
-/* Take all events that are there. False: the workers are gone. */
-static bool drain(struct supervisor *sup)
+bool kill_drain(struct kill_loop *loop)
 {
 	struct kill_event events[256];
 	ssize_t got;
 
-	while ((got = read(sup->pipe, events, sizeof events)) > 0) {
+	while ((got = read(loop->pipe, events, sizeof events)) > 0) {
 		for (size_t i = 0; i < (size_t)got / sizeof events[0]; i++)
-			event_take(sup, &events[i]);
+			event_take(loop, &events[i]);
 	}
 	return got != 0;
 }
 
-/* Let the workers work for so long. */
-static void drain_for(struct supervisor *sup, uint64_t us)
+/* Let the workers work for so long, or until the disk shows what is awaited. */
+static bool work(struct kill_loop *loop, uint64_t us, enum kill_awaited awaited)
 {
-	struct timespec now;
-	struct timespec left;
-	uint64_t end;
+	uint64_t end = now_us() + us;
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	end = (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000 + us;
 	for (;;) {
-		struct pollfd watch = {.fd = sup->pipe, .events = POLLIN};
-		uint64_t at;
+		struct pollfd watch[2] = {{.fd = loop->pipe, .events = POLLIN},
+		                          {.fd = loop->disk.watch, .events = POLLIN}};
+		uint64_t now = now_us();
+		struct timespec left;
 
-		clock_gettime(CLOCK_MONOTONIC, &now);
-		at = (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
-		if (at >= end || interrupted)
-			return;
-		left.tv_sec = (time_t)((end - at) / 1000000);
-		left.tv_nsec = (long)((end - at) % 1000000 * 1000);
-		ppoll(&watch, 1, &left, NULL);
-		if (!drain(sup))
-			return;
+		if (now >= end || kill_interrupted)
+			return false;
+		left.tv_sec = (time_t)((end - now) / 1000000);
+		left.tv_nsec = (long)((end - now) % 1000000 * 1000);
+		ppoll(watch, 2, &left, NULL);
+		if (!kill_drain(loop))
+			return false;
+		if (kill_disk_seen(&loop->disk, awaited))
+			return true;
 	}
 }
 
 /* ---- workers ------------------------------------------------------------------------------- */
 
-static bool workers_start(struct supervisor *sup)
+static bool workers_start(struct kill_loop *loop)
 {
 	int ends[2];
 
 	if (pipe2(ends, O_CLOEXEC) != 0)
 		return false;
 	fcntl(ends[0], F_SETFL, O_NONBLOCK);
-	sup->pipe = ends[0];
-	memset(sup->board, 0, sizeof *sup->board);
+	loop->pipe = ends[0];
+	memset(loop->board, 0, sizeof *loop->board);
+	kill_disk_clear(&loop->disk);
 	for (unsigned i = 0; i < KILL_WORKERS; i++) {
-		sup->workers[i] = fork();
-		if (sup->workers[i] == 0)
-			kill_worker_run(&sup->world, &sup->server, i, ends[1]);
+		loop->workers[i] = fork();
+		if (loop->workers[i] == 0)
+			kill_worker_run(&loop->world, &loop->server, i, ends[1]);
 	}
 	close(ends[1]);
 	return true;
 }
 
 /* Ask them to end; one that does not within its deadline and grace hangs. */
-static void workers_stop(struct supervisor *sup)
+static void workers_stop(struct kill_loop *loop)
 {
 	uint64_t end = kvc_server_now_ms() + (KILL_DEADLINE_MS + 2 * KILL_GRACE_MS) * kvc_server_patience();
 	int status;
 
-	atomic_store(&sup->board->stop, 1);
-	while (drain(sup) && kvc_server_now_ms() < end)
+	atomic_store(&loop->board->stop, 1);
+	while (kill_drain(loop) && kvc_server_now_ms() < end)
 		kvc_server_step();
 	for (unsigned i = 0; i < KILL_WORKERS; i++) {
-		if (waitpid(sup->workers[i], &status, WNOHANG) == 0 && kvc_server_now_ms() >= end) {
+		if (waitpid(loop->workers[i], &status, WNOHANG) == 0 && kvc_server_now_ms() >= end) {
 			fprintf(stderr, "worker %u hangs\n", i);
-			sup->totals.hangs++;
-			kill(sup->workers[i], SIGKILL);
+			loop->totals.hangs++;
+			kill(loop->workers[i], SIGKILL);
 		}
-		if (waitpid(sup->workers[i], &status, 0) > 0 && status != 0) {
+		if (waitpid(loop->workers[i], &status, 0) > 0 && status != 0) {
 			fprintf(stderr, "worker %u ended with status 0x%x\n", i, (unsigned)status);
-			sup->totals.bad_statuses++;
+			loop->totals.bad_statuses++;
 		}
 	}
-	close(sup->pipe);
-	sup->totals.worker_verified += atomic_load(&sup->board->verified);
-	sup->totals.worker_misses += atomic_load(&sup->board->misses);
-	sup->totals.worker_failed_calls += atomic_load(&sup->board->failed_calls);
+	close(loop->pipe);
+	loop->totals.worker_verified += atomic_load(&loop->board->verified);
+	loop->totals.worker_misses += atomic_load(&loop->board->misses);
+	loop->totals.worker_failed_calls += atomic_load(&loop->board->failed_calls);
 }
 
-/* ---- verification -------------------------------------------------------------------------- */
+/* ---- one life ------------------------------------------------------------------------------ */
 
-struct verifier {
-	struct supervisor *sup;
-	struct kvc_client *client;
-	struct kvc_memory *memory;
-	struct kvc_namespace *spaces[KILL_SPACES];
-};
-
-struct reading {
-	unsigned space;
-	size_t count;
-	uint64_t ids[KILL_BATCH];
-	uint8_t keys[KILL_BATCH][KVC_SAMPLE_KEY_BYTES];
-	struct kvc_block blocks[KILL_BATCH];
-};
-
-static bool must_be_there(const struct supervisor *sup, uint64_t id)
+/* Start it; from now on a put is known to be newer than what is on the disk. */
+static bool daemon_fork(struct kill_loop *loop)
 {
-	const struct ledger_page *page = &sup->ledger[id >> 32];
-	uint64_t number = id & UINT32_MAX;
-
-	return number < page->room && page->acked[number];
+	kill_disk_look(&loop->disk);
+	atomic_store(&loop->board->mark, loop->disk.highest);
+	return kvc_server_start(&loop->server);
 }
 
-static void reading_init(struct supervisor *sup, struct reading *reading, unsigned worker, uint64_t run)
+static bool daemon_start(struct kill_loop *loop)
 {
-	uint64_t first = kill_run_id(worker, run);
-	const struct kvc_sample_space *space;
+	uint64_t begun = now_us();
 
-	reading->space = kill_space_of(&sup->world, first);
-	reading->count = 0;
-	space = &sup->world.spaces[reading->space];
-	for (uint64_t id = first; id < first + KILL_BATCH; id++) {
-		size_t i = reading->count;
-
-		if (!must_be_there(sup, id))
-			continue;
-		reading->ids[i] = id;
-		kvc_sample_block(space, id, i * ((kvc_sample_bytes_max(space) + 63) / 64 * 64),
-		                 reading->keys[i], &reading->blocks[i]);
-		reading->count++;
-	}
-}
-
-/* Get all blocks; those that are refused for a reason that passes are asked for again. */
-static kvc_status reading_get(struct verifier *v, struct reading *reading)
-{
-	uint64_t end = kvc_server_now_ms() + VERIFY_TRIES_MS;
-	struct kvc_transfer transfer;
-	kvc_status status;
-	bool again;
-
-	kvc_transfer_init(&transfer, v->memory);
-	do {
-		status = kvc_get(v->spaces[reading->space], &transfer, reading->blocks, reading->count, NULL);
-		again = status == KVC_BUSY || status == KVC_DEADLINE;
-		if (status == KVC_FENCED || status == KVC_DEADLINE)
-			kvc_memory_renew(v->memory);
-		for (size_t i = 0; status == KVC_OK && i < reading->count; i++)
-			again = again || reading->blocks[i].status == KVC_BUSY ||
-			        reading->blocks[i].status == KVC_DEADLINE;
-	} while (again && kvc_server_now_ms() < end);
-	return status;
-}
-
-static void block_check(struct verifier *v, const struct reading *reading, size_t i)
-{
-	struct supervisor *sup = v->sup;
-	uint64_t id = reading->ids[i];
-	const struct kvc_sample_space *space = &sup->world.spaces[reading->space];
-	uint64_t *sum = &sup->ledger[id >> 32].sums[id & UINT32_MAX];
-	const uint8_t *data = (uint8_t *)kvc_memory_data(v->memory) + reading->blocks[i].key_offset;
-
-	if (reading->blocks[i].status != KVC_OK) {
-		drain(sup); /* a worker may have begun to drop it since: it said so before it did */
-		if (!must_be_there(sup, id))
-			return;
-		fprintf(stderr, "block %llx, acknowledged as on disk, is not there: %s\n",
-		        (unsigned long long)id, kvc_status_name(reading->blocks[i].status));
-		sup->totals.missing++;
-		return;
-	}
-	sup->totals.verified++;
-	if (*sum == 0 && !kvc_sample_sum(space, id, sum))
-		abort();
-	if (kvc_sample_sum_of(data, kvc_sample_bytes(space, id)) == *sum)
-		return;
-	fprintf(stderr, "block %llx: wrong bytes\n", (unsigned long long)id);
-	sup->totals.wrong++;
-}
-
-static void page_check(struct verifier *v, unsigned worker)
-{
-	struct ledger_page *page = &v->sup->ledger[worker];
-	struct reading reading;
-
-	for (uint64_t run = page->begin / KILL_BATCH; run * KILL_BATCH < page->end && !interrupted; run++) {
-		kvc_status status;
-
-		drain(v->sup);
-		reading_init(v->sup, &reading, worker, run);
-		if (reading.count == 0)
-			continue;
-		status = reading_get(v, &reading);
-		if (status != KVC_OK) {
-			fprintf(stderr, "cannot read back: %s: %s\n", kvc_status_name(status),
-			        kvc_last_error());
-			v->sup->totals.bad_statuses++;
-			return;
-		}
-		for (size_t i = 0; i < reading.count; i++)
-			block_check(v, &reading, i);
-	}
-}
-
-static void verify(struct supervisor *sup)
-{
-	struct verifier v = {.sup = sup};
-	kvc_status status = KVC_OK;
-
-	if (kvc_server_client(&sup->server, 10000, &v.client) != KVC_OK ||
-	    kvc_memory_create(v.client, KILL_REGION, &v.memory) != KVC_OK)
-		abort();
-	if (kill_open_spaces(&sup->world, v.client, v.spaces, &status)) {
-		for (unsigned i = 0; i < KILL_WORKERS; i++)
-			page_check(&v, i);
-		if (kvc_server_stat(v.client, "disk.segments_reclaimed") > 0)
-			sup->totals.reclaimed++;
-	} else {
-		fprintf(stderr, "cannot open namespaces: %s\n", kvc_last_error());
-		sup->totals.bad_statuses++;
-	}
-	kvc_client_destroy(v.client);
-}
-
-/* ---- kills --------------------------------------------------------------------------------- */
-
-static void daemon_kill(struct supervisor *sup)
-{
-	kvc_server_kill(&sup->server);
-	sup->totals.kills++;
-	if (sup->totals.kills % 25 == 0)
-		fprintf(stderr, "%u kills, %llu verified reads\n", sup->totals.kills,
-		        (unsigned long long)sup->totals.verified);
-}
-
-static bool daemon_start(struct supervisor *sup)
-{
-	if (kvc_server_start(&sup->server) &&
-	    kvc_server_ready(&sup->server, READY_MS * kvc_server_patience()))
+	if (daemon_fork(loop) && kvc_server_ready(&loop->server, READY_MS * kvc_server_patience())) {
+		loop->start_us[loop->starts++] = (uint32_t)(now_us() - begun);
 		return true;
+	}
 	fprintf(stderr, "the daemon did not start\n");
-	kvc_server_show_log(&sup->server);
-	sup->totals.failed_starts++;
+	kvc_server_show_log(&loop->server);
+	loop->totals.failed_starts++;
 	return false;
 }
 
-/* In the middle of its start: before, during or just after recovery. */
-static bool kill_at_start(struct supervisor *sup)
+/* It runs until it is killed; one that is told to stop may have ended well before. */
+static bool daemon_kill(struct kill_loop *loop, enum kill_phase phase)
 {
-	int status;
+	int status = 0;
 
-	if (!kvc_server_start(&sup->server))
-		return false;
-	drain_for(sup, pick(sup, 60000) * kvc_server_patience());
-	if (kvc_server_wait(&sup->server, 0, &status)) {
+	if (kvc_server_wait(&loop->server, 0, &status) && (phase != KILL_STOP || status != 0)) {
 		fprintf(stderr, "the daemon ended by itself with status 0x%x\n", (unsigned)status);
-		kvc_server_show_log(&sup->server);
-		sup->totals.failed_starts++;
+		kvc_server_show_log(&loop->server);
+		loop->totals.ends++;
 		return false;
 	}
-	daemon_kill(sup);
-	sup->totals.kills_at_start++;
+	kvc_server_kill(&loop->server);
+	loop->totals.kills++;
+	loop->totals.by_phase[phase]++;
+	if (loop->totals.kills % PROGRESS_KILLS == 0)
+		fprintf(stderr, "%u kills, %llu acknowledged, %llu verified, %llu by workers\n",
+		        loop->totals.kills, (unsigned long long)loop->ledger.acked,
+		        (unsigned long long)loop->totals.verified,
+		        (unsigned long long)loop->totals.worker_verified +
+		                atomic_load(&loop->board->verified));
 	return true;
 }
 
-/* Soon after the start as a rule, sometimes when much has happened. */
-static uint64_t pick_delay_us(struct supervisor *sup)
+/* A start takes about so long here and now. */
+static uint64_t usual_start_us(const struct kill_loop *loop)
 {
-	static const uint64_t bounds[] = {10000, 100000, 100000, 400000, 400000, 1200000};
-
-	return pick(sup, bounds[pick(sup, sizeof bounds / sizeof bounds[0])]);
+	return loop->starts ? loop->start_us[loop->starts - 1] : START_US * kvc_server_patience();
 }
 
-static bool kill_once(struct supervisor *sup)
+static bool kill_at_start(struct kill_loop *loop)
 {
-	if (pick(sup, 4) == 0)
-		return kill_at_start(sup);
-	if (!daemon_start(sup))
+	if (!daemon_fork(loop))
 		return false;
-	if (pick(sup, 4) != 0)
-		verify(sup);
-	drain_for(sup, pick_delay_us(sup));
-	daemon_kill(sup);
-	return true;
+	work(loop, kill_pick(loop, usual_start_us(loop) * 3 / 2), KILL_AWAIT_NOTHING);
+	return daemon_kill(loop, KILL_AT_START);
+}
+
+static enum kill_phase pick_phase(struct kill_loop *loop)
+{
+	uint64_t left = 0;
+	unsigned phase = 0;
+
+	for (unsigned i = 0; i < KILL_PHASES; i++)
+		left += aims[i].weight;
+	left = kill_pick(loop, left);
+	while (left >= aims[phase].weight)
+		left -= aims[phase++].weight;
+	return (enum kill_phase)phase;
+}
+
+static bool kill_once(struct kill_loop *loop)
+{
+	enum kill_phase phase = pick_phase(loop);
+	uint64_t patience = kvc_server_patience();
+
+	if (phase == KILL_AT_START)
+		return kill_at_start(loop);
+	if (!daemon_start(loop))
+		return false;
+	if (kill_pick(loop, 2) == 0)
+		kill_check(loop, false);
+	kill_disk_watch(&loop->disk);
+	if (aims[phase].awaited != KILL_AWAIT_NOTHING)
+		work(loop, aims[phase].patience_us * patience, aims[phase].awaited);
+	if (phase == KILL_STOP)
+		kill(loop->server.pid, SIGTERM);
+	work(loop, kill_pick(loop, aims[phase].us * patience), KILL_AWAIT_NOTHING);
+	kill_disk_watch_end(&loop->disk);
+	return daemon_kill(loop, phase);
 }
 
 /* A graceful end under load: everything that was in RAM only goes to disk, and all is there again. */
-static bool stop_once(struct supervisor *sup)
+static bool stop_once(struct kill_loop *loop)
 {
-	if (!daemon_start(sup))
+	if (!daemon_start(loop))
 		return false;
-	verify(sup);
-	drain_for(sup, 200000);
-	if (!kvc_server_stop(&sup->server, STOP_MS * kvc_server_patience())) {
-		kvc_server_show_log(&sup->server);
-		sup->totals.failed_stops++;
+	kill_check(loop, true);
+	work(loop, aims[KILL_LOADED].us, KILL_AWAIT_NOTHING);
+	loop->totals.stops++;
+	if (!kvc_server_stop(&loop->server, STOP_MS * kvc_server_patience())) {
+		kvc_server_show_log(&loop->server);
+		loop->totals.failed_stops++;
 		return false;
 	}
-	if (!daemon_start(sup))
+	if (!daemon_start(loop))
 		return false;
-	verify(sup);
-	return true;
+	kill_check(loop, true);
+	return daemon_kill(loop, KILL_SOON);
 }
 
-static void ledger_clear(struct supervisor *sup)
-{
-	for (unsigned i = 0; i < KILL_WORKERS; i++) {
-		free(sup->ledger[i].acked);
-		free(sup->ledger[i].sums);
-	}
-	memset(sup->ledger, 0, sizeof sup->ledger);
-}
+/* ---- many ---------------------------------------------------------------------------------- */
 
 /* New workers on an empty directory, and at most EPOCH_KILLS kills. */
-static bool epoch(struct supervisor *sup)
+static bool epoch(struct kill_loop *loop)
 {
-	unsigned end = sup->totals.kills + EPOCH_KILLS;
+	unsigned end = loop->totals.kills + EPOCH_KILLS;
 	bool ok = true;
 
-	if (end > sup->kills_wanted)
-		end = sup->kills_wanted;
-	if (!kill_world_init(&sup->world, sup->random) || !workers_start(sup))
+	if (end > loop->kills_wanted)
+		end = loop->kills_wanted;
+	if (!kill_world_init(&loop->world, loop->random) || !workers_start(loop))
 		return false;
-	while (ok && !interrupted && sup->totals.kills < end)
-		ok = kill_once(sup);
-	if (ok && !interrupted)
-		ok = stop_once(sup);
-	workers_stop(sup);
-	kvc_server_kill(&sup->server);
-	kvc_server_wipe(&sup->server);
-	ledger_clear(sup);
+	while (ok && !kill_interrupted && loop->totals.kills < end) {
+		bool check =
+		        loop->totals.kills % CHECK_KILLS == CHECK_KILLS - 1 || loop->totals.kills + 1 == end;
+
+		ok = check ? stop_once(loop) : kill_once(loop);
+	}
+	workers_stop(loop);
+	kvc_server_kill(&loop->server);
+	kvc_server_wipe(&loop->server);
+	kill_ledger_clear(&loop->ledger);
 	return ok;
 }
 
-static void report(const struct totals *t, uint64_t seed)
+static void row_report(const struct kill_loop *loop, uint64_t seed)
 {
-	printf("# kills %u (%u of them at start), acknowledged as on disk %llu, verified reads %llu "
-	       "(+ %llu by workers, with %llu misses and %llu failed calls), wrong bytes %u, "
-	       "missing acknowledged %u, failed starts %u, failed stops %u, hangs %u, bad statuses %u, "
-	       "segments reclaimed %u, seed %llu\n",
-	       t->kills, t->kills_at_start, (unsigned long long)t->acked, (unsigned long long)t->verified,
-	       (unsigned long long)t->worker_verified, (unsigned long long)t->worker_misses,
-	       (unsigned long long)t->worker_failed_calls, t->wrong, t->missing, t->failed_starts,
-	       t->failed_stops, t->hangs, t->bad_statuses, t->reclaimed, (unsigned long long)seed);
-	printf("%sok 1 - %u kills\n", failed(t) ? "not " : "", t->kills);
-}
+	const struct kill_totals *totals = &loop->totals;
 
-static void row_report(const struct totals *t, uint64_t seed)
-{
-	kvc_row.injected = t->kills;
-	kvc_row.verified = t->verified + t->worker_verified;
-	kvc_row.wrong = t->wrong + t->missing;
+	kvc_row.injected = totals->kills;
+	kvc_row.verified = totals->verified + totals->worker_verified;
+	kvc_row.wrong = totals->wrong + totals->missing;
 	kvc_row.seed = seed;
 	kvc_row_end();
 }
@@ -520,13 +348,37 @@ static bool arguments(int argc, char **argv, unsigned *kills, uint64_t *seed)
 	return argc % 2 == 1 && *kills > 0;
 }
 
+static bool setup(struct kill_loop *loop, uint64_t seed)
+{
+	static char disk_bytes[32];
+	static char segment_bytes[32];
+
+	snprintf(disk_bytes, sizeof disk_bytes, "%u", KILL_SEGMENTS * KILL_SEGMENT_BYTES);
+	snprintf(segment_bytes, sizeof segment_bytes, "%u", KILL_SEGMENT_BYTES);
+	loop->random = seed;
+	loop->board =
+	        mmap(NULL, sizeof *loop->board, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	/* A stop in order makes two starts of one kill. */
+	loop->start_us = calloc(2 * ((size_t)loop->kills_wanted + 1), sizeof *loop->start_us);
+	if (loop->board == MAP_FAILED || !loop->start_us || !kvc_server_init(&loop->server))
+		return false;
+	loop->world.board = loop->board;
+	kill_disk_init(&loop->disk, loop->server.disk);
+	kvc_server_arg(&loop->server, "--ram", "8M");
+	kvc_server_arg(&loop->server, "--disk", loop->server.disk);
+	kvc_server_arg(&loop->server, "--disk-size", disk_bytes);
+	kvc_server_arg(&loop->server, "--segment-size", segment_bytes);
+	kvc_server_arg(&loop->server, "--threads", "2");
+	return true;
+}
+
 int main(int argc, char **argv)
 {
-	static struct supervisor sup;
+	static struct kill_loop loop;
 	const struct sigaction action = {.sa_handler = on_signal};
 	uint64_t seed;
 
-	if (!arguments(argc, argv, &sup.kills_wanted, &seed)) {
+	if (!arguments(argc, argv, &loop.kills_wanted, &seed)) {
 		fprintf(stderr, "usage: %s [--kills N] [--seed S]\n", argv[0]);
 		return 2;
 	}
@@ -535,20 +387,15 @@ int main(int argc, char **argv)
 	printf("1..1\n# seed %llu\n", (unsigned long long)seed);
 	fflush(stdout);
 	KVC_ROW("A2");
-	sup.random = seed;
-	sup.board = mmap(NULL, sizeof *sup.board, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (sup.board == MAP_FAILED || !kvc_server_init(&sup.server))
+	if (!setup(&loop, seed))
 		return 1;
-	sup.world.board = sup.board;
-	kvc_server_arg(&sup.server, "--ram", "24M");
-	kvc_server_arg(&sup.server, "--disk", sup.server.disk);
-	kvc_server_arg(&sup.server, "--disk-size", "4G");
-	kvc_server_arg(&sup.server, "--threads", "2");
-	while (sup.totals.kills < sup.kills_wanted && !interrupted && epoch(&sup) && !failed(&sup.totals))
+	while (loop.totals.kills < loop.kills_wanted && !kill_interrupted && epoch(&loop) &&
+	       !kill_failed(&loop.totals))
 		continue;
-	kvc_server_remove(&sup.server);
-	munmap(sup.board, sizeof *sup.board);
-	report(&sup.totals, seed);
-	row_report(&sup.totals, seed);
-	return failed(&sup.totals) || interrupted ? 1 : 0;
+	kvc_server_remove(&loop.server);
+	munmap(loop.board, sizeof *loop.board);
+	kill_report(&loop, seed);
+	free(loop.start_us);
+	row_report(&loop, seed);
+	return kill_failed(&loop.totals) || kill_interrupted ? 1 : 0;
 }

@@ -19,9 +19,19 @@ struct job_event {
 	struct kvc_engine_job *job;
 };
 
+/* The processor's best, as in the daemon; the model has the scalar one. */
+static const struct kvc_codec *codec_get(void)
+{
+	static const struct kvc_codec *codec;
+
+	if (!codec)
+		codec = kvc_codec_get(KVC_SIMD_AUTO);
+	return codec;
+}
+
 static kvc_status encode(struct kvc_engine_job *job, void *scratch)
 {
-	const struct kvc_codec *codec = kvc_codec_get(KVC_SIMD_SCALAR);
+	const struct kvc_codec *codec = codec_get();
 
 	kvc_image_encode_tiles(job->plan, codec, &job->view, job->image, 0, job->plan->tiles, scratch);
 	return kvc_image_seal(job->plan, &job->view, job->image, job->image_bytes, &job->length);
@@ -56,13 +66,21 @@ static kvc_status give(struct kvc_engine_job *job)
 
 static kvc_status decode(struct kvc_engine_job *job, void *scratch)
 {
-	const struct kvc_codec *codec = kvc_codec_get(KVC_SIMD_SCALAR);
+	const struct kvc_codec *codec = codec_get();
 	struct kvc_image image;
 	kvc_status status = kvc_image_open(job->image, job->image_bytes, 0, &image);
 
 	if (status != KVC_OK)
 		return status;
 	return kvc_image_decode_tiles(&image, codec, &job->view, 0, image.plan.tiles, 0, scratch);
+}
+
+static kvc_status verify(struct kvc_engine_job *job)
+{
+	struct kvc_image image;
+
+	return kvc_image_open(job->image, job->image_bytes, 0, &image) == KVC_OK ? kvc_image_verify(&image)
+	                                                                         : KVC_CORRUPT;
 }
 
 static void job_run(struct sim_event *event)
@@ -75,6 +93,11 @@ static void job_run(struct sim_event *event)
 	free(holder);
 	if (job->op == KVC_ENGINE_WORK) {
 		job->status = job->work(job);
+		job->done(job);
+		return;
+	}
+	if (job->op == KVC_ENGINE_VERIFY) {
+		job->status = job->cancelled ? KVC_CANCELLED : verify(job);
 		job->done(job);
 		return;
 	}

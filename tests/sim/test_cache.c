@@ -273,6 +273,7 @@ static void push_out(struct world *w)
 static void damaged_record_is_a_miss(void **state)
 {
 	struct world w;
+	uint32_t loads;
 
 	(void)state;
 	KVC_ROW("B3");
@@ -285,7 +286,9 @@ static void damaged_record_is_a_miss(void **state)
 	assert_int_equal(stat(&w, "cache.reread"), 1);
 	kvc_row.injected++;
 	assert_int_equal(stat(&w, "cache.corrupt"), 1);
+	loads = w.disk->loads;
 	assert_int_equal(get(&w, 0, 0), KVC_MISS);
+	assert_int_equal(w.disk->loads, loads); /* it is gone: no third time */
 	world_close(&w);
 	kvc_row_end();
 }
@@ -325,6 +328,80 @@ static void damaged_slab_is_a_miss(void **state)
 	assert_int_equal(finish(&w, &job), KVC_MISS);
 	assert_int_equal(stat(&w, "cache.corrupt"), 1);
 	assert_int_equal(stat(&w, "cache.blocks"), 0);
+	world_close(&w);
+	kvc_row_end();
+}
+
+/* One bit of the image, where it rests in RAM. */
+static void damage_resting(struct world *w, uint32_t number)
+{
+	struct job job;
+	uint8_t *slab;
+
+	get_submit(w, &job, number);
+	slab = job.op.move.slab;
+	assert_int_equal(finish(w, &job), KVC_OK);
+	assert_int_equal(job.op.from, KVC_REST_RAM);
+	slab[KVC_RECORD_HEADER_BYTES + 600] ^= 1;
+}
+
+static bool scrubbed(struct world *w, int64_t passes)
+{
+	while (stat(w, "cache.scrub_passes") < passes)
+		if (!sim_step(w->loop))
+			return false;
+	return true;
+}
+
+/* Nobody asks for it: the scrubber finds it within one pass, drops it if there is no other copy, and else
+ * only what is damaged. */
+static void scrubber_finds_damage_in_ram(void **state)
+{
+	struct world w;
+
+	(void)state;
+	KVC_ROW("C8");
+	world_scrub(1u << 20);
+	world_open(&w, 31, 0);
+	world_scrub(0);
+	for (uint32_t i = 0; i < 20; i++)
+		assert_int_equal(put(&w, i, i), KVC_OK);
+	assert_true(scrubbed(&w, 1));
+	assert_int_equal(stat(&w, "cache.scrub_bad_blocks"), 0);
+	damage_resting(&w, 7);
+	kvc_row.injected++;
+	assert_true(scrubbed(&w, 3));
+	assert_int_equal(stat(&w, "cache.scrub_bad_blocks"), 1);
+	assert_int_equal(stat(&w, "cache.blocks"), 19);
+	for (uint32_t i = 0; i < 20; i++) {
+		assert_int_equal(get(&w, i, i), i == 7 ? KVC_MISS : KVC_OK);
+		kvc_row.verified += i != 7;
+	}
+	world_close(&w);
+	kvc_row_end();
+}
+
+static void scrubber_leaves_the_copy_on_disk(void **state)
+{
+	struct world w;
+	struct job job;
+
+	(void)state;
+	KVC_ROW("C8");
+	world_scrub(1u << 20);
+	world_open(&w, 32, 1000);
+	world_scrub(0);
+	put_submit(&w, &job, 3, 3, true);
+	assert_int_equal(finish(&w, &job), KVC_OK);
+	damage_resting(&w, 3);
+	kvc_row.injected++;
+	assert_true(scrubbed(&w, 2));
+	assert_int_equal(stat(&w, "cache.scrub_bad_blocks"), 1);
+	assert_int_equal(stat(&w, "cache.blocks"), 1);
+	assert_int_equal(get(&w, 3, 3), KVC_OK);
+	kvc_row.verified++;
+	assert_int_equal(stat(&w, "cache.corrupt"), 1);
+	assert_true(w.disk->loads > 0);
 	world_close(&w);
 	kvc_row_end();
 }
@@ -582,6 +659,8 @@ int main(void)
 	        cmocka_unit_test(damaged_record_is_a_miss),
 	        cmocka_unit_test(damaged_copy_is_read_again),
 	        cmocka_unit_test(damaged_slab_is_a_miss),
+	        cmocka_unit_test(scrubber_finds_damage_in_ram),
+	        cmocka_unit_test(scrubber_leaves_the_copy_on_disk),
 	        cmocka_unit_test(read_error_is_a_miss),
 	        cmocka_unit_test(hung_disk_ends_by_the_deadline),
 	        cmocka_unit_test(concurrent_gets_share_one_load),

@@ -524,6 +524,46 @@ static void reading_ahead_is_bounded(void **state)
 	world_close(&w);
 }
 
+/* What was begun for nobody waits behind the puts; when a get joins it, it goes before them. */
+static void a_get_hurries_what_is_read_ahead(void **state)
+{
+	enum { PUTS = 20 };
+	struct kvc_storage_key key;
+	struct job *puts = test_calloc(PUTS, sizeof *puts);
+	struct job reader, leaver;
+	struct world w;
+	uint32_t number = 0;
+
+	(void)state;
+	world_open(&w, 23, 1000);
+	chain_on_disk(&w, 1, &key);
+	w.disk->faults.hang = 1;
+	do { /* until RAM is full of what cannot be written now */
+		put_submit(&w, &puts[0], 2 * FILLER + number++, 0, false);
+		settle(&w);
+	} while (puts[0].done);
+	for (uint32_t i = 1; i < PUTS; i++)
+		put_submit(&w, &puts[i], 2 * FILLER + number++, 0, false);
+	assert_int_equal(kvc_cache_read_ahead(w.cache, &key, 1), 1);
+	settle(&w);
+	assert_int_equal(stat(&w, "move.load_pending"), 0); /* no room for it */
+	get_submit(&w, &leaver, 0);
+	kvc_op_cancel(&leaver.op, KVC_DEADLINE); /* it stays on its way */
+	assert_int_equal(finish(&w, &leaver), KVC_DEADLINE);
+	get_submit(&w, &reader, 0);
+	w.disk->faults.hang = 0;
+	sim_tier_release(w.disk);
+	assert_int_equal(finish(&w, &reader), KVC_OK);
+	assert_true(restored_is(&w, &reader, 0));
+	assert_false(puts[PUTS - 1].done);
+	assert_int_equal(stat(&w, "move.load"), 1);
+	settle(&w);
+	for (uint32_t i = 0; i < PUTS; i++)
+		assert_true(puts[i].done && puts[i].op.status == KVC_OK);
+	world_close(&w);
+	test_free(puts);
+}
+
 /* A chain that is longer than half of RAM: its beginning comes, and stays. */
 static void a_long_chain_does_not_push_itself_out(void **state)
 {
@@ -573,6 +613,7 @@ int main(void)
 	        cmocka_unit_test(a_lease_that_ends_lets_go),
 	        cmocka_unit_test(what_was_read_ahead_is_in_ram),
 	        cmocka_unit_test(reading_ahead_is_bounded),
+	        cmocka_unit_test(a_get_hurries_what_is_read_ahead),
 	        cmocka_unit_test(a_long_chain_does_not_push_itself_out),
 	};
 

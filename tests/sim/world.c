@@ -36,6 +36,13 @@ static void recovered(void *context, kvc_status status)
 	assert_int_equal(status, KVC_OK);
 }
 
+static uint64_t scrub_next;
+
+void world_scrub(uint64_t rate)
+{
+	scrub_next = rate;
+}
+
 void cache_begin(struct world *w)
 {
 	struct kvc_ns_options ns = ns_options("a");
@@ -50,6 +57,7 @@ void cache_begin(struct world *w)
 	        .secret = w->secret,
 	        .policy = w->policy,
 	        .disk_day_bytes = w->disk_day_bytes,
+	        .scrub_rate = scrub_next,
 	        .ops_max = 64,
 	        .moves_max = 16,
 	        .hash_mask = 0xF, /* many collisions */
@@ -374,7 +382,9 @@ kvc_status put(struct world *w, uint32_t number, uint32_t content)
 	return finish(w, &job);
 }
 
-void content_restore(struct world *w, uint32_t content, uint16_t key[ELEMENTS], uint16_t value[ELEMENTS])
+/* What a get must restore for a content: through the codec, without the cache. */
+static void content_restore(struct world *w, uint32_t content, uint16_t key[ELEMENTS],
+                            uint16_t value[ELEMENTS])
 {
 	const struct kvc_image_plan *plan = kvc_ns_plan(w->ns);
 	struct kvc_block_view view = view_of(w, &(struct job){.world = w});
@@ -397,11 +407,15 @@ void content_restore(struct world *w, uint32_t content, uint16_t key[ELEMENTS], 
 
 bool restored_is(struct world *w, const struct job *job, uint32_t content)
 {
-	uint16_t key[ELEMENTS], value[ELEMENTS];
+	static uint16_t known[CONTENTS_KNOWN][2][ELEMENTS];
+	static uint64_t holds[CONTENTS_KNOWN]; /* content + 1 */
+	uint32_t slot = content % CONTENTS_KNOWN;
 	bool same;
 
-	content_restore(w, content, key, value);
-	same = !memcmp(key, job->key, BYTES) && !memcmp(value, job->value, BYTES);
+	if (holds[slot] != content + 1ull)
+		content_restore(w, content, known[slot][0], known[slot][1]);
+	holds[slot] = content + 1ull;
+	same = !memcmp(known[slot][0], job->key, BYTES) && !memcmp(known[slot][1], job->value, BYTES);
 	kvc_row.verified += same;
 	return same;
 }

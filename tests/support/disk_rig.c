@@ -143,7 +143,8 @@ kvc_status rig_open(struct rig *rig)
 		goto close_loop;
 	if (kvc_io_open(rig->loop, &rig->io_options, rig->stats, &rig->io))
 		goto close_stats;
-	assert_int_equal(kvc_engine_cpu_open(rig->loop, 2, KVC_SIMD_SCALAR, &rig->engine), KVC_OK);
+	if (kvc_engine_cpu_open(rig->loop, 2, KVC_SIMD_SCALAR, &rig->engine))
+		goto close_io;
 	rig->options.engine = rig->engine;
 	status = kvc_disks_open(rig->loop, rig->io, rig->stats, &rig->options, rig->detail,
 	                        sizeof rig->detail, &rig->secret, &rig->tier);
@@ -157,6 +158,8 @@ kvc_status rig_open(struct rig *rig)
 	rig->loop = NULL;
 	return status;
 
+close_io:
+	kvc_io_close(rig->io);
 close_stats:
 	kvc_stats_close(rig->stats);
 close_loop:

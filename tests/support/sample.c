@@ -42,6 +42,7 @@ kvc_status kvc_sample_space_init(struct kvc_sample_space *space, const struct kv
 		return KVC_UNSUPPORTED;
 	space->options = *options;
 	space->seed = seed;
+	space->restorer = kvc_codec_get(KVC_SIMD_SCALAR);
 	if (options->preset)
 		return kvc_preset_get(options->preset, &space->codec);
 	coding_params(&options->key_coding, &space->codec.key);
@@ -106,7 +107,7 @@ size_t kvc_sample_bytes_max(const struct kvc_sample_space *space)
 
 /* ---- source -------------------------------------------------------------------------------- */
 
-static void store_element(enum kvc_dtype dtype, float x, uint8_t *out)
+static inline void store_element(enum kvc_dtype dtype, float x, uint8_t *out)
 {
 	uint16_t half = dtype == KVC_DTYPE_FP16 ? kvc_f16_saturate(x) : kvc_bf16_saturate(x);
 
@@ -147,22 +148,36 @@ static float strange(uint64_t kind, uint64_t random)
 	}
 }
 
+/* A block like most: noise about an offset for each channel. */
+static void usual_source(enum kvc_dtype dtype, uint32_t dim, size_t count, uint64_t state, uint8_t *to)
+{
+	size_t step = kvc_dtype_bytes(dtype);
+	uint32_t channel = 0;
+
+	for (size_t i = 0; i < count; i++) {
+		float offset = (float)(channel * 37 % 64) * 0.125f - 4.0f;
+
+		store_element(dtype, noise(kvc_sample_random(&state)) + offset, to);
+		to += step;
+		channel = channel + 1 < dim ? channel + 1 : 0;
+	}
+}
+
 void kvc_sample_source(const struct kvc_sample_space *space, uint64_t id, void *out)
 {
 	enum kvc_dtype dtype = (enum kvc_dtype)space->options.element;
 	size_t step = kvc_dtype_bytes(dtype);
 	size_t count = kvc_sample_bytes(space, id) / step;
-	uint32_t dim = space->options.key_dim;
 	uint64_t state = state_of(space, id, 3);
 	uint64_t first = kvc_sample_random(&state);
-	bool odd = first % 11 == 0;
 	uint8_t *to = out;
 
+	if (first % 11 != 0) {
+		usual_source(dtype, space->options.key_dim, count, state, to);
+		return;
+	}
 	for (size_t i = 0; i < count; i++) {
-		uint64_t random = kvc_sample_random(&state);
-		float offset = (float)((i % dim) * 37 % 64) * 0.125f - 4.0f;
-
-		store_element(dtype, odd ? strange(first / 11 % 8, random) : noise(random) + offset, to);
+		store_element(dtype, strange(first / 11 % 8, kvc_sample_random(&state)), to);
 		to += step;
 	}
 }
@@ -186,7 +201,7 @@ static bool reference_open(struct reference *reference, const struct kvc_sample_
 	size_t scratch_bytes;
 
 	memset(reference, 0, sizeof *reference);
-	reference->codec = kvc_codec_get(KVC_SIMD_SCALAR);
+	reference->codec = space->restorer;
 	if (kvc_image_plan_init(&reference->plan, &shape, &space->codec) != KVC_OK)
 		return false;
 	kvc_block_layout_default(&shape, KVC_KIND_KEY, &view->key_layout);

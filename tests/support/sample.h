@@ -21,6 +21,7 @@ struct kvc_sample_space {
 	struct kvc_namespace_options options;
 	struct kvc_block_codec codec;
 	uint64_t seed;
+	const struct kvc_codec *restorer; /* init: the scalar one, the reference */
 };
 
 /* Take the options (strings are borrowed) and resolve their preset. KVC_INVALID: no such preset.

@@ -1,6 +1,7 @@
 /* The RAM arena: seals, slabs, bounds. */
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -46,6 +47,20 @@ static void test_descriptor_is_sealed(void **state)
 	assert_int_equal(ftruncate(kvc_arena_fd(arena), 0), -1);
 	assert_int_equal(errno, EPERM);
 	assert_true(fcntl(kvc_arena_fd(arena), F_GETFD) & FD_CLOEXEC);
+	kvc_arena_close(arena);
+}
+
+/* Mapped where huge pages can be, and in place after a while, if there is memory to spare. */
+static void test_pages_are_in_place(void **state)
+{
+	struct kvc_arena *arena;
+
+	(void)state;
+	assert_int_equal(kvc_arena_open(ARENA_BYTES, stats, &arena), KVC_OK);
+	assert_int_equal((uintptr_t)kvc_arena_base(arena) % (2u << 20), 0);
+	while (!kvc_arena_touched(arena))
+		(void)sched_yield();
+	assert_int_equal(kvc_stat_get(kvc_stats_cell(stats, "ram.touched_bytes")), ARENA_BYTES);
 	kvc_arena_close(arena);
 }
 
@@ -144,9 +159,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        ARENA_TEST(test_descriptor_is_sealed), ARENA_TEST(test_slabs),
-	        ARENA_TEST(test_close_while_touching), ARENA_TEST(test_refuses_sizes),
-	        ARENA_TEST(test_mapping_fails),        ARENA_TEST(test_without_heap),
-	        ARENA_TEST(test_limits_are_read),
+	        ARENA_TEST(test_pages_are_in_place),   ARENA_TEST(test_close_while_touching),
+	        ARENA_TEST(test_refuses_sizes),        ARENA_TEST(test_mapping_fails),
+	        ARENA_TEST(test_without_heap),         ARENA_TEST(test_limits_are_read),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

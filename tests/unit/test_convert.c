@@ -554,65 +554,6 @@ static void test_d10_put_fields(void **state)
 	put_refused(KVC_LIMIT, "deadline_ms");
 }
 
-static void hints_are(struct kvc_hints expected)
-{
-	struct kvc_blocks_request request;
-
-	assert_int_equal(kvc_parse_put(convert, pack(&put.base), &limits, &request, &problem), KVC_OK);
-	assert_int_equal(request.hints.ttl_ms, expected.ttl_ms);
-	assert_int_equal(request.hints.priority, expected.priority);
-	assert_int_equal(request.hints.ephemeral, expected.ephemeral);
-}
-
-static void test_hints(void **state)
-{
-	static const uint8_t priorities[] = {KVC_PRIORITY_NORMAL, KVC_PRIORITY_LOW, KVC_PRIORITY_NORMAL,
-	                                     KVC_PRIORITY_HIGH};
-	Kvcellar__Hints hints;
-
-	(void)state;
-	put_reset();
-	hints_are((struct kvc_hints){0});
-	put.ack = KVCELLAR__ACK__ACK_RAM;
-	put.hints = &hints;
-	kvcellar__hints__init(&hints);
-	hints_are((struct kvc_hints){0});
-	for (unsigned i = 0; i < 4; i++) {
-		hints.priority = (Kvcellar__Priority)i;
-		hints.ttl_ms = UINT32_MAX;
-		hints.ephemeral = i % 2;
-		hints_are((struct kvc_hints){priorities[i], i % 2, UINT32_MAX});
-	}
-	put.ack = KVCELLAR__ACK__ACK_DISK; /* a priority alone goes with it */
-	hints.ttl_ms = 0;
-	hints.ephemeral = false;
-	hints_are((struct kvc_hints){.priority = KVC_PRIORITY_HIGH});
-}
-
-static void test_d10_hints(void **state)
-{
-	Kvcellar__Hints hints;
-
-	(void)state;
-	KVC_ROW("D10");
-	put_reset();
-	kvcellar__hints__init(&hints);
-	hints.priority = (Kvcellar__Priority)4;
-	put.hints = &hints;
-	put_refused(KVC_INVALID, "hints.priority: 4, expected 1 (low), 2 (normal) or 3 (high)");
-	hints.priority = (Kvcellar__Priority)-1;
-	put.hints = &hints;
-	put_refused(KVC_INVALID, "hints.priority: -1");
-	hints.priority = KVCELLAR__PRIORITY__PRIORITY_LOW;
-	hints.ephemeral = true;
-	put.hints = &hints;
-	put_refused(KVC_INVALID, "ack: 2 (disk), expected 1 (RAM) with hints.ephemeral");
-	hints.ephemeral = false;
-	hints.ttl_ms = 1;
-	put.hints = &hints;
-	put_refused(KVC_INVALID, "ack: 2 (disk), expected 1 (RAM) with hints.ttl_ms");
-}
-
 static void test_get(void **state)
 {
 	struct kvc_blocks_request request;
@@ -810,8 +751,6 @@ int main(void)
 	        ROW_OF(test_keys),
 	        ROW_OF(test_put),
 	        ROW_OF(test_d10_put_fields),
-	        ROW_OF(test_d10_hints),
-	        ROW_OF(test_hints),
 	        ROW_OF(test_get),
 	        ROW_OF(test_d9_truncated),
 	        ROW_OF(test_d9_repeated_submessage),

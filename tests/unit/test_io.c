@@ -438,6 +438,62 @@ static void test_enter_fails(void **state)
 	kvc_row.injected += 6;
 }
 
+/* --- registered memory ----------------------------------------------------------------------------- */
+
+enum { PIECE = 16 * PAGE };
+
+static bool over_io_uring(void)
+{
+	if (!strcmp(kvc_io_backend_name(io), "io_uring"))
+		return true;
+	print_message("SKIP: not over io_uring\n");
+	return false;
+}
+
+/* Requests go on while it is registered; from then on those that lie in one piece use it. */
+static void test_registered_memory(void **state)
+{
+	int64_t before;
+
+	(void)state;
+	kvc_io_memory(io, out, BUFFER_PAGES * PAGE, PIECE);
+	if (!over_io_uring())
+		skip();
+	while (stat_of("io.registered_bytes") < BUFFER_PAGES * PAGE)
+		assert_int_equal(run(KVC_IO_WRITE, 0, out, 1), KVC_OK);
+	before = stat_of("io.registered_requests");
+	assert_int_equal(run(KVC_IO_WRITE, 0, out, 16), KVC_OK);
+	assert_int_equal(run(KVC_IO_WRITE, 16, out + 16 * PAGE, 3), KVC_OK);
+	assert_int_equal(run(KVC_IO_WRITE, 63, out + 63 * PAGE, 1), KVC_OK);
+	assert_int_equal(stat_of("io.registered_requests"), before + 3);
+	assert_int_equal(run(KVC_IO_WRITE, 0, out, 17), KVC_OK);             /* across two pieces */
+	assert_int_equal(run(KVC_IO_WRITE, 15, out + 15 * PAGE, 2), KVC_OK); /* likewise */
+	assert_int_equal(run(KVC_IO_READ, 0, in, 17), KVC_OK);               /* elsewhere */
+	assert_int_equal(stat_of("io.registered_requests"), before + 3);
+	assert_memory_equal(in, out, 17 * PAGE);
+	memset(out, 0, 16 * PAGE);
+	assert_int_equal(run(KVC_IO_READ, 0, out, 16), KVC_OK);
+	assert_int_equal(stat_of("io.registered_requests"), before + 4);
+	assert_memory_equal(in, out, 16 * PAGE);
+}
+
+/* A short transfer goes on in the registered memory; what ends with the file is a miss as ever. */
+static void test_registered_memory_and_faults(void **state)
+{
+	struct plan plan = {.fault = {.kind = KVC_FAULT_SHORT, .bytes = 5 * PAGE}, .times = 1};
+
+	(void)state;
+	kvc_io_memory(io, out, BUFFER_PAGES * PAGE, PIECE);
+	if (!over_io_uring())
+		skip();
+	while (stat_of("io.registered_bytes") < BUFFER_PAGES * PAGE)
+		assert_int_equal(run(KVC_IO_WRITE, 0, out, 1), KVC_OK);
+	assert_int_equal(run_with(&plan, KVC_IO_WRITE, out, 16), KVC_OK);
+	assert_int_equal(run(KVC_IO_READ, 0, in, 16), KVC_OK);
+	assert_memory_equal(in, out, 16 * PAGE);
+	assert_int_equal(run(KVC_IO_READ, 8, out, 16), KVC_MISS);
+}
+
 /* --- files ---------------------------------------------------------------------------------------- */
 
 static void test_refuses_what_is_no_file(void **state)
@@ -512,6 +568,54 @@ static void test_io_uring_refused(void **state)
 	kvc_row_end();
 }
 
+/* In a child that may lock little memory, as a user who has no right to exceed his limit and no other
+ * programs, since theirs would count. */
+static int little_memory_main(void)
+{
+	enum { NOBODY_ELSE = 61234 };
+	const struct rlimit little = {32 * PAGE, 32 * PAGE}; /* enough for the ring */
+	struct kvc_io_options options = {.backend = KVC_IO_URING, .depth = DEPTH};
+	uint8_t *memory = aligned_alloc(PAGE, BUFFER_PAGES * PAGE);
+
+	dir_fd = open(directory, O_RDONLY | O_DIRECTORY);
+	if (kvc_file_open(dir_fd, "data", O_RDWR | O_CREAT, &file))
+		return 2;
+	if (!memory || setrlimit(RLIMIT_MEMLOCK, &little) || (geteuid() == 0 && setuid(NOBODY_ELSE)))
+		return 77;
+	memset(memory, 3, BUFFER_PAGES * PAGE);
+	if (kvc_loop_open(&loop) || kvc_stats_open(&stats) || kvc_io_open(loop, &options, stats, &io))
+		return 77;
+	kvc_io_memory(io, memory, BUFFER_PAGES * PAGE, BUFFER_PAGES * PAGE);
+	for (unsigned i = 0; i < 100; i++)
+		if (run(KVC_IO_WRITE, 0, memory, 16) || run(KVC_IO_READ, 0, memory, 16))
+			return 3;
+	return stat_of("io.registered_bytes") || stat_of("io.registered_requests") ? 4 : 0;
+}
+
+static void test_no_memory_can_be_locked(void **state)
+{
+	pid_t child;
+	int status;
+
+	(void)state;
+	KVC_ROW("C3");
+	kvc_test_temp_dir(directory);
+	child = fork();
+	assert_true(child >= 0);
+	if (!child)
+		_exit(little_memory_main());
+	assert_int_equal(waitpid(child, &status, 0), child);
+	kvc_test_temp_dir_remove(directory);
+	assert_true(WIFEXITED(status));
+	if (WEXITSTATUS(status) == 77) {
+		print_message("SKIP: no io_uring here, or rights cannot be given up\n");
+		skip();
+	}
+	assert_int_equal(WEXITSTATUS(status), 0);
+	kvc_row.injected++;
+	kvc_row_end();
+}
+
 #define IO_TEST(test) cmocka_unit_test_setup_teardown(test, io_setup, io_teardown)
 
 static int run_group(enum kvc_io_backend with)
@@ -533,6 +637,8 @@ static int run_group(enum kvc_io_backend with)
 	        IO_TEST(test_lies),
 	        IO_TEST(test_held_request_waits),
 	        IO_TEST(test_enter_fails),
+	        IO_TEST(test_registered_memory),
+	        IO_TEST(test_registered_memory_and_faults),
 	        IO_TEST(test_refuses_what_is_no_file),
 	};
 
@@ -542,7 +648,8 @@ static int run_group(enum kvc_io_backend with)
 
 int main(void)
 {
-	const struct CMUnitTest refused[] = {cmocka_unit_test(test_io_uring_refused)};
+	const struct CMUnitTest refused[] = {cmocka_unit_test(test_io_uring_refused),
+	                                     cmocka_unit_test(test_no_memory_can_be_locked)};
 	int failures = cmocka_run_group_tests(refused, NULL, NULL);
 
 	failures += run_group(KVC_IO_THREADS);

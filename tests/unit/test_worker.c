@@ -423,10 +423,11 @@ static void test_options(void **state)
 	uint8_t elsewhere[64];
 
 	(void)state;
-	for (uint32_t i = 0; i < 12; i++) {
+	for (uint32_t i = 0; i < 13; i++) {
 		static const kvc_status expected[] = {KVC_INVALID, KVC_INVALID, KVC_INVALID, KVC_INVALID,
 		                                      KVC_SHAPE,   KVC_SHAPE,   KVC_INVALID, KVC_SHAPE,
-		                                      KVC_SHAPE,   KVC_SHAPE,   KVC_SHAPE,   KVC_SHAPE};
+		                                      KVC_SHAPE,   KVC_SHAPE,   KVC_SHAPE,   KVC_SHAPE,
+		                                      KVC_INVALID};
 
 		options_make(&(struct wish){"quality", 4}, &options, &ns, &pool);
 		options.size -= i == 0;
@@ -440,11 +441,33 @@ static void test_options(void **state)
 		ns.layers = i == 9 ? 0 : ns.layers;
 		worker_bases[0][2] = i == 10 ? NULL : worker_bases[0][2];
 		pool.page_tokens = i == 11 ? 0 : pool.page_tokens;
+		options.priority = i == 12 ? 4 : options.priority;
 		assert_int_equal(kvc_worker_create(&options, &worker), expected[i]);
 		assert_true(strlen(kvc_worker_error()) > 3);
 		assert_int_equal(fake_gpu.objects, 0);
 		assert_int_equal(fake_store.clients, 0);
 	}
+}
+
+/* What is known of a worker's blocks goes with each of its puts. */
+static void test_hints(void **state)
+{
+	struct kvc_worker_options options;
+	struct kvc_namespace_options ns;
+	struct kvc_pool_options pool;
+	struct worker_batch from;
+
+	(void)state;
+	options_make(&(struct wish){"raw", WORKER_BLOCKS}, &options, &ns, &pool);
+	options.ttl_ms = 1234;
+	options.priority = KVC_PUT_HIGH;
+	options.ephemeral = 1;
+	assert_int_equal(kvc_worker_create(&options, &worker), KVC_OK);
+	worker_batch_make(&from, "key", 0);
+	put_all(&from, WORKER_BLOCKS);
+	assert_int_equal(fake_store.last_put.ttl_ms, 1234);
+	assert_int_equal(fake_store.last_put.priority, KVC_PUT_HIGH);
+	assert_int_equal(fake_store.last_put.ephemeral, 1);
 }
 
 /* Codec settings by hand, and layers of their own: the same plan as the daemon's. */
@@ -552,21 +575,14 @@ static void test_destroy(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        WORKER_TEST(test_round_trip),
-	        WORKER_TEST(test_images),
-	        WORKER_TEST(test_raw_tiles),
-	        WORKER_TEST(test_steps),
-	        WORKER_TEST(test_sync_among_others),
-	        WORKER_TEST(test_damage),
-	        WORKER_TEST(test_busy),
-	        WORKER_TEST(test_deadline),
-	        WORKER_TEST(test_fenced),
-	        WORKER_TEST(test_daemon_gone),
-	        WORKER_TEST(test_blocks),
-	        WORKER_TEST(test_options),
-	        WORKER_TEST(test_codings),
-	        WORKER_TEST(test_device_failures),
-	        WORKER_TEST(test_device_lost),
+	        WORKER_TEST(test_round_trip),      WORKER_TEST(test_hints),
+	        WORKER_TEST(test_images),          WORKER_TEST(test_raw_tiles),
+	        WORKER_TEST(test_steps),           WORKER_TEST(test_sync_among_others),
+	        WORKER_TEST(test_damage),          WORKER_TEST(test_busy),
+	        WORKER_TEST(test_deadline),        WORKER_TEST(test_fenced),
+	        WORKER_TEST(test_daemon_gone),     WORKER_TEST(test_blocks),
+	        WORKER_TEST(test_options),         WORKER_TEST(test_codings),
+	        WORKER_TEST(test_device_failures), WORKER_TEST(test_device_lost),
 	        WORKER_TEST(test_destroy),
 	};
 
