@@ -4,6 +4,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 static atomic_uint_fast64_t count_total;
 static atomic_int_fast64_t count_live;
@@ -47,6 +48,41 @@ void kvc_free(void *memory)
 		return;
 	atomic_fetch_sub_explicit(&count_live, 1, memory_order_relaxed);
 	free(memory);
+}
+
+/* What was mapped around an aligned piece goes back. */
+static void *trimmed(uint8_t *room, size_t bytes)
+{
+	size_t before = (KVC_HUGE_BYTES - (uintptr_t)room % KVC_HUGE_BYTES) % KVC_HUGE_BYTES;
+
+	if (before)
+		munmap(room, before);
+	munmap(room + before + bytes, KVC_HUGE_BYTES - before);
+	return room + before;
+}
+
+void *kvc_huge_alloc(size_t bytes, bool huge)
+{
+	void *room = MAP_FAILED;
+	void *memory;
+
+	if (!must_fail())
+		room = mmap(NULL, bytes + KVC_HUGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+		            -1, 0);
+	if (room == MAP_FAILED)
+		return NULL;
+	memory = trimmed(room, bytes);
+	if (huge)
+		(void)madvise(memory, bytes, MADV_HUGEPAGE); /* a wish */
+	return counted(memory);
+}
+
+void kvc_huge_free(void *memory, size_t bytes)
+{
+	if (!memory)
+		return;
+	atomic_fetch_sub_explicit(&count_live, 1, memory_order_relaxed);
+	munmap(memory, bytes);
 }
 
 void kvc_alloc_fail_at(uint64_t n, int forever)

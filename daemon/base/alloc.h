@@ -4,8 +4,11 @@
 #ifndef KVC_ALLOC_H
 #define KVC_ALLOC_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#define KVC_HUGE_BYTES (2u << 20)
 
 /* Zeroed memory of count * size bytes, NULL on overflow or when there is none. */
 void *kvc_calloc(size_t count, size_t size);
@@ -14,6 +17,12 @@ void *kvc_calloc(size_t count, size_t size);
 void *kvc_realloc(void *memory, size_t count, size_t size);
 
 void kvc_free(void *memory);
+
+/* Large pieces, for what is reached in no order: at multiples of KVC_HUGE_BYTES, zeroed; with `huge` in huge
+ * pages, where the system gives them, and then all of it is taken at the first use. `bytes` is a multiple of
+ * KVC_HUGE_BYTES, and the same when it is freed. NULL if there is no memory. */
+void *kvc_huge_alloc(size_t bytes, bool huge);
+void kvc_huge_free(void *memory, size_t bytes);
 
 /* For tests: let the n-th allocation from now on (1: the next) fail, and all after it too if `forever`. 0
  * ends it. */

@@ -3,22 +3,28 @@
  * With 2^level <= buckets < 2^(level+1): a key's bucket is its low level+1 bits if that bucket exists, else
  * its low level bits. Growing by one bucket splits bucket (buckets - 2^level). There is at least one bucket
  * an entry, so chains stay short (mean below 1.5). If memory for a bucket is refused the table just gets
- * slower. */
+ * slower.
+ *
+ * With many blocks nearly every access misses the processor's cache, and with small pages its translation of
+ * addresses too: so pieces are huge pages, except the first one, which a small cache does not fill. */
 #include "daemon/cache/index.h"
 
 #include <string.h>
 
 #include "daemon/base/alloc.h"
 #include "daemon/base/check.h"
+#include "daemon/base/checked.h"
 
-enum { CHUNK_BITS = 12, CHUNK = 1 << CHUNK_BITS };
+#define PIECE_BYTES   KVC_HUGE_BYTES
+#define PIECE_ENTRIES ((uint32_t)(PIECE_BYTES / sizeof(struct kvc_entry)))
+#define PIECE_BUCKETS ((uint32_t)(PIECE_BYTES / sizeof(uint32_t)))
+#define PAGE_BYTES    4096u
 
 /* A growing array in pieces that never move. */
 struct chunks {
 	void **pieces;
 	uint32_t count;    /* pieces there are */
 	uint32_t capacity; /* pieces that the directory has room for */
-	size_t item_bytes;
 };
 
 struct kvc_index {
@@ -45,7 +51,7 @@ static kvc_status chunks_grow(struct chunks *chunks)
 		chunks->pieces = pieces;
 		chunks->capacity = capacity;
 	}
-	piece = kvc_calloc(CHUNK, chunks->item_bytes);
+	piece = kvc_huge_alloc(PIECE_BYTES, chunks->count > 0);
 	if (!piece)
 		return KVC_NO_MEMORY;
 	chunks->pieces[chunks->count++] = piece;
@@ -55,19 +61,24 @@ static kvc_status chunks_grow(struct chunks *chunks)
 static void chunks_free(struct chunks *chunks)
 {
 	for (uint32_t i = 0; i < chunks->count; i++)
-		kvc_free(chunks->pieces[i]);
+		kvc_huge_free(chunks->pieces[i], PIECE_BYTES);
 	kvc_free(chunks->pieces);
 }
 
 static uint32_t *bucket_head(const struct kvc_index *index, uint32_t bucket)
 {
-	return (uint32_t *)index->buckets.pieces[bucket >> CHUNK_BITS] + (bucket & (CHUNK - 1));
+	return (uint32_t *)index->buckets.pieces[bucket / PIECE_BUCKETS] + bucket % PIECE_BUCKETS;
+}
+
+static struct kvc_entry *entry_at(const struct kvc_index *index, uint32_t id)
+{
+	return (struct kvc_entry *)index->entries.pieces[id / PIECE_ENTRIES] + id % PIECE_ENTRIES;
 }
 
 struct kvc_entry *kvc_index_entry(struct kvc_index *index, uint32_t id)
 {
 	KVC_PRE(id < index->entry_high);
-	return (struct kvc_entry *)index->entries.pieces[id >> CHUNK_BITS] + (id & (CHUNK - 1));
+	return entry_at(index, id);
 }
 
 static uint32_t bucket_of(const struct kvc_index *index, const struct kvc_storage_key *key)
@@ -82,7 +93,7 @@ static kvc_status bucket_add(struct kvc_index *index)
 {
 	uint32_t bucket = index->bucket_count;
 
-	if (bucket == index->buckets.count * (uint32_t)CHUNK && chunks_grow(&index->buckets) != KVC_OK)
+	if (bucket == index->buckets.count * PIECE_BUCKETS && chunks_grow(&index->buckets) != KVC_OK)
 		return KVC_NO_MEMORY;
 	index->bucket_count++;
 	*bucket_head(index, bucket) = KVC_ENTRY_NONE;
@@ -95,8 +106,6 @@ kvc_status kvc_index_open(uint64_t hash_mask, struct kvc_index **out)
 
 	if (!index)
 		return KVC_NO_MEMORY;
-	index->entries.item_bytes = sizeof(struct kvc_entry);
-	index->buckets.item_bytes = sizeof(uint32_t);
 	index->hash_mask = hash_mask ? hash_mask : UINT64_MAX;
 	index->free_entries = KVC_ENTRY_NONE;
 	if (bucket_add(index) != KVC_OK) {
@@ -124,11 +133,19 @@ uint32_t kvc_index_high(const struct kvc_index *index)
 	return index->entry_high;
 }
 
+/* Of a piece that is alone only pages that are used are taken. */
+static uint64_t chunks_bytes(const struct chunks *chunks, uint64_t used)
+{
+	uint64_t pieces =
+	        chunks->count > 1 ? (uint64_t)chunks->count * PIECE_BYTES : kvc_round_up(used, PAGE_BYTES);
+
+	return pieces + chunks->capacity * sizeof(void *);
+}
+
 uint64_t kvc_index_bytes(const struct kvc_index *index)
 {
-	return sizeof *index + (uint64_t)CHUNK * index->entries.count * sizeof(struct kvc_entry) +
-	       (uint64_t)CHUNK * index->buckets.count * sizeof(uint32_t) +
-	       sizeof(void *) * ((uint64_t)index->entries.capacity + index->buckets.capacity);
+	return sizeof *index + chunks_bytes(&index->entries, index->entry_high * sizeof(struct kvc_entry)) +
+	       chunks_bytes(&index->buckets, index->bucket_count * sizeof(uint32_t));
 }
 
 uint32_t kvc_index_find(struct kvc_index *index, const struct kvc_storage_key *key)
@@ -145,9 +162,23 @@ uint32_t kvc_index_find(struct kvc_index *index, const struct kvc_storage_key *k
 	return KVC_ENTRY_NONE;
 }
 
-void kvc_index_prefetch(struct kvc_index *index, const struct kvc_storage_key *key)
+void kvc_index_prefetch(const struct kvc_index *index, const struct kvc_storage_key *key)
 {
 	__builtin_prefetch(bucket_head(index, bucket_of(index, key)));
+}
+
+/* An entry lies in two lines of the processor's cache: the key and the links are in the first, what decides
+ * about eviction in the second. */
+void kvc_index_prefetch_entry(const struct kvc_index *index, const struct kvc_storage_key *key)
+{
+	uint32_t id = *bucket_head(index, bucket_of(index, key));
+	const struct kvc_entry *entry;
+
+	if (id == KVC_ENTRY_NONE)
+		return;
+	entry = entry_at(index, id);
+	__builtin_prefetch(entry);
+	__builtin_prefetch(&entry->node);
 }
 
 /* Add one bucket and share out the entries of the one that it splits. */
@@ -181,7 +212,7 @@ static kvc_status entry_take(struct kvc_index *index, uint32_t *id)
 	}
 	if (index->entry_high == KVC_ENTRY_NONE)
 		return KVC_NO_MEMORY;
-	if (index->entry_high == index->entries.count * (uint32_t)CHUNK &&
+	if (index->entry_high == index->entries.count * PIECE_ENTRIES &&
 	    chunks_grow(&index->entries) != KVC_OK)
 		return KVC_NO_MEMORY;
 	*id = index->entry_high++;

@@ -80,8 +80,10 @@ struct kvc_entry *kvc_index_entry(struct kvc_index *index, uint32_t id);
 /* The entry with that key, or KVC_ENTRY_NONE. */
 uint32_t kvc_index_find(struct kvc_index *index, const struct kvc_storage_key *key);
 
-/* Touch the memory that kvc_index_find will need: call it some keys ahead. */
-void kvc_index_prefetch(struct kvc_index *index, const struct kvc_storage_key *key);
+/* Touch the memory that kvc_index_find will need: first the bucket, some keys later the entry that it names,
+ * then find. */
+void kvc_index_prefetch(const struct kvc_index *index, const struct kvc_storage_key *key);
+void kvc_index_prefetch_entry(const struct kvc_index *index, const struct kvc_storage_key *key);
 
 /* A new entry with that key, which must not be there. KVC_NO_MEMORY. */
 kvc_status kvc_index_insert(struct kvc_index *index, const struct kvc_storage_key *key, uint32_t *id);

@@ -2,7 +2,7 @@
 #include "daemon/cache/internal.h"
 
 enum {
-	AHEAD = 8,       /* keys whose bucket is fetched into the processor's cache before it is needed */
+	AHEAD = 16,      /* keys between two steps of fetching one into the processor's cache */
 	CHAIN_SHARE = 2, /* part of RAM that is read ahead for one chain, */
 	AHEAD_SHARE = 4, /* and that is on its way for all */
 };
@@ -22,6 +22,15 @@ void kvc_cache_touch(struct kvc_cache *cache, const struct kvc_storage_key *key)
 		kvc_entry_touch(cache, id);
 }
 
+/* Fetch what the keys before key `i` will need. */
+static void lookup_ahead(const struct kvc_cache *cache, const struct kvc_storage_key *keys, uint32_t i)
+{
+	if (i >= 2 * AHEAD)
+		kvc_index_prefetch(cache->index, &keys[i - 2 * AHEAD]);
+	if (i >= AHEAD)
+		kvc_index_prefetch_entry(cache->index, &keys[i - AHEAD]);
+}
+
 /* Backwards, so that the first block of the chain is touched last. A policy that counts uses is told of the
  * get that follows alone. */
 uint32_t kvc_cache_lookup(struct kvc_cache *cache, const struct kvc_storage_key *keys, uint32_t count,
@@ -32,8 +41,7 @@ uint32_t kvc_cache_lookup(struct kvc_cache *cache, const struct kvc_storage_key 
 	for (uint32_t i = count; i-- > 0;) {
 		uint32_t id;
 
-		if (i >= AHEAD)
-			kvc_index_prefetch(cache->index, &keys[i - AHEAD]);
+		lookup_ahead(cache, keys, i);
 		id = kvc_cache_find(cache, &keys[i]);
 		rest[i] = KVC_REST_NONE;
 		if (id == KVC_ENTRY_NONE) {

@@ -232,4 +232,18 @@ enum disk_sync_step {
 	DISK_SYNC_FILES,  /* waits for the files */
 };
 
+/* --- disk_keep.c --- */
+
+void kvc_disk_keep_init(struct kvc_disk *disk);
+
+/* Begin to write again what is to be kept of a segment; kvc_disk_prepare is called at the end. False: there
+ * is nothing to do, or no way to do it. */
+bool kvc_disk_keep_start(struct kvc_disk *disk, struct disk_segment *segment);
+
+/* The room is wanted now: leave the rest. */
+void kvc_disk_keep_cut(struct kvc_disk *disk);
+
+/* Whether a store is one of these copies, which must not wait for a segment. */
+bool kvc_disk_keep_owns(const struct kvc_tier_req *req);
+
 #endif

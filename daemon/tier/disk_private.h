@@ -46,6 +46,7 @@
 #include "daemon/tier/checkpoint.h"
 #include "daemon/tier/crashes.h"
 #include "daemon/tier/disk.h"
+#include "daemon/tier/disk_counters.h"
 #include "daemon/tier/disk_jobs.h"
 #include "daemon/tier/disk_keyring.h"
 #include "daemon/tier/disk_segment.h"
@@ -97,6 +98,7 @@ struct kvc_disk {
 	struct disk_checkpoint checkpoint;
 
 	uint32_t write_bytes;
+	uint32_t write_share;    /* most bytes of a write that is gathered now */
 	uint32_t summaries_busy; /* being written */
 	struct kvc_list stores;  /* wait for a write */
 	struct kvc_task progress;
@@ -141,21 +143,7 @@ struct kvc_disk {
 	void (*closed)(void *context);
 	void *closed_context;
 
-	struct {
-		kvc_stat_cell *bytes, *segment_bytes, *used_bytes, *records, *segments, *free_segments,
-		        *retired_segments;
-		kvc_stat_cell *stores, *writes, *write_bytes, *loads, *reads, *read_bytes, *syncs;
-		kvc_stat_cell *errors, *read_errors, *write_errors, *sync_errors, *no_space, *crowded,
-		        *corrupt, *missing;
-		kvc_stat_cell *reclaimed, *lost, *recovered, *damaged, *offs, *stalls, *writable, *direct;
-		kvc_stat_cell *summaries, *summary_bytes, *bad_summaries, *checkpoints, *checkpoint_bytes,
-		        *checkpoint_errors, *bad_checkpoints, *kept, *kept_bytes, *aside;
-		kvc_stat_cell *scrub_bytes, *scrub_records, *scrub_passes, *scrub_bad;
-		kvc_stat_cell *wear_total, *wear_day, *wear_age;
-		kvc_stat_cell *drive_known, *drive_failing, *drive_used, *drive_warning, *drive_media;
-		kvc_stat_cell *by_checkpoint, *by_summary, *by_scan;
-		kvc_stat_cell *encrypted, *keyring_updates, *keyring_errors, *forgotten;
-	} count;
+	struct disk_counters count;
 };
 
 static inline struct kvc_disk *disk_of(struct kvc_tier *tier)
@@ -176,12 +164,6 @@ void kvc_disk_on(struct kvc_disk *disk);
 
 /* Set base.writable from all that bears on it. */
 void kvc_disk_update_writable(struct kvc_disk *disk);
-
-/* --- disk_stats.c --- */
-
-/* number: as in the options. */
-void kvc_disk_stats_open(struct kvc_disk *disk, struct kvc_stats *stats, uint32_t number);
-void kvc_disk_stats_set(struct kvc_disk *disk);
 
 /* --- disk_dir.c --- */
 
@@ -207,20 +189,6 @@ void kvc_disk_segment_name(uint32_t number, char name[DISK_NAME_BYTES]);
 
 /* Have a clean segment in reserve. `reclaim`: also at the price of the oldest one. */
 void kvc_disk_prepare(struct kvc_disk *disk, bool reclaim);
-
-/* --- disk_keep.c --- */
-
-void kvc_disk_keep_init(struct kvc_disk *disk);
-
-/* Begin to write again what is to be kept of a segment; kvc_disk_prepare is called at the end. False: there
- * is nothing to do, or no way to do it. */
-bool kvc_disk_keep_start(struct kvc_disk *disk, struct disk_segment *segment);
-
-/* The room is wanted now: leave the rest. */
-void kvc_disk_keep_cut(struct kvc_disk *disk);
-
-/* Whether a store is one of these copies, which must not wait for a segment. */
-bool kvc_disk_keep_owns(const struct kvc_tier_req *req);
 
 /* --- disk_write.c, disk_read.c, disk_sync.c --- */
 

@@ -1,13 +1,16 @@
 /* Stores: waiting requests are gathered into large writes at the end of the open segment.
  *
- * A lone store goes out in the turn of the loop that brought it. While all DISK_WRITES writes are in flight,
- * stores wait, and so gather. Records go from the slabs as they are; only their headers are sealed here, when
- * their place is known. In an encrypted directory they go through the write's own memory, encrypted
- * (disk_crypt.c): the write counts as in flight from before that. */
+ * A lone store goes out in the turn of the loop that brought it; several are shared out to a few writes.
+ * While all DISK_WRITES writes are in flight, stores wait, and so gather. Records go from the slabs as they
+ * are; only their headers are sealed here, when their place is known. In an encrypted directory they go
+ * through the write's own memory, encrypted (disk_crypt.c): the write counts as in flight from before that.
+ */
 #include <errno.h>
 
 #include "daemon/base/check.h"
 #include "daemon/tier/disk_private.h"
+
+enum { SHARE_MIN = 256 << 10 };
 
 static struct kvc_tier_req *request_of(struct kvc_list *node)
 {
@@ -73,7 +76,7 @@ static bool takes(const struct disk_write *write, const struct kvc_tier_req *req
 	uint64_t bytes = write->bytes + (uint64_t)pages_of(req) * KVC_PAGE_BYTES;
 
 	return fits(write->segment, req) && write->io.iov_count < DISK_WRITE_IOV &&
-	       (write->io.iov_count == 0 || bytes <= disk->write_bytes);
+	       (write->io.iov_count == 0 || bytes <= disk->write_share);
 }
 
 /* It waits no longer. KVC_OK: it is part of the write. */
@@ -178,8 +181,28 @@ static bool store_ready(struct kvc_disk *disk)
 	       segment_ready(disk, request_of(disk->stores.next));
 }
 
+/* What waits is shared out to the writes that are to be had, so that a drive has several of them at a time,
+ * but not in pieces that are not worth a request. */
+static uint32_t share_of(const struct kvc_disk *disk)
+{
+	const uint64_t most = (uint64_t)DISK_WRITES * disk->write_bytes;
+	uint64_t waiting = 0;
+
+	kvc_list_each (node, &disk->stores) {
+		waiting += (uint64_t)pages_of(kvc_container_of(node, struct kvc_tier_req, node)) *
+		           KVC_PAGE_BYTES;
+		if (waiting >= most)
+			return disk->write_bytes;
+	}
+	waiting /= DISK_WRITES;
+	if (waiting < SHARE_MIN)
+		waiting = SHARE_MIN;
+	return waiting < disk->write_bytes ? (uint32_t)waiting : disk->write_bytes;
+}
+
 void kvc_disk_gather(struct kvc_disk *disk)
 {
+	disk->write_share = share_of(disk);
 	while (store_ready(disk))
 		write_start(disk);
 }

@@ -2,7 +2,8 @@
 # make bench: every figure as a ratio against a reference of the same run: bench.sh BIN.
 #
 # The codec against memcpy, the daemon against the codec alone, a tenant beside another one, look-ups against Redis,
-# the disk tier against fio and against itself without encryption, and its start against reading the same bytes.
+# the disk tier against fio and against itself without encryption, its start against reading the same bytes; the
+# index against itself with fewer blocks.
 # A reference that is not installed is skipped by name (deploy/deps.sh bench installs them). Figures mean something
 # on a quiet machine only.
 set -u
@@ -74,6 +75,9 @@ if [ -n "$redis_pid" ]; then
 else
 	run "$bin/tests/bench/bench_lookup"
 fi
+
+title "the index from 10^4 to 10^7 blocks"
+run "$bin/tests/bench/bench_index"
 
 title "disk tier against fio"
 run tests/bench/disk_vs_fio.sh "$bin"

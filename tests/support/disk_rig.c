@@ -143,7 +143,7 @@ kvc_status rig_open(struct rig *rig)
 		goto close_loop;
 	if (kvc_io_open(rig->loop, &rig->io_options, rig->stats, &rig->io))
 		goto close_stats;
-	if (kvc_engine_cpu_open(rig->loop, 2, KVC_SIMD_SCALAR, &rig->engine))
+	if (kvc_engine_cpu_open(rig->loop, 1, KVC_SIMD_SCALAR, &rig->engine))
 		goto close_io;
 	rig->options.engine = rig->engine;
 	status = kvc_disks_open(rig->loop, rig->io, rig->stats, &rig->options, rig->detail,

@@ -55,24 +55,46 @@ static void test_round_trip(void **state)
 	assert_int_equal(rig_stat(&rig, "disk.errors"), 0);
 }
 
-/* Stores of one turn go out together, at most write_bytes at a time; a lone one does not wait. */
-static void test_stores_are_gathered(void **state)
+static void store_together(uint32_t first, uint32_t count, uint32_t size)
 {
 	struct rig_request *requests[24];
-	int64_t record = (int64_t)rig_record_bytes(2);
+
+	for (uint32_t i = 0; i < count; i++)
+		requests[i] = rig_store_begin(&rig, first + i, size);
+	for (uint32_t i = 0; i < count; i++)
+		assert_int_equal(rig_end(requests[i]), KVC_OK);
+}
+
+/* Stores of one turn go out together: many at most write_bytes at a time, few in pieces of 256 KiB, so that
+ * there are several; a lone one does not wait. */
+static void test_stores_are_gathered(void **state)
+{
+	int64_t large = (int64_t)rig_record_bytes(2), small = (int64_t)rig_record_bytes(1);
+	int64_t few = 8, in_a_piece = (256 << 10) / small;
 
 	(void)state;
-	rig.options.write_bytes = (uint32_t)(4 * record);
+	rig.options.write_bytes = (uint32_t)(2 * large);
+	assert_true(2 * large > 256 << 10 && in_a_piece > 1 && in_a_piece < few);
 	rig_start(&rig);
 	assert_int_equal(rig_store(&rig, 100, 2), KVC_OK);
 	assert_int_equal(rig_stat(&rig, "disk.writes"), 1);
-	for (uint32_t i = 0; i < 6; i++)
-		requests[i] = rig_store_begin(&rig, i, 2);
-	for (uint32_t i = 0; i < 6; i++)
-		assert_int_equal(rig_end(requests[i]), KVC_OK);
-	assert_int_equal(rig_stat(&rig, "disk.writes"), 3);
-	assert_int_equal(rig_stat(&rig, "disk.write_bytes"), 7 * record);
-	assert_int_equal(rig_check_all(&rig, false), 7);
+	store_together(0, (uint32_t)few, 1);
+	assert_int_equal(rig_stat(&rig, "disk.writes"), 1 + (few + in_a_piece - 1) / in_a_piece);
+	assert_int_equal(rig_stat(&rig, "disk.write_bytes"), large + few * small);
+	assert_int_equal(rig_check_all(&rig, false), 1 + few);
+}
+
+static void test_stores_are_gathered_to_write_bytes(void **state)
+{
+	int64_t large = (int64_t)rig_record_bytes(2);
+
+	(void)state;
+	rig.options.write_bytes = (uint32_t)(2 * large);
+	rig.options.segment_bytes = 4u << 20;
+	rig_start(&rig);
+	store_together(0, 24, 2);
+	assert_in_range(rig_stat(&rig, "disk.writes"), 12, 23); /* the last ones are few again */
+	assert_int_equal(rig_check_all(&rig, false), 24);
 }
 
 static void test_refuses_what_cannot_fit(void **state)
@@ -621,6 +643,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	        DISK_TEST(test_round_trip),
 	        DISK_TEST(test_stores_are_gathered),
+	        DISK_TEST(test_stores_are_gathered_to_write_bytes),
 	        DISK_TEST(test_refuses_what_cannot_fit),
 	        DISK_TEST(test_load_of_nothing),
 	        DISK_TEST(test_reclaims_the_oldest),

@@ -451,5 +451,5 @@ int main(void)
 
 	prng.state = prng_seed("test_disk_crash");
 	kvc_log_level_now = KVC_LOG_ERROR;
-	return RIG_RUN_BOTH(tests);
+	return cmocka_run_group_tests(tests, NULL, NULL);
 }
