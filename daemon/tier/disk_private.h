@@ -6,9 +6,8 @@
  *   disk_prepare.c  making the next segment ready    disk_keep.c  writing again what was used
  *   disk_write.c    stores    disk_read.c  loads    disk_sync.c  syncs
  *   disk_scrub.c    looking for damage in idle time
- *   disk_wear.c     counting what is written
+ *   disk_wear.c     counting what is written    disk_drive.c  watching the health of the drive
  *   disk_keyring.c  incarnations and keys of tenants    disk_crypt.c    encrypting and decrypting
- *   disk_drive.c    watching the health of the drive
  *   disk_health.c   switching off and on again after errors
  *   disk_summary.c  the summary of a sealed segment    disk_checkpoint.c  the checkpoint of the index
  *   disk_recover.c  what there is at start    disk_scan.c  how a segment is looked through for that
