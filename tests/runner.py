@@ -9,8 +9,8 @@ line says why). PROGRAM may have arguments, separated by blanks. Besides a case 
 their own, by name: a crash, a hang (its process group is killed), a plan that was not kept, a sanitizer's report
 in the program or in any process that it started, a process or a temporary file that it left behind.
 
-Each program gets a temporary directory of its own as TMPDIR, with a short name, on a disk where there is one; one
-of the simulation gets it in memory, since its disk is simulated.
+Each program gets a temporary directory of its own as TMPDIR, with a short name, on a disk where there is one. Those
+that simulate a disk, or what goes wrong with one, get it in memory: what a real one would be waited for proves nothing.
 Writes DIR/NAME/PROGRAM.log and DIR/NAME.counts (`passed failed skipped`), DIR/NAME.skips; exits 1 on any failure.
 """
 
@@ -33,6 +33,8 @@ SKIP_STATUS = 77
 KILL_GRACE_S = 5
 LEAVE_GRACE_S = 2
 MEMORY = "/dev/shm"
+MEMORY_LEAST = 2 << 30
+SIMULATES = r"/sim/|unit/test_disk_(checkpoint|crash|keep|poison|scrub|summary)|unit/test_stripe"
 SUPPRESSIONS = pathlib.Path(__file__).resolve().parent / "support" / "tsan.supp"
 
 
@@ -138,6 +140,13 @@ def command_of(pid):
         return "?"
 
 
+def memory_is_large():
+    if not os.access(MEMORY, os.W_OK):
+        return False
+    system = os.statvfs(MEMORY)
+    return system.f_bavail * system.f_frsize >= MEMORY_LEAST
+
+
 class Runner:
     def __init__(self, options):
         self.options = options
@@ -178,8 +187,7 @@ class Runner:
         return result
 
     def parent_of(self, program):
-        simulated = "/sim/" in program and os.access(MEMORY, os.W_OK)
-        return MEMORY if simulated else self.options.tmp
+        return MEMORY if re.search(SIMULATES, program) and memory_is_large() else self.options.tmp
 
     def execute(self, program, folder, result):
         command = [*self.options.prefix.split(), *program.split()]

@@ -6,8 +6,7 @@
  *   disk_prepare.c  making the next segment ready    disk_keep.c  writing again what was used
  *   disk_write.c    stores    disk_read.c  loads    disk_sync.c  syncs
  *   disk_scrub.c    looking for damage in idle time
- *   disk_wear.c     counting what is written
- *   disk_drive.c    watching the health of the drive
+ *   disk_wear.c     counting what is written    disk_drive.c  watching the health of the drive
  *   disk_health.c   switching off and on again after errors
  *   disk_summary.c  the summary of a sealed segment    disk_checkpoint.c  the checkpoint of the index
  *   disk_recover.c  what there is at start    disk_scan.c  how a segment is looked through for that
@@ -92,7 +91,7 @@ struct kvc_disk {
 	struct disk_checkpoint checkpoint;
 
 	uint32_t write_bytes;
-	uint32_t write_share; /* most bytes of a write that is gathered now */
+	uint32_t write_share;    /* most bytes of a write that is gathered now */
 	uint32_t summaries_busy; /* being written */
 	struct kvc_list stores;  /* wait for a write */
 	struct kvc_task progress;

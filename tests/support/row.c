@@ -1,19 +1,23 @@
-/* See row.h. What a leak is: more descriptors or more live objects of the daemon's heap than before main(),
- * or a C heap that grew by more than the tests' own bookkeeping. */
+/* See row.h. What a leak is: more descriptors, threads, bytes of shared mappings (arenas, clients' regions,
+ * rings) or live objects of the daemon's heap than before main(), or a C heap that grew by more than the
+ * tests' own bookkeeping. Threads of the kernel's (io_uring) come and go as it likes, and do not count. */
 #include "tests/support/row.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <malloc.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "daemon/base/alloc.h"
 
-enum { LINE_BYTES = 1024, HEAP_SLACK = 1 << 20, LIBRARY_DESCRIPTORS = 2 };
+enum { LINE_BYTES = 1024, HEAP_SLACK = 1 << 20, LIBRARY_DESCRIPTORS = 2, THREAD_LOOKS = 1000 };
 
 struct kvc_row kvc_row;
 
@@ -21,48 +25,114 @@ static const char *row_ids; /* NULL: no row has begun */
 static const char *row_test;
 static struct baseline {
 	unsigned descriptors;
-	int64_t live; /* objects of the daemon's heap */
+	unsigned threads;
+	uint64_t shared; /* bytes that are mapped so */
+	int64_t live;    /* objects of the daemon's heap */
 	size_t heap;
 } at_start, at_begin;
 
-static unsigned descriptors_now(void)
+static unsigned entries_of(const char *path, bool (*counts)(const char *name))
 {
-	DIR *listing = opendir("/proc/self/fd");
+	DIR *listing = opendir(path);
+	const struct dirent *entry;
 	unsigned count = 0;
 
-	while (listing && readdir(listing))
-		count++;
+	while (listing && (entry = readdir(listing)))
+		count += entry->d_name[0] != '.' && (!counts || counts(entry->d_name));
 	if (listing)
 		closedir(listing);
 	return count;
 }
 
-static struct baseline baseline_now(void)
+static unsigned descriptors_now(void)
 {
-	return (struct baseline){descriptors_now(), kvc_alloc_live(), mallinfo2().uordblks};
+	return entries_of("/proc/self/fd", NULL);
+}
+
+static bool is_own_thread(const char *id)
+{
+	char path[64];
+	char name[32] = "";
+	int fd;
+
+	snprintf(path, sizeof path, "/proc/self/task/%.16s/comm", id);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false; /* it has just ended */
+	if (read(fd, name, sizeof name - 1) < 0)
+		name[0] = '\0';
+	close(fd);
+	return strncmp(name, "iou-", 4) != 0;
+}
+
+/* One that was joined is listed for a moment longer: it is gone when the kernel says so. */
+static unsigned threads_now(unsigned most)
+{
+	const struct timespec step = {.tv_nsec = 1000000};
+	unsigned count = entries_of("/proc/self/task", is_own_thread);
+
+	for (unsigned i = 0; count > most && i < THREAD_LOOKS; i++) {
+		nanosleep(&step, NULL);
+		count = entries_of("/proc/self/task", is_own_thread);
+	}
+	return count;
+}
+
+static uint64_t shared_now(void)
+{
+	FILE *maps = fopen("/proc/self/maps", "re");
+	unsigned long long from;
+	unsigned long long to;
+	char line[512];
+	char how[5];
+	uint64_t bytes = 0;
+
+	while (maps && fgets(line, sizeof line, maps))
+		if (sscanf(line, "%llx-%llx %4s", &from, &to, how) == 3 && how[3] == 's')
+			bytes += to - from;
+	if (maps)
+		fclose(maps);
+	return bytes;
+}
+
+static struct baseline baseline_now(unsigned threads)
+{
+	return (struct baseline){
+	        .descriptors = descriptors_now(),
+	        .threads = threads_now(threads),
+	        .shared = shared_now(),
+	        .live = kvc_alloc_live(),
+	        .heap = mallinfo2().uordblks,
+	};
 }
 
 __attribute__((constructor)) static void baseline_take(void)
 {
-	at_start = baseline_now();
+	at_start = baseline_now(UINT_MAX);
 }
 
 static uint64_t leaks_since(const struct baseline *before)
 {
-	struct baseline now = baseline_now();
+	struct baseline now = baseline_now(before->threads);
 	uint64_t leaks = 0;
 
 	if (now.descriptors > before->descriptors)
 		leaks += now.descriptors - before->descriptors;
+	if (now.threads > before->threads)
+		leaks += now.threads - before->threads;
+	if (now.shared > before->shared)
+		leaks++;
 	if (now.live > before->live)
 		leaks += (uint64_t)(now.live - before->live);
 	if (now.heap > at_begin.heap + HEAP_SLACK)
 		leaks++;
 	if (leaks)
 		fprintf(stderr,
-		        "# %s: descriptors %u, before %u; objects %lld, before %lld; heap %zu, before %zu\n",
-		        row_test, now.descriptors, before->descriptors, (long long)now.live,
-		        (long long)before->live, now.heap, at_begin.heap);
+		        "# %s: descriptors %u, before %u; threads %u, before %u; bytes shared %llu, before "
+		        "%llu; objects %lld, before %lld; heap %zu, before %zu\n",
+		        row_test, now.descriptors, before->descriptors, now.threads, before->threads,
+		        (unsigned long long)now.shared, (unsigned long long)before->shared,
+		        (long long)now.live, (long long)before->live, now.heap, at_begin.heap);
 	return leaks;
 }
 
@@ -114,7 +184,7 @@ void kvc_row_begin(const char *ids, const char *test)
 	kvc_row = (struct kvc_row){0};
 	row_ids = ids;
 	row_test = test;
-	at_begin = baseline_now();
+	at_begin = baseline_now(UINT_MAX);
 	rows_write("begin");
 }
 

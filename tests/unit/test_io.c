@@ -576,6 +576,7 @@ static int little_memory_main(void)
 	const struct rlimit little = {32 * PAGE, 32 * PAGE}; /* enough for the ring */
 	struct kvc_io_options options = {.backend = KVC_IO_URING, .depth = DEPTH};
 	uint8_t *memory = aligned_alloc(PAGE, BUFFER_PAGES * PAGE);
+	int64_t registered;
 
 	dir_fd = open(directory, O_RDONLY | O_DIRECTORY);
 	if (kvc_file_open(dir_fd, "data", O_RDWR | O_CREAT, &file))
@@ -589,7 +590,10 @@ static int little_memory_main(void)
 	for (unsigned i = 0; i < 100; i++)
 		if (run(KVC_IO_WRITE, 0, memory, 16) || run(KVC_IO_READ, 0, memory, 16))
 			return 3;
-	return stat_of("io.registered_bytes") || stat_of("io.registered_requests") ? 4 : 0;
+	registered = stat_of("io.registered_bytes") + stat_of("io.registered_requests");
+	kvc_io_close(io);
+	free(memory);
+	return registered ? 4 : 0;
 }
 
 static void test_no_memory_can_be_locked(void **state)
