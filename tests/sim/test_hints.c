@@ -406,6 +406,33 @@ static void a_later_put_can_allow_the_disk(void **state)
 	world_close(&w);
 }
 
+/* ---- priority ------------------------------------------------------------------------------ */
+
+static void a_later_put_can_only_raise_the_priority(void **state)
+{
+	const struct kvc_hints low = {.priority = KVC_PRIORITY_LOW}, high = {.priority = KVC_PRIORITY_HIGH};
+	struct world w;
+
+	(void)state;
+	world_open(&w, 24, 0);
+	put_with(&w, 1, low);
+	put_with(&w, 2, low);
+	put_with(&w, 2, high); /* raised */
+	put_with(&w, 3, high);
+	put_with(&w, 3, low); /* not lowered */
+	put_with(&w, 4, none);
+	put_with(&w, 4, low);
+	for (uint32_t i = FILLER; stat(&w, "cache.evicted") < 2; i++)
+		put_with(&w, i, none);
+	assert_int_equal(get(&w, 1, 1),
+	                 KVC_MISS); /* the first to go, and then the oldest of the normal ones */
+	assert_int_equal(get(&w, 4, 4), KVC_MISS);
+	push_out(&w);
+	assert_int_equal(get(&w, 2, 2), KVC_OK);
+	assert_int_equal(get(&w, 3, 3), KVC_OK);
+	world_close(&w);
+}
+
 /* ---- leases -------------------------------------------------------------------------------- */
 
 /* A pin holds the block from eviction, not beyond its end, and not its memory then. */
@@ -609,6 +636,7 @@ int main(void)
 	        cmocka_unit_test(ephemeral_blocks_go_from_vram_to_ram_only),
 	        cmocka_unit_test(with_a_budget_ephemeral_blocks_are_not_charged),
 	        cmocka_unit_test(a_later_put_can_allow_the_disk),
+	        cmocka_unit_test(a_later_put_can_only_raise_the_priority),
 	        cmocka_unit_test(a_pinned_block_ends_too),
 	        cmocka_unit_test(a_lease_that_ends_lets_go),
 	        cmocka_unit_test(what_was_read_ahead_is_in_ram),

@@ -1,10 +1,10 @@
 /* Rows of the fault sheet, reported by the tests that inject the faults.
  *
  * A test begins with KVC_ROW("B10 B9"): it shows these rows. Its helpers count what they do in kvc_row. After
- * everything is closed, normally in the test's teardown, kvc_row_end() compares descriptors, threads and memory
- * with the start of the program and writes one line of JSON for each row to the file that KVC_FAULT_SHEET names;
- * without it nothing is written. A row that began and did not end crashed or hung. tests/faults/sheet.py
- * makes the sheet of these lines and of what the runner says of the tests.
+ * everything is closed, normally in the test's teardown, kvc_row_end() compares descriptors, threads and
+ * memory with the start of the program and writes one line of JSON for each row to the file that
+ * KVC_FAULT_SHEET names; without it nothing is written. A row that began and did not end crashed or hung.
+ * tests/faults/sheet.py makes the sheet of these lines and of what the runner says of the tests.
  *
  * One test at a time; the counters are for the thread that runs it. */
 #ifndef KVC_TEST_ROW_H

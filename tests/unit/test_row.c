@@ -1,4 +1,5 @@
 /* The fault sheet's own eyes: what a test leaves behind is seen, and nothing where nothing is left. */
+#include <malloc.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -93,6 +94,8 @@ static void heap_is_seen(void **state)
 	void *left[64];
 
 	(void)state;
+	if (mallinfo2().uordblks == 0)
+		skip(); /* a sanitizer's heap does not tell; it looks for leaks itself */
 	KVC_ROW("selftest");
 	for (unsigned i = 0; i < 64; i++)
 		left[i] = malloc(HEAP / 64);
