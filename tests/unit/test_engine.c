@@ -17,6 +17,7 @@ enum { THREADS = 4, JOBS = 64 };
 static struct kvc_loop *loop;
 static struct kvc_engine *engine;
 static struct prng prng;
+static struct kvc_engine_flow *flow; /* of jobs from now on; NULL: none */
 
 /* A block, its right image, and room for another image. */
 struct block {
@@ -123,6 +124,7 @@ static void submit(struct block *block, enum kvc_engine_op op, uint8_t *image, u
 	block->done = false;
 	block->job = (struct kvc_engine_job){
 	        .op = op,
+	        .flow = flow,
 	        .plan = op == KVC_ENGINE_VERIFY ? NULL : &block->plan,
 	        .view = block->view,
 	        .image = image,
@@ -210,6 +212,51 @@ static void test_many_jobs(void **state)
 		assert_int_equal(finish(&blocks[i]), KVC_OK);
 		block_close(&blocks[i]);
 	}
+}
+
+/* Jobs of one flow, then one of another: how many of the first are done when that is. */
+static uint32_t done_before(struct block *blocks, uint32_t count)
+{
+	struct kvc_engine_flow flows[2];
+	uint32_t before = 0;
+
+	kvc_engine_flow_init(&flows[0]);
+	kvc_engine_flow_init(&flows[1]);
+	for (uint32_t i = 0; i <= count; i++) {
+		flow = &flows[i == count];
+		submit(&blocks[i], KVC_ENGINE_ENCODE, blocks[i].image, blocks[i].capacity);
+	}
+	flow = NULL;
+	assert_int_equal(finish(&blocks[count]), KVC_OK);
+	for (uint32_t i = 0; i < count; i++)
+		before += blocks[i].done;
+	for (uint32_t i = 0; i <= count; i++) {
+		assert_int_equal(finish(&blocks[i]), KVC_OK);
+		assert_memory_equal(blocks[i].image, blocks[i].right, blocks[i].right_bytes);
+	}
+	return before;
+}
+
+/* In the order of submission it would be among the last of all, always; taking turns, it may be held up until
+ * then now and then, by whoever else uses the processors. */
+static void test_flows_take_turns(void **state)
+{
+	enum { COUNT = 16, TRIES = 20 };
+	static struct block blocks[COUNT + 1];
+	uint32_t least = COUNT;
+
+	(void)state;
+	for (uint32_t i = 0; i <= COUNT; i++)
+		block_open(&blocks[i], 1, 256, kvc_preset_name(0));
+	for (uint32_t i = 0; i < TRIES && least > COUNT / 2; i++) {
+		uint32_t before = done_before(blocks, COUNT);
+
+		least = before < least ? before : least;
+	}
+	print_message("%u of %u others were done before it\n", least, COUNT);
+	assert_true(least <= COUNT / 2);
+	for (uint32_t i = 0; i <= COUNT; i++)
+		block_close(&blocks[i]);
 }
 
 /* A cancelled job ends once, soon, with KVC_CANCELLED or as if nothing had been asked. */
@@ -309,8 +356,10 @@ static void test_needs_more_room(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        ENGINE_TEST(test_round_trip), ENGINE_TEST(test_many_jobs),  ENGINE_TEST(test_cancel),
-	        ENGINE_TEST(test_damage),     ENGINE_TEST(test_no_scratch), ENGINE_TEST(test_needs_more_room),
+	        ENGINE_TEST(test_round_trip),       ENGINE_TEST(test_many_jobs),
+	        ENGINE_TEST(test_flows_take_turns), ENGINE_TEST(test_cancel),
+	        ENGINE_TEST(test_damage),           ENGINE_TEST(test_no_scratch),
+	        ENGINE_TEST(test_needs_more_room),
 	};
 
 	prng.state = prng_seed("test_engine");
