@@ -60,6 +60,7 @@ enum kvc_engine_job_state {
 struct kvc_engine_flow {
 	struct kvc_fair_flow turn; /* under the engine's lock */
 	struct kvc_list jobs;      /* that have work to hand out, in order; likewise */
+	uint32_t running;          /* threads that are at its work; likewise */
 	uint32_t weight;           /* as in fair.h; the loop's */
 };
 
@@ -67,13 +68,16 @@ static inline void kvc_engine_flow_init(struct kvc_engine_flow *flow)
 {
 	kvc_fair_flow_init(&flow->turn, 0);
 	kvc_list_init(&flow->jobs);
+	flow->running = 0;
 	flow->weight = 0;
 }
 
 struct kvc_engine_job {
 	/* set by the caller */
 	enum kvc_engine_op op;
-	struct kvc_engine_flow *flow;      /* NULL: of nobody in particular */
+	struct kvc_engine_flow *flow; /* NULL: of nobody in particular */
+	bool shared; /* CPU engine: other flows are about, leave a quarter of the threads (at least one) to
+	              * them: holds for all jobs until the next one of a flow is submitted */
 	const struct kvc_image_plan *plan; /* encode: what to make. decode: the image must be of this shape,
 	                                    * else KVC_CORRUPT. verify: ignored */
 	union {
