@@ -26,6 +26,7 @@ struct disk_drive_job {
 	struct kvc_task task; /* on the loop, at the end */
 	struct kvc_disk *disk;
 	struct kvc_loop *loop;
+	pthread_t thread;       /* the loop's to join, or to detach */
 	_Atomic uint32_t state; /* acq_rel: what the thread wrote into the job is seen by the loop */
 	const char *directory;  /* copies, behind the struct */
 	const char *file;
@@ -113,6 +114,8 @@ static void job_run(struct kvc_task *task)
 	struct disk_drive_job *job = kvc_container_of(task, struct disk_drive_job, task);
 	struct kvc_disk *disk = job->disk;
 
+	/* It may still be about to wake the loop, which must not be closed before. */
+	(void)pthread_join(job->thread, NULL);
 	disk->drive.job = NULL;
 	if (disk->state == DISK_ON) {
 		if (job->status == KVC_OK)
@@ -148,15 +151,12 @@ static struct disk_drive_job *job_new(struct kvc_disk *disk)
 static int thread_start(struct disk_drive_job *job)
 {
 	sigset_t all, before;
-	pthread_t thread;
 	int error;
 
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	error = pthread_create(&thread, NULL, job_main, job);
+	error = pthread_create(&job->thread, NULL, job_main, job);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (!error)
-		(void)pthread_detach(thread); /* it is no other's, and joinable */
 	return error;
 }
 
@@ -177,13 +177,17 @@ static void drive_fired(struct kvc_timer *timer)
 {
 	struct disk_drive *drive = kvc_container_of(timer, struct disk_drive, timer);
 	struct kvc_disk *disk = kvc_container_of(drive, struct kvc_disk, drive);
+	pthread_t thread;
 
 	if (disk->state == DISK_ON) {
 		read_start(disk);
 		return;
 	}
 	/* A stop waited long enough. Too late: its task is on the way. */
+	if (drive->job)
+		thread = drive->job->thread;
 	if (drive->job && job_move(drive->job, JOB_ABANDONED)) {
+		(void)pthread_detach(thread); /* the job may be gone by now */
 		kvc_warn("disk tier: the drive of %s does not say how it is", drive->directory);
 		drive->job = NULL;
 	}
