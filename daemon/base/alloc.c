@@ -6,6 +6,10 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1; refused before */
+#endif
+
 static atomic_uint_fast64_t count_total;
 static atomic_int_fast64_t count_live;
 static atomic_uint_fast64_t fail_at; /* ordinal of the allocation that fails, 0: none */
@@ -61,7 +65,7 @@ static void *trimmed(uint8_t *room, size_t bytes)
 	return room + before;
 }
 
-void *kvc_huge_alloc(size_t bytes, bool huge)
+void *kvc_huge_alloc(size_t bytes)
 {
 	void *room = MAP_FAILED;
 	void *memory;
@@ -72,9 +76,14 @@ void *kvc_huge_alloc(size_t bytes, bool huge)
 	if (room == MAP_FAILED)
 		return NULL;
 	memory = trimmed(room, bytes);
-	if (huge)
-		(void)madvise(memory, bytes, MADV_HUGEPAGE); /* a wish */
 	return counted(memory);
+}
+
+/* Both are wishes. */
+void kvc_huge_settle(void *memory, size_t bytes)
+{
+	(void)madvise(memory, bytes, MADV_HUGEPAGE);
+	(void)madvise(memory, bytes, MADV_COLLAPSE);
 }
 
 void kvc_huge_free(void *memory, size_t bytes)

@@ -6,7 +6,8 @@
  * slower.
  *
  * With many blocks nearly every access misses the processor's cache, and with small pages its translation of
- * addresses too: so pieces are huge pages, except the first one, which a small cache does not fill. */
+ * addresses too: so pieces that are full lie in huge pages. Of the last one only the small pages that are
+ * used are taken. */
 #include "daemon/cache/index.h"
 
 #include <string.h>
@@ -51,9 +52,11 @@ static kvc_status chunks_grow(struct chunks *chunks)
 		chunks->pieces = pieces;
 		chunks->capacity = capacity;
 	}
-	piece = kvc_huge_alloc(PIECE_BYTES, chunks->count > 0);
+	piece = kvc_huge_alloc(PIECE_BYTES);
 	if (!piece)
 		return KVC_NO_MEMORY;
+	if (chunks->count)
+		kvc_huge_settle(chunks->pieces[chunks->count - 1], PIECE_BYTES);
 	chunks->pieces[chunks->count++] = piece;
 	return KVC_OK;
 }
@@ -133,19 +136,20 @@ uint32_t kvc_index_high(const struct kvc_index *index)
 	return index->entry_high;
 }
 
-/* Of a piece that is alone only pages that are used are taken. */
-static uint64_t chunks_bytes(const struct chunks *chunks, uint64_t used)
+/* Of the last piece only the pages that are used are taken. */
+static uint64_t chunks_bytes(const struct chunks *chunks, uint32_t used, uint32_t in_piece, size_t size)
 {
-	uint64_t pieces =
-	        chunks->count > 1 ? (uint64_t)chunks->count * PIECE_BYTES : kvc_round_up(used, PAGE_BYTES);
+	uint64_t last = used - (chunks->count ? (uint64_t)(chunks->count - 1) * in_piece : 0);
+	uint64_t full = chunks->count ? (uint64_t)(chunks->count - 1) * PIECE_BYTES : 0;
 
-	return pieces + chunks->capacity * sizeof(void *);
+	return full + kvc_round_up(last * size, PAGE_BYTES) + chunks->capacity * sizeof(void *);
 }
 
 uint64_t kvc_index_bytes(const struct kvc_index *index)
 {
-	return sizeof *index + chunks_bytes(&index->entries, index->entry_high * sizeof(struct kvc_entry)) +
-	       chunks_bytes(&index->buckets, index->bucket_count * sizeof(uint32_t));
+	return sizeof *index +
+	       chunks_bytes(&index->entries, index->entry_high, PIECE_ENTRIES, sizeof(struct kvc_entry)) +
+	       chunks_bytes(&index->buckets, index->bucket_count, PIECE_BUCKETS, sizeof(uint32_t));
 }
 
 uint32_t kvc_index_find(struct kvc_index *index, const struct kvc_storage_key *key)
@@ -234,7 +238,6 @@ kvc_status kvc_index_insert(struct kvc_index *index, const struct kvc_storage_ke
 	        .key = *key,
 	        .chain = *head,
 	        .slab = KVC_EXTENT_NONE,
-	        .flight = KVC_FLIGHT_NONE,
 	};
 	*head = *id;
 	index->count++;

@@ -16,8 +16,7 @@
 #include "daemon/tier/record.h"
 #include "proto/kvc_status.h"
 
-#define KVC_ENTRY_NONE  0xFFFFFFFFu
-#define KVC_FLIGHT_NONE 0xFFFFFFFFu
+#define KVC_ENTRY_NONE 0xFFFFFFFFu
 
 enum kvc_entry_flag {
 	KVC_ENTRY_VISIBLE = 1,  /* complete: look-ups and gets may see it */
@@ -30,7 +29,8 @@ enum kvc_entry_flag {
 	KVC_ENTRY_UNREAD = 128, /* found at start, and not restored since: its image may be damaged */
 };
 
-/* Bits of kvc_entry.hints: what those who put it said of it, and what came of it. */
+/* Bits of kvc_entry.hints: what those who put it said of it, and what came of it; and one that has no room in
+ * the flags. */
 enum {
 	KVC_HINT_PRIORITY = 0x03,  /* enum kvc_priority (cache.h) */
 	KVC_HINT_EPHEMERAL = 0x04, /* never to disk */
@@ -38,9 +38,10 @@ enum {
 	KVC_HINT_MARKED = 0x10,    /* written to disk, if it was, in a record that no start takes over */
 	KVC_HINT_AS_NORMAL = 0x20, /* listed with normal priority, whatever it has */
 	KVC_HINT_DOOMED = 0x40,    /* its tenant was dropped while it was being put */
+	KVC_HINT_FLIGHT = 0x80,    /* something is happening to it: flight.c knows what */
 };
 
-/* One block. 88 bytes; owned by the index, filled by the cache. */
+/* One block. 84 bytes; owned by the index, filled by the cache. */
 struct kvc_entry {
 	struct kvc_storage_key key;
 	uint32_t chain; /* next entry of the bucket, or of the free list */
@@ -48,8 +49,7 @@ struct kvc_entry {
 	struct kvc_place place;
 	uint32_t epoch; /* of the disk segment, its low 32 bits */
 	uint32_t image_bytes;
-	uint32_t flight; /* what is happening to it, KVC_FLIGHT_NONE: nothing */
-	uint32_t refs;   /* operations, moves and leases that use it: it may not be freed, nor its slab */
+	uint32_t refs; /* operations, moves and leases that use it: it may not be freed, nor its slab */
 	struct kvc_policy_node node; /* what decides who is evicted first */
 	uint8_t flags;
 	uint8_t hints;
@@ -59,7 +59,7 @@ struct kvc_entry {
 	uint16_t depth; /* blocks before it in its sequence, capped */
 };
 
-static_assert(sizeof(struct kvc_entry) <= 88, "the index must stay small");
+static_assert(sizeof(struct kvc_entry) <= 84, "the index must stay small");
 
 struct kvc_index;
 

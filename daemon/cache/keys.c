@@ -69,8 +69,7 @@ static bool ahead_one(struct kvc_cache *cache, uint32_t id)
 {
 	const struct kvc_entry *entry = kvc_cache_entry(cache, id);
 
-	if (entry->slab != KVC_EXTENT_NONE || entry->flags & KVC_ENTRY_IN_VRAM ||
-	    entry->flight != KVC_FLIGHT_NONE)
+	if (entry->slab != KVC_EXTENT_NONE || entry->flags & KVC_ENTRY_IN_VRAM || kvc_entry_in_flight(entry))
 		return true;
 	return ahead_has_room(cache, kvc_record_bytes(entry->image_bytes)) &&
 	       kvc_load_ahead(cache, id) == KVC_OK;
