@@ -80,10 +80,12 @@ struct kvc_entry *kvc_index_entry(struct kvc_index *index, uint32_t id);
 /* The entry with that key, or KVC_ENTRY_NONE. */
 uint32_t kvc_index_find(struct kvc_index *index, const struct kvc_storage_key *key);
 
-/* Touch the memory that kvc_index_find will need: first the bucket, some keys later the entry that it names,
- * then find. */
-void kvc_index_prefetch(const struct kvc_index *index, const struct kvc_storage_key *key);
-void kvc_index_prefetch_entry(const struct kvc_index *index, const struct kvc_storage_key *key);
+/* Touch the memory that kvc_index_find of a key will need, and the policy if it is told of a hit, for who has
+ * many to find. In steps below KVC_INDEX_STEPS, each of which reads what the one before it has fetched: the
+ * bucket; the entry that it names; the one behind that, or its neighbours with the policy. So some keys later
+ * is the time for the next step, and then to find. */
+#define KVC_INDEX_STEPS 3u
+void kvc_index_prefetch(const struct kvc_index *index, const struct kvc_storage_key *key, unsigned step);
 
 /* A new entry with that key, which must not be there. KVC_NO_MEMORY. */
 kvc_status kvc_index_insert(struct kvc_index *index, const struct kvc_storage_key *key, uint32_t *id);
