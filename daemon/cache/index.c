@@ -10,17 +10,19 @@
  * used are taken. */
 #include "daemon/cache/index.h"
 
+#include <stddef.h>
 #include <string.h>
 
 #include "daemon/base/alloc.h"
 #include "daemon/base/check.h"
 #include "daemon/base/checked.h"
 
+static_assert(offsetof(struct kvc_entry, slab) < 64, "a look-up reads two lines at most");
+
 #define PIECE_BYTES   KVC_HUGE_BYTES
 #define PIECE_ENTRIES ((uint32_t)(PIECE_BYTES / sizeof(struct kvc_entry)))
 #define PIECE_BUCKETS ((uint32_t)(PIECE_BYTES / sizeof(uint32_t)))
 #define PAGE_BYTES    4096u
-#define LINE_BYTES    64u
 
 /* A growing array in pieces that never move. */
 struct chunks {
@@ -167,15 +169,14 @@ uint32_t kvc_index_find(struct kvc_index *index, const struct kvc_storage_key *k
 	return KVC_ENTRY_NONE;
 }
 
-/* An entry lies in two or three lines of the processor's cache. Always inlined: gcc takes a function that
+/* What a look-up needs of an entry. Always inlined: gcc takes a function that
  * does nothing but prefetch for one without effect, and leaves out the calls. */
 static inline __attribute__((always_inline)) void entry_prefetch(const struct kvc_index *index, uint32_t id)
 {
 	const uint8_t *entry = (const uint8_t *)entry_at(index, id);
 
 	__builtin_prefetch(entry);
-	__builtin_prefetch(entry + LINE_BYTES);
-	__builtin_prefetch(entry + sizeof(struct kvc_entry) - 1);
+	__builtin_prefetch(entry + offsetof(struct kvc_entry, slab));
 }
 
 /* What the policy keeps in an entry, if it is one: other policies than lists have other numbers there. */

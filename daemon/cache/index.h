@@ -41,21 +41,22 @@ enum {
 	KVC_HINT_FLIGHT = 0x80,    /* something is happening to it: flight.c knows what */
 };
 
-/* One block. 84 bytes; owned by the index, filled by the cache. */
+/* One block. 84 bytes; owned by the index, filled by the cache. What a look-up needs comes first: two lines
+ * of the processor's cache at most. */
 struct kvc_entry {
 	struct kvc_storage_key key;
-	uint32_t chain; /* next entry of the bucket, or of the free list */
-	uint32_t slab;  /* in the arena, KVC_EXTENT_NONE: not in RAM */
-	struct kvc_place place;
-	uint32_t epoch; /* of the disk segment, its low 32 bits */
-	uint32_t image_bytes;
-	uint32_t refs; /* operations, moves and leases that use it: it may not be freed, nor its slab */
+	uint32_t chain;              /* next entry of the bucket, or of the free list */
 	struct kvc_policy_node node; /* what decides who is evicted first */
 	uint8_t flags;
 	uint8_t hints;
 	uint16_t tenant; /* a small number that the cache gives its tenants, 0: not known yet */
-	uint16_t pins;   /* leases that keep it */
 	uint16_t tokens;
+	uint32_t slab; /* in the arena, KVC_EXTENT_NONE: not in RAM */
+	struct kvc_place place;
+	uint32_t epoch; /* of the disk segment, its low 32 bits */
+	uint32_t image_bytes;
+	uint32_t refs;  /* operations, moves and leases that use it: it may not be freed, nor its slab */
+	uint16_t pins;  /* leases that keep it */
 	uint16_t depth; /* blocks before it in its sequence, capped */
 };
 
