@@ -30,7 +30,7 @@ say = $(if $(V),,@echo '  $(1)' '$(2)')
 
 # --- dependencies -----------------------------------------------------------------------------
 
-DAEMON_PKGS := libuv liburing libprotobuf-c libxxhash libsodium inih libsystemd
+DAEMON_PKGS := libuv liburing libprotobuf-c libxxhash libsodium libcrypto inih libsystemd
 CLIENT_PKGS := libprotobuf-c libxxhash
 CLI_PKGS := jansson smartcols libsodium
 TEST_PKGS := cmocka

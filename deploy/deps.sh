@@ -5,12 +5,12 @@
 set -eu
 
 packages_common="build-essential pkg-config clang clang-format protobuf-c-compiler \
-protobuf-compiler libprotobuf-c-dev libuv1-dev liburing-dev libxxhash-dev libsodium-dev libjansson-dev \
+protobuf-compiler libprotobuf-c-dev libuv1-dev liburing-dev libxxhash-dev libsodium-dev libssl-dev libjansson-dev \
 libsmartcols-dev libinih-dev libsystemd-dev libcmocka-dev python3 universal-ctags strace"
 
 packages_bench="redis-server fio"
 
-libraries="libprotobuf-c libuv liburing libxxhash libsodium jansson smartcols inih libsystemd cmocka"
+libraries="libprotobuf-c libuv liburing libxxhash libsodium libcrypto jansson smartcols inih libsystemd cmocka"
 tools="cc make pkg-config clang clang-format protoc-c python3"
 
 say() {

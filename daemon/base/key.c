@@ -19,6 +19,35 @@ void kvc_secret_random(struct kvc_secret *secret)
 	randombytes_buf(secret->bytes, sizeof secret->bytes);
 }
 
+void kvc_random(void *bytes, size_t count)
+{
+	randombytes_buf(bytes, count);
+}
+
+void kvc_wipe(void *bytes, size_t count)
+{
+	sodium_memzero(bytes, count);
+}
+
+struct kvc_secret *kvc_secret_new(void)
+{
+	return sodium_malloc(sizeof(struct kvc_secret));
+}
+
+void kvc_secret_free(struct kvc_secret *secret)
+{
+	sodium_free(secret);
+}
+
+bool kvc_secret_parse(const char *hex, struct kvc_secret *secret)
+{
+	size_t done;
+
+	return !sodium_hex2bin(secret->bytes, sizeof secret->bytes, hex, 2 * sizeof secret->bytes, NULL,
+	                       &done, NULL) &&
+	       done == sizeof secret->bytes;
+}
+
 void kvc_secret_derive(const struct kvc_secret *from, const char *label, const void *data, size_t bytes,
                        struct kvc_secret *secret)
 {

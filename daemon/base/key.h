@@ -33,6 +33,20 @@ void kvc_key_init(void);
 
 void kvc_secret_random(struct kvc_secret *secret);
 
+/* Any number of random bytes. */
+void kvc_random(void *bytes, size_t count);
+
+/* Write zeros over what was secret; the compiler does not leave it out. */
+void kvc_wipe(void *bytes, size_t count);
+
+/* A secret in memory that is locked, guarded and left out of core dumps; NULL: there is none. Freeing wipes
+ * it; NULL is nothing. */
+struct kvc_secret *kvc_secret_new(void);
+void kvc_secret_free(struct kvc_secret *secret);
+
+/* From 2 * KVC_SECRET_BYTES hex digits; false: other ones. */
+bool kvc_secret_parse(const char *hex, struct kvc_secret *secret);
+
 /* label: "tenant" or "namespace". */
 void kvc_secret_derive(const struct kvc_secret *from, const char *label, const void *data, size_t bytes,
                        struct kvc_secret *secret);

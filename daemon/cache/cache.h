@@ -118,6 +118,7 @@ struct kvc_tenant_drop {
 	struct kvc_cache *cache;
 	struct kvc_list node;
 	uint8_t id[16];
+	struct kvc_tier_req forget;
 };
 
 /* One after the other; `done` comes once, never from inside. */

@@ -83,15 +83,39 @@ static void identify(struct kvc_cache *cache, const struct kvc_ns_options *optio
 	kvc_secret_derive(&cache->options.secret, "tenant", options->tenant, strlen(options->tenant),
 	                  &tenant);
 	describe(options, &d);
-	kvc_secret_derive(&tenant, "namespace", d.bytes, d.used, &ns->secret);
+	kvc_secret_derive(&tenant, "namespace", d.bytes, d.used, &ns->root);
 }
 
-static struct kvc_ns *ns_find(struct kvc_cache *cache, const struct kvc_secret *secret)
+/* A tenant that was never dropped has the secrets that it always had. */
+static void incarnate(struct kvc_ns *ns, const uint8_t tenant[KVC_TENANT_ID_BYTES])
+{
+	struct kvc_tier *disk = ns->cache->options.disk;
+	struct description d = {.used = 0};
+
+	ns->incarnation = disk && disk->ops->incarnation ? disk->ops->incarnation(disk, tenant) : 0;
+	ns->secret = ns->root;
+	if (!ns->incarnation)
+		return;
+	put_u32(&d, ns->incarnation);
+	kvc_secret_derive(&ns->root, "incarnation", d.bytes, d.used, &ns->secret);
+}
+
+void kvc_ns_renew(struct kvc_cache *cache, const uint8_t tenant[16])
 {
 	kvc_list_each (node, &cache->namespaces) {
 		struct kvc_ns *ns = kvc_container_of(node, struct kvc_ns, node);
 
-		if (!memcmp(ns->secret.bytes, secret->bytes, sizeof secret->bytes))
+		if (!memcmp(ns->tenant->id, tenant, sizeof ns->tenant->id))
+			incarnate(ns, tenant);
+	}
+}
+
+static struct kvc_ns *ns_find(struct kvc_cache *cache, const struct kvc_secret *root)
+{
+	kvc_list_each (node, &cache->namespaces) {
+		struct kvc_ns *ns = kvc_container_of(node, struct kvc_ns, node);
+
+		if (!memcmp(ns->root.bytes, root->bytes, sizeof root->bytes))
 			return ns;
 	}
 	return NULL;
@@ -120,7 +144,7 @@ kvc_status kvc_ns_open(struct kvc_cache *cache, const struct kvc_ns_options *opt
 	if (kvc_record_bytes(candidate.plan.raw_image_bytes) > kvc_arena_bytes(cache->options.arena))
 		return KVC_LIMIT;
 	identify(cache, options, &candidate);
-	ns = ns_find(cache, &candidate.secret);
+	ns = ns_find(cache, &candidate.root);
 	if (ns) {
 		ns->refs++;
 		*out = ns;
@@ -135,6 +159,7 @@ kvc_status kvc_ns_open(struct kvc_cache *cache, const struct kvc_ns_options *opt
 		return status;
 	}
 	*ns = candidate;
+	incarnate(ns, ns->tenant->id);
 	kvc_list_push(&cache->namespaces, &ns->node);
 	*out = ns;
 	return KVC_OK;

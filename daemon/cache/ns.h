@@ -16,10 +16,15 @@ struct kvc_ns {
 	struct kvc_cache *cache;
 	struct kvc_list node;
 	uint32_t refs;
-	struct kvc_secret
-	        secret; /* stands for all of the options: two namespaces with the same are the same */
+	struct kvc_secret root; /* stands for all of the options: two namespaces with the same are the same */
+	struct kvc_secret secret; /* of the tenant's present incarnation */
+	uint32_t incarnation;
 	struct kvc_tenant *tenant;
 	struct kvc_image_plan plan;
 };
+
+/* The tenant was dropped: its open namespaces are of its present incarnation, so that no key of theirs is one
+ * that was used before. */
+void kvc_ns_renew(struct kvc_cache *cache, const uint8_t tenant[16]);
 
 #endif

@@ -134,6 +134,7 @@ static struct kvc_record record_of(const struct kvc_op *op, uint64_t image_bytes
 	if (op->has_parent)
 		record.parent = op->parent;
 	memcpy(record.tenant, op->ns->tenant->id, sizeof record.tenant);
+	record.incarnation = op->ns->incarnation;
 	return record;
 }
 

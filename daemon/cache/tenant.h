@@ -99,7 +99,6 @@ struct kvc_tenants {
 	struct kvc_list drops; /* struct kvc_tenant_drop, unfinished */
 	struct kvc_task drop_task;
 	uint32_t drop_next; /* entry at which the walk goes on */
-	bool drop_walks;    /* the first drop's walk has begun */
 	uint16_t buckets[KVC_TENANT_BUCKETS];
 };
 

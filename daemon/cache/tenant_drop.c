@@ -1,5 +1,9 @@
-/* Dropping a tenant: a walk over all entries, a bounded part of them in each turn of the loop, then the disk
- * tier's part. One drop at a time; the others wait. */
+/* Dropping a tenant: first the disk tier's part, with which what rests there ends to count, then a walk over
+ * all entries, a bounded part of them in each turn of the loop. One drop at a time; the others wait.
+ *
+ * Its open namespaces change their keys between the two: what is put from then on is never found by who knew
+ * the tenant before, nor the other way round. What is put while the walk lasts may be dropped with the rest.
+ */
 #include "daemon/cache/internal.h"
 
 enum { WALK_STEPS = 4096 };
@@ -11,33 +15,18 @@ static struct kvc_tenant_drop *drop_first(struct kvc_cache *cache)
 	return kvc_list_empty(drops) ? NULL : kvc_container_of(drops->next, struct kvc_tenant_drop, node);
 }
 
+static void drop_begin(struct kvc_cache *cache);
+
 static void drop_end(struct kvc_tenant_drop *drop, kvc_status status)
 {
 	struct kvc_cache *cache = drop->cache;
 
 	kvc_list_remove(&drop->node);
-	cache->tenants.drop_walks = false;
 	drop->status = status;
 	if (drop_first(cache))
-		kvc_loop_defer(cache->options.loop, &cache->tenants.drop_task);
+		drop_begin(cache);
 	drop->done(drop);
 	kvc_cache_check_stopped(cache);
-}
-
-static void disk_forgot(void *context, kvc_status status)
-{
-	drop_end(context, status);
-}
-
-/* What the index knew is gone; the answer comes when what the disk needs to read it is, too. */
-static void drop_on_disk(struct kvc_tenant_drop *drop)
-{
-	struct kvc_tier *disk = drop->cache->options.disk;
-
-	if (disk && disk->ops->forget_tenant)
-		disk->ops->forget_tenant(disk, drop->id, disk_forgot, drop);
-	else
-		drop_end(drop, KVC_OK);
 }
 
 /* A block that is being put ends when that is done: it cannot be dropped before. */
@@ -55,22 +44,54 @@ static void walk_step(struct kvc_tenant_drop *drop, const struct kvc_tenant *ten
 	}
 }
 
-static void drop_run(struct kvc_task *task)
+static void walk_run(struct kvc_task *task)
 {
 	struct kvc_cache *cache = kvc_container_of(task, struct kvc_cache, tenants.drop_task);
 	struct kvc_tenants *tenants = &cache->tenants;
 	struct kvc_tenant_drop *drop = drop_first(cache);
 	const struct kvc_tenant *tenant = kvc_tenant_find(cache, drop->id);
 
-	if (!tenants->drop_walks)
-		tenants->drop_next = 0;
-	tenants->drop_walks = true;
 	for (unsigned i = 0; i < WALK_STEPS && tenants->drop_next < kvc_index_high(cache->index); i++)
 		walk_step(drop, tenant, tenants->drop_next++);
 	if (tenants->drop_next < kvc_index_high(cache->index))
 		kvc_loop_defer(cache->options.loop, task);
 	else
-		drop_on_disk(drop);
+		drop_end(drop, drop->forget.status);
+}
+
+static void walk_start(struct kvc_tenant_drop *drop)
+{
+	struct kvc_cache *cache = drop->cache;
+
+	kvc_ns_renew(cache, drop->id);
+	cache->tenants.drop_next = 0;
+	cache->tenants.drop_task.run = walk_run;
+	kvc_loop_defer(cache->options.loop, &cache->tenants.drop_task);
+}
+
+static void disk_forgot(struct kvc_tier_req *req)
+{
+	walk_start(kvc_container_of(req, struct kvc_tenant_drop, forget));
+}
+
+static void drop_run(struct kvc_task *task)
+{
+	struct kvc_cache *cache = kvc_container_of(task, struct kvc_cache, tenants.drop_task);
+	struct kvc_tenant_drop *drop = drop_first(cache);
+	struct kvc_tier *disk = cache->options.disk;
+
+	drop->forget = (struct kvc_tier_req){.op = KVC_TIER_FORGET_TENANT, .done = disk_forgot};
+	memcpy(drop->forget.record.tenant, drop->id, sizeof drop->id);
+	if (disk && disk->ops->incarnation)
+		disk->ops->submit(disk, &drop->forget);
+	else
+		walk_start(drop);
+}
+
+static void drop_begin(struct kvc_cache *cache)
+{
+	cache->tenants.drop_task.run = drop_run;
+	kvc_loop_defer(cache->options.loop, &cache->tenants.drop_task);
 }
 
 void kvc_cache_tenant_drop(struct kvc_cache *cache, struct kvc_tenant_drop *drop)
@@ -79,8 +100,7 @@ void kvc_cache_tenant_drop(struct kvc_cache *cache, struct kvc_tenant_drop *drop
 	drop->cache = cache;
 	drop->blocks = 0;
 	kvc_tenant_id(cache, drop->tenant, drop->id);
-	cache->tenants.drop_task.run = drop_run;
 	if (!drop_first(cache))
-		kvc_loop_defer(cache->options.loop, &cache->tenants.drop_task);
+		drop_begin(cache);
 	kvc_list_push(&cache->tenants.drops, &drop->node);
 }

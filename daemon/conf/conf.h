@@ -68,6 +68,7 @@ struct kvc_conf {
 	uint64_t disk_size;
 	uint64_t disk_budget; /* bytes a day, 0: no limit; until resolved perhaps KVC_CONF_DWPD */
 	uint64_t segment_size;
+	char disk_key[KVC_CONF_TEXT_BYTES]; /* file, or credential:NAME; empty: none */
 	uint64_t scrub_rate;
 	char disk_health[KVC_CONF_TEXT_BYTES]; /* "auto", "none", or files */
 	uint64_t disk_health_ms;

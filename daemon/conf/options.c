@@ -137,6 +137,15 @@ const struct kvc_option kvc_options[] = {
                  "disk-size. "
                  "auto: as the directory has it, or from disk-size."},
         {.section = "disk",
+         .name = "disk-key",
+         .type = KVC_OPTION_TEXT,
+         AT(disk_key),
+         .initial = "",
+         .help = "File with the key that blocks on disk are encrypted under: 32 bytes or 64 hex digits, open "
+                 "to "
+                 "nobody else. credential:NAME takes it from systemd's LoadCredential=. A directory that was "
+                 "opened with a key needs it ever after. Empty: what is written is not encrypted."},
+        {.section = "disk",
          .name = "scrub-rate",
          .type = KVC_OPTION_SIZE,
          AT(scrub_rate),

@@ -23,6 +23,7 @@ enum kvc_engine_op {
 	KVC_ENGINE_LOWER = 4,  /* image in VRAM -> image in host memory; GPU only */
 	KVC_ENGINE_TAKE = 5,   /* image in the client's memory -> image, copied, then checked; CPU only */
 	KVC_ENGINE_GIVE = 6,   /* image -> image in the client's memory, checked; CPU only */
+	KVC_ENGINE_WORK = 7,   /* whatever `work` does, on one worker; CPU only */
 };
 
 struct kvc_engine;
@@ -59,6 +60,7 @@ enum kvc_engine_job_state {
 struct kvc_engine_flow {
 	struct kvc_fair_flow turn; /* under the engine's lock */
 	struct kvc_list jobs;      /* that have work to hand out, in order; likewise */
+	uint32_t running;          /* threads that are at its work; likewise */
 	uint32_t weight;           /* as in fair.h; the loop's */
 };
 
@@ -66,13 +68,16 @@ static inline void kvc_engine_flow_init(struct kvc_engine_flow *flow)
 {
 	kvc_fair_flow_init(&flow->turn, 0);
 	kvc_list_init(&flow->jobs);
+	flow->running = 0;
 	flow->weight = 0;
 }
 
 struct kvc_engine_job {
 	/* set by the caller */
 	enum kvc_engine_op op;
-	struct kvc_engine_flow *flow;      /* NULL: of nobody in particular */
+	struct kvc_engine_flow *flow; /* NULL: of nobody in particular */
+	bool shared; /* CPU engine: other flows are about, leave a quarter of the threads (at least one) to
+	              * them: holds for all jobs until the next one of a flow is submitted */
 	const struct kvc_image_plan *plan; /* encode: what to make. decode: the image must be of this shape,
 	                                    * else KVC_CORRUPT. verify: ignored */
 	union {
@@ -85,6 +90,9 @@ struct kvc_engine_job {
 	uint64_t vram; /* GPU engine: offset in its VRAM pool, or KVC_VRAM_NONE. Encode: the image stays
 	                * there and `image` is NULL. Decode: it is there already if `image` is NULL, else
 	                * it is brought there and stays. Such an image is plan->image_bytes long */
+	/* work: called on a worker; what it returns is the job's status. Only this, done and op are set then
+	 */
+	kvc_status (*work)(struct kvc_engine_job *job);
 	void (*done)(struct kvc_engine_job *job);
 
 	/* results */

@@ -8,8 +8,9 @@
  *
  * Each flow has a queue, whose head is worked on by all threads: each takes the next range of tiles, about
  * RANGE_BYTES of source, so that one block is as fast as the pool; where several flows have jobs they take
- * turns by range (daemon/base/fair.h). Who finishes a job's last range seals it and posts it to the loop. A
- * cancelled or failed job hands out no further ranges.
+ * turns by range (daemon/base/fair.h), and none may have all threads: what comes of another flow finds one
+ * that is free. Who finishes a job's last range seals it and posts it to the loop. A cancelled or failed job
+ * hands out no further ranges.
  *
  * A client's image may change at any time, so each byte of it is read once: metadata are copied and then
  * opened, a range is copied and then verified.
@@ -30,6 +31,7 @@ enum {
 	RANGE_BYTES = 512 << 10,
 	RANGE_STEP = 8, /* ranges begin at multiples of this: the raw map has 8 tiles a byte */
 	SCRATCH_ALIGN = 64,
+	RESERVE = 4, /* one thread in so many is kept for other flows, if there are any */
 };
 
 struct worker {
@@ -49,6 +51,7 @@ struct engine_cpu {
 	struct kvc_fair fair;
 	struct kvc_engine_flow nobody; /* of jobs that name no flow */
 	bool stop;
+	bool shared; /* as the flow's job said that was submitted last */
 	uint32_t worker_count;
 	struct worker workers[];
 };
@@ -264,16 +267,26 @@ static void queue_remove(struct kvc_engine_job *job)
 		kvc_fair_leave(&job->flow->turn);
 }
 
-/* The first job of the flow whose turn it is; NULL: there is none. */
+/* Threads that one flow may keep busy. */
+static uint32_t flow_threads(const struct engine_cpu *cpu)
+{
+	if (!cpu->shared || cpu->worker_count == 1)
+		return cpu->worker_count;
+	return cpu->worker_count - (cpu->worker_count + RESERVE - 1) / RESERVE;
+}
+
+/* The first job of the flow whose turn it is, of those that may have one more thread; NULL: there is none. */
 static struct kvc_engine_job *queue_first(const struct engine_cpu *cpu)
 {
 	struct kvc_fair_flow *turn = kvc_fair_first(&cpu->fair);
-	struct kvc_engine_flow *flow;
 
-	if (!turn)
-		return NULL;
-	flow = kvc_container_of(turn, struct kvc_engine_flow, turn);
-	return kvc_container_of(flow->jobs.next, struct kvc_engine_job, node);
+	for (; turn; turn = kvc_fair_next(&cpu->fair, turn)) {
+		const struct kvc_engine_flow *flow = kvc_container_of(turn, struct kvc_engine_flow, turn);
+
+		if (flow->running < flow_threads(cpu))
+			return kvc_container_of(flow->jobs.next, struct kvc_engine_job, node);
+	}
+	return NULL;
 }
 
 static const struct kvc_image_plan *plan_of(const struct kvc_engine_job *job)
@@ -349,18 +362,21 @@ static void job_finish(struct engine_cpu *cpu, struct kvc_engine_job *job)
 /* Open the image of the job at the head, alone; other workers see the next job meanwhile. */
 static void worker_open(struct engine_cpu *cpu, struct kvc_engine_job *job)
 {
+	const bool work = job->op == KVC_ENGINE_WORK;
 	kvc_status status;
 
 	queue_remove(job);
 	job_move(job, KVC_JOB_OPENING);
+	job->flow->running++;
 	pthread_mutex_unlock(&cpu->lock);
-	status = job_open(job);
+	status = work ? job->work(job) : job_open(job);
 	pthread_mutex_lock(&cpu->lock);
-	if (status == KVC_OK && !job->cancelled) {
+	job->flow->running--;
+	if (!work && status == KVC_OK && !job->cancelled) {
 		job_begin(cpu, job);
 		return;
 	}
-	job->status = status == KVC_OK ? KVC_CANCELLED : status;
+	job->status = !work && status == KVC_OK ? KVC_CANCELLED : status;
 	job_finish(cpu, job);
 }
 
@@ -370,9 +386,11 @@ static void worker_run_part(struct worker *worker, struct kvc_engine_job *job)
 	struct part part = part_take(cpu, job);
 	kvc_status status;
 
+	job->flow->running++;
 	pthread_mutex_unlock(&cpu->lock);
 	status = part_run(worker, &part);
 	pthread_mutex_lock(&cpu->lock);
+	job->flow->running--;
 	if (!part_end(&part, status))
 		return;
 	pthread_mutex_unlock(&cpu->lock);
@@ -415,15 +433,23 @@ static void finished_run(struct kvc_task *task)
 	job->done(job);
 }
 
+static void image_check(const struct kvc_engine_job *job)
+{
+	KVC_PRE(job->image && (uintptr_t)job->image % KVC_IMAGE_ALIGN == 0);
+	KVC_PRE(job->plan || job->op == KVC_ENGINE_VERIFY);
+	KVC_PRE(job->op != KVC_ENGINE_LOWER);
+	KVC_PRE(job->op != KVC_ENGINE_ENCODE || job->image_bytes >= job->plan->image_bytes);
+}
+
 static void cpu_submit(struct kvc_engine *engine, struct kvc_engine_job *job)
 {
 	struct engine_cpu *cpu = cpu_of(engine);
 
-	KVC_PRE(job->done && job->image && (uintptr_t)job->image % KVC_IMAGE_ALIGN == 0);
-	KVC_PRE(job->plan || job->op == KVC_ENGINE_VERIFY);
-	KVC_PRE(job->op != KVC_ENGINE_LOWER);
-	KVC_PRE(job->op != KVC_ENGINE_ENCODE || job->image_bytes >= job->plan->image_bytes);
-	KVC_PRE(job->state == KVC_JOB_IDLE);
+	KVC_PRE(job->done && job->state == KVC_JOB_IDLE);
+	if (job->op == KVC_ENGINE_WORK)
+		KVC_PRE(job->work);
+	else
+		image_check(job);
 	job->engine = engine;
 	if (!job->flow)
 		job->flow = &cpu->nobody;
@@ -436,6 +462,8 @@ static void cpu_submit(struct kvc_engine *engine, struct kvc_engine_job *job)
 	pthread_mutex_lock(&cpu->lock);
 	job_move(job, KVC_JOB_QUEUED);
 	job->flow->turn.weight = job->flow->weight;
+	if (job->flow != &cpu->nobody)
+		cpu->shared = job->shared;
 	queue_push(cpu, job, false);
 	pthread_cond_signal(&cpu->work);
 	pthread_mutex_unlock(&cpu->lock);

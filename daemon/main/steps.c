@@ -10,6 +10,7 @@
 #include "daemon/base/log.h"
 #include "daemon/main/daemon.h"
 #include "daemon/tier/disks.h"
+#include "daemon/tier/keyfile.h"
 
 enum {
 	DETAIL_BYTES = 512,
@@ -181,16 +182,27 @@ static kvc_status disk_start(struct kvc_daemon *daemon)
 	        .health_ms = health == HEALTH_NONE ? 0 : daemon->conf.disk_health_ms,
 	        .health_file = health == HEALTH_FILE ? daemon->conf.disk_health : NULL,
 	        .verify_on_start = daemon->conf.verify_on_start,
+	        .engine = daemon->engine,
 	};
 	char detail[DETAIL_BYTES] = "";
+	struct kvc_secret key;
 	kvc_status status;
 
 	if (!disk_wanted(daemon)) {
 		kvc_secret_random(&daemon->secret);
 		return KVC_OK;
 	}
+	if (daemon->conf.disk_key[0]) {
+		status = kvc_keyfile_read(daemon->conf.disk_key, &key, detail, sizeof detail);
+		if (status != KVC_OK) {
+			kvc_error("%s", detail);
+			return status;
+		}
+		options.key = &key;
+	}
 	status = kvc_disks_open(daemon->loop, daemon->io, daemon->stats, &options, detail, sizeof detail,
 	                        &daemon->secret, &daemon->disk);
+	kvc_wipe(&key, sizeof key);
 	if (status != KVC_OK)
 		kvc_error("disk: %s: %s", daemon->conf.disk, *detail ? detail : kvc_status_text(status));
 	return status;

@@ -306,6 +306,7 @@ static void job_start(struct kvc_move_slot *slot)
 	slot->job = (struct kvc_engine_job){
 	        .op = engine_op(move),
 	        .flow = &move->flow->engine,
+	        .shared = is_shared(move->mover),
 	        .plan = move->plan,
 	        .image = move->slab ? move->slab + KVC_RECORD_HEADER_BYTES : NULL,
 	        .image_bytes = move->image_bytes,

@@ -77,6 +77,9 @@ static void disk_submit(struct kvc_tier *tier, struct kvc_tier_req *req)
 	case KVC_TIER_SYNC:
 		kvc_disk_sync(disk, req);
 		break;
+	case KVC_TIER_FORGET_TENANT:
+		kvc_disk_forget_tenant(disk, req);
+		break;
 	}
 }
 
@@ -135,12 +138,13 @@ static bool quiet(const struct kvc_disk *disk)
 	       !disk->summaries_busy && disk->checkpoint.step == DISK_CHECKPOINT_IDLE &&
 	       !disk->keep.segment && !disk->scrub.busy && !disk->wear.busy && !disk->drive.job &&
 	       disk->sync.step == DISK_SYNC_IDLE && kvc_list_empty(&disk->sync.waiting) &&
-	       disk->prepare.step == DISK_PREPARE_IDLE;
+	       disk->prepare.step == DISK_PREPARE_IDLE && kvc_disk_keyring_quiet(disk);
 }
 
 static void disk_free(struct kvc_disk *disk)
 {
 	kvc_disk_recover_free(disk);
+	kvc_disk_crypt_close(disk);
 	kvc_disk_drive_close(disk);
 	kvc_disk_dir_close(disk);
 	kvc_free(disk->writes.all);
@@ -212,6 +216,7 @@ static void progress_run(struct kvc_task *task)
 {
 	struct kvc_disk *disk = kvc_container_of(task, struct kvc_disk, progress);
 
+	kvc_disk_keyring_progress(disk);
 	kvc_disk_gather(disk);
 	kvc_disk_sync_progress(disk);
 	close_progress(disk);
@@ -229,6 +234,7 @@ static const struct kvc_tier_ops disk_ops = {
         .name = "disk",
         .submit = disk_submit,
         .forget = disk_forget,
+        .incarnation = kvc_disk_incarnation,
         .recover = disk_recover,
         .close = disk_close,
 };
@@ -280,6 +286,7 @@ kvc_status kvc_disk_open(struct kvc_loop *loop, struct kvc_io *io, struct kvc_st
 	disk->base.ops = &disk_ops;
 	disk->loop = loop;
 	disk->io = io;
+	disk->engine = options->engine;
 	disk->wear.file.fd = disk->dir_fd = disk->crashes_fd = disk->lock_fd = disk->segments_dir.fd =
 	        disk->super_file.fd = -1;
 	disk->write_bytes = options->write_bytes ? options->write_bytes : WRITE_BYTES;
@@ -291,6 +298,7 @@ kvc_status kvc_disk_open(struct kvc_loop *loop, struct kvc_io *io, struct kvc_st
 	kvc_disk_health_init(disk);
 	kvc_disk_checkpoint_init(disk);
 	kvc_disk_keep_init(disk);
+	kvc_disk_keyring_init(disk);
 	for (uint32_t i = 0; i < KVC_CHECKPOINT_FILES; i++)
 		disk->checkpoint_files[i].fd = -1;
 	status = pools_open(disk);
@@ -299,12 +307,15 @@ kvc_status kvc_disk_open(struct kvc_loop *loop, struct kvc_io *io, struct kvc_st
 	if (status == KVC_OK)
 		status = kvc_disk_dir_open(disk, options, &told);
 	if (status == KVC_OK)
+		status = kvc_disk_crypt_open(disk);
+	if (status == KVC_OK)
 		status = kvc_disk_recover_open(disk);
 	if (status) {
 		disk_free(disk);
 		return status;
 	}
 	kvc_disk_stats_set(disk);
+	kvc_stat_set(disk->count.encrypted, disk->keyring.under != NULL);
 	*tier = &disk->base;
 	return KVC_OK;
 }

@@ -129,6 +129,7 @@ static bool row_add(struct kvc_disk *disk, const struct disk_entry *entry)
 	if (job->count == job->capacity ||
 	    !disk->events.describe(disk->events.context, entry->cookie, &record))
 		return false;
+	record.incarnation = kvc_keyring_incarnation(&disk->keyring.ring, record.tenant);
 	kvc_summary_put(job->rows, job->count++, &record);
 	return true;
 }

@@ -2,7 +2,11 @@
 #ifndef KVC_DISK_COUNTERS_H
 #define KVC_DISK_COUNTERS_H
 
+#include <stdint.h>
+
 #include "daemon/stats/stats.h"
+
+struct kvc_disk;
 
 struct disk_counters {
 	kvc_stat_cell *bytes, *segment_bytes, *used_bytes, *records, *segments, *free_segments,
@@ -17,6 +21,13 @@ struct disk_counters {
 	kvc_stat_cell *wear_total, *wear_day, *wear_age;
 	kvc_stat_cell *drive_known, *drive_failing, *drive_used, *drive_warning, *drive_media;
 	kvc_stat_cell *by_checkpoint, *by_summary, *by_scan;
+	kvc_stat_cell *encrypted, *keyring_updates, *keyring_errors, *forgotten;
 };
+
+/* --- disk_stats.c --- */
+
+/* number: as in the options. */
+void kvc_disk_stats_open(struct kvc_disk *disk, struct kvc_stats *stats, uint32_t number);
+void kvc_disk_stats_set(struct kvc_disk *disk);
 
 #endif

@@ -27,8 +27,7 @@
 #define SEGMENTS_MAX 4096u
 #define EPOCHS_AHEAD 64u
 
-__attribute__((format(printf, 3, 4))) static kvc_status fail(const struct disk_detail *detail,
-                                                             kvc_status status, const char *format, ...)
+kvc_status kvc_disk_fail(const struct disk_detail *detail, kvc_status status, const char *format, ...)
 {
 	va_list arguments;
 
@@ -42,7 +41,8 @@ static kvc_status fail_errno(const struct disk_detail *detail, const char *direc
 {
 	int error = errno;
 
-	return fail(detail, kvc_status_of_errno(error), "%s: %s: %s", directory, what, strerror(error));
+	return kvc_disk_fail(detail, kvc_status_of_errno(error), "%s: %s: %s", directory, what,
+	                     strerror(error));
 }
 
 /* --- directories and lock ------------------------------------------------------------------------- */
@@ -55,11 +55,13 @@ static kvc_status private_check(int fd, const char *path, const struct disk_deta
 	if (fstat(fd, &st))
 		return fail_errno(detail, path, "cannot be examined");
 	if (st.st_mode & 077)
-		return fail(detail, KVC_ACCESS, "%s is open to other users (mode %03o): chmod go= it", path,
-		            st.st_mode & 0777u);
+		return kvc_disk_fail(detail, KVC_ACCESS,
+		                     "%s is open to other users (mode %03o): chmod go= it", path,
+		                     st.st_mode & 0777u);
 	if (st.st_uid != geteuid())
-		return fail(detail, KVC_ACCESS, "%s belongs to user %u, not to user %u who runs this", path,
-		            st.st_uid, geteuid());
+		return kvc_disk_fail(detail, KVC_ACCESS,
+		                     "%s belongs to user %u, not to user %u who runs this", path, st.st_uid,
+		                     geteuid());
 	return KVC_OK;
 }
 
@@ -85,8 +87,8 @@ static kvc_status directory_open(int at, const char *path, const struct disk_det
 		return fail_errno(detail, path, "cannot be created");
 	opened = openat(at, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (opened < 0 && (errno == ENOTDIR || errno == ELOOP))
-		return fail(detail, KVC_ACCESS, "%s is not a directory (symbolic links are not followed)",
-		            path);
+		return kvc_disk_fail(detail, KVC_ACCESS,
+		                     "%s is not a directory (symbolic links are not followed)", path);
 	if (opened < 0)
 		return fail_errno(detail, path, "cannot be opened");
 	status = private_check(opened, path, detail);
@@ -107,13 +109,13 @@ static kvc_status lock_take(struct kvc_disk *disk, const char *directory, const 
 	disk->lock_fd =
 	        openat(disk->dir_fd, "lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600);
 	if (disk->lock_fd < 0 && errno == ELOOP)
-		return fail(detail, KVC_ACCESS, "%s/lock is a symbolic link", directory);
+		return kvc_disk_fail(detail, KVC_ACCESS, "%s/lock is a symbolic link", directory);
 	if (disk->lock_fd < 0)
 		return fail_errno(detail, directory, "its lock cannot be opened");
 	if (!fcntl(disk->lock_fd, F_OFD_SETLK, &lock))
 		return KVC_OK;
 	if (errno == EAGAIN || errno == EACCES)
-		return fail(detail, KVC_IN_USE, "%s is in use by another process", directory);
+		return kvc_disk_fail(detail, KVC_IN_USE, "%s is in use by another process", directory);
 	return fail_errno(detail, directory, "cannot be locked");
 }
 
@@ -175,9 +177,11 @@ static kvc_status secret_open(struct kvc_disk *disk, const struct kvc_disk_optio
 	if (status == KVC_OK)
 		return KVC_OK;
 	if (status == KVC_ACCESS)
-		return fail(detail, status, "%s/secret must be a regular file of mode 600", directory);
+		return kvc_disk_fail(detail, status, "%s/secret must be a regular file of mode 600",
+		                     directory);
 	if (status != KVC_MISS)
-		return fail(detail, status, "%s/secret cannot be read: remove it to start empty", directory);
+		return kvc_disk_fail(detail, status, "%s/secret cannot be read: remove it to start empty",
+		                     directory);
 	if (options->secret)
 		disk->secret = *options->secret;
 	else
@@ -212,13 +216,15 @@ static kvc_status geometry_choose(struct kvc_disk *disk, const struct kvc_disk_o
 	    options->bytes / have <= SEGMENTS_MAX)
 		segment = have;
 	if (segment % KVC_PAGE_BYTES || segment < SEGMENT_MIN || segment > SEGMENT_MAX)
-		return fail(detail, KVC_INVALID,
-		            "a segment cannot have %llu bytes: expected a multiple of %u, %llu to %llu",
-		            (unsigned long long)segment, KVC_PAGE_BYTES, SEGMENT_MIN, SEGMENT_MAX);
+		return kvc_disk_fail(
+		        detail, KVC_INVALID,
+		        "a segment cannot have %llu bytes: expected a multiple of %u, %llu to %llu",
+		        (unsigned long long)segment, KVC_PAGE_BYTES, SEGMENT_MIN, SEGMENT_MAX);
 	if (options->bytes / segment < SEGMENTS_MIN || options->bytes / segment > SEGMENTS_MAX)
-		return fail(detail, KVC_INVALID, "%llu bytes make %llu segments; there must be %u to %u",
-		            (unsigned long long)options->bytes,
-		            (unsigned long long)(options->bytes / segment), SEGMENTS_MIN, SEGMENTS_MAX);
+		return kvc_disk_fail(
+		        detail, KVC_INVALID, "%llu bytes make %llu segments; there must be %u to %u",
+		        (unsigned long long)options->bytes, (unsigned long long)(options->bytes / segment),
+		        SEGMENTS_MIN, SEGMENTS_MAX);
 	*changed = exists && segment != have;
 	disk->super.segment_bytes = segment;
 	disk->segment_pages = (uint32_t)(segment / KVC_PAGE_BYTES);
@@ -240,29 +246,37 @@ static kvc_status super_read(struct kvc_disk *disk, const char *directory, const
 	case KVC_MISS:
 		return status;
 	case KVC_VERSION:
-		return fail(detail, status,
-		            "%s was made by a newer version: use that one, or another directory", directory);
+		return kvc_disk_fail(detail, status,
+		                     "%s was made by a newer version: use that one, or another directory",
+		                     directory);
 	case KVC_ACCESS:
-		return fail(detail, status, "%s/super must be a regular file of mode 600", directory);
+		return kvc_disk_fail(detail, status, "%s/super must be a regular file of mode 600",
+		                     directory);
 	default:
-		return fail(detail, KVC_CORRUPT, "%s/super is damaged: remove the directory to start empty",
-		            directory);
+		return kvc_disk_fail(detail, KVC_CORRUPT,
+		                     "%s/super is damaged: remove the directory to start empty", directory);
 	}
 }
 
-/* A new directory, or an old one that starts empty: a new instance id voids all that lies there. */
-static kvc_status super_create(struct kvc_disk *disk, const char *directory, const struct disk_detail *detail)
+/* A new directory, or an old one that starts empty: a new instance id voids all that lies there. The keyring
+ * comes first, as a superblock promises one. */
+static kvc_status super_create(struct kvc_disk *disk, const struct kvc_disk_options *options,
+                               const struct disk_detail *detail)
 {
 	uint8_t slots[KVC_SUPER_SLOTS * KVC_PAGE_BYTES] = {0};
 	struct kvc_secret random;
+	kvc_status status;
 
 	kvc_secret_random(&random);
 	memcpy(disk->super.instance, random.bytes, sizeof disk->super.instance);
 	disk->super.sequence = 0;
 	disk->super.epoch_limit = 1;
+	status = kvc_disk_keyring_create(disk, options, detail);
+	if (status != KVC_OK)
+		return status;
 	kvc_super_encode(&disk->super, slots);
 	if (file_create(disk->dir_fd, "super", slots, sizeof slots))
-		return fail_errno(detail, directory, "its superblock cannot be written");
+		return fail_errno(detail, options->directory, "its superblock cannot be written");
 	return KVC_OK;
 }
 
@@ -275,8 +289,8 @@ static kvc_status super_advance(struct kvc_disk *disk, const char *directory,
 	uint8_t *page = disk->prepare.page;
 
 	if (status)
-		return fail(detail, status, "%s/super cannot be opened: %s", directory,
-		            kvc_status_text(status));
+		return kvc_disk_fail(detail, status, "%s/super cannot be opened: %s", directory,
+		                     kvc_status_text(status));
 	disk->next_epoch = next.epoch_limit;
 	next.epoch_limit += EPOCHS_AHEAD;
 	next.sequence++;
@@ -329,7 +343,7 @@ static kvc_status segments_open(struct kvc_disk *disk, const char *directory,
 {
 	disk->segments = kvc_calloc(disk->segment_count, sizeof *disk->segments);
 	if (!disk->segments)
-		return fail(detail, KVC_NO_MEMORY, "no memory for %u segments", disk->segment_count);
+		return kvc_disk_fail(detail, KVC_NO_MEMORY, "no memory for %u segments", disk->segment_count);
 	for (uint32_t i = 0; i < disk->segment_count; i++) {
 		disk->segments[i].disk = disk;
 		disk->segments[i].number = i;
@@ -343,8 +357,8 @@ static kvc_status segments_open(struct kvc_disk *disk, const char *directory,
 		kvc_disk_segment_name(i, name);
 		status = kvc_file_open(disk->segments_dir.fd, name, O_RDWR, &disk->segments[i].file);
 		if (status != KVC_OK && status != KVC_MISS)
-			return fail(detail, status, "%s/" SEGMENTS "/%u cannot be opened: %s", directory, i,
-			            kvc_status_text(status));
+			return kvc_disk_fail(detail, status, "%s/" SEGMENTS "/%u cannot be opened: %s",
+			                     directory, i, kvc_status_text(status));
 	}
 	return KVC_OK;
 }
@@ -377,18 +391,24 @@ static kvc_status super_open(struct kvc_disk *disk, const struct kvc_disk_option
 
 	if (status != KVC_OK && status != KVC_MISS)
 		return status;
-	status = geometry_choose(disk, options, exists, detail, &changed);
+	status = KVC_OK;
+	if (exists && disk->super.version >= KVC_SUPER_WITH_KEYRING)
+		status = kvc_disk_keyring_open(disk, options, detail);
+	if (status == KVC_OK)
+		status = geometry_choose(disk, options, exists, detail, &changed);
 	if (status)
 		return status;
-	if (!exists || fresh || changed) {
+	if (exists && !fresh && !changed) {
+		status = segments_remove(disk, disk->segment_count);
+		if (status == KVC_OK && disk->super.version < KVC_SUPER_WITH_KEYRING)
+			status = kvc_disk_keyring_create(disk, options, detail);
+	} else {
 		if (exists)
 			kvc_warn("%s starts empty: its %s changed", directory,
 			         fresh ? "secret" : "segment size");
 		status = segments_remove(disk, 0);
 		if (status == KVC_OK)
-			status = super_create(disk, directory, detail);
-	} else {
-		status = segments_remove(disk, disk->segment_count);
+			status = super_create(disk, options, detail);
 	}
 	return status ? status : super_advance(disk, directory, detail);
 }
@@ -435,6 +455,7 @@ void kvc_disk_dir_close(struct kvc_disk *disk)
 	if (disk->segments_dir.fd >= 0)
 		kvc_file_close(&disk->segments_dir);
 	kvc_disk_wear_close(disk);
+	kvc_disk_keyring_close(disk);
 	if (disk->crashes_fd >= 0)
 		close(disk->crashes_fd);
 	if (disk->lock_fd >= 0)

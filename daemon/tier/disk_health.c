@@ -84,14 +84,14 @@ static bool hangs(const struct kvc_disk *disk, uint64_t since_ms)
 	return kvc_loop_now_ms(disk->loop) - quiet_since >= STALL_MS;
 }
 
-/* The oldest of each kind heads its list. */
+/* The oldest of each kind heads its list. What the engine has is not the disk's. */
 static bool stalled(const struct kvc_disk *disk)
 {
 	const struct disk_load *load = kvc_container_of(disk->loads.busy.next, struct disk_load, node);
 	const struct disk_write *write = kvc_container_of(disk->writes.busy.next, struct disk_write, node);
 
-	return (!kvc_list_empty(&disk->loads.busy) && hangs(disk, load->since_ms)) ||
-	       (!kvc_list_empty(&disk->writes.busy) && hangs(disk, write->since_ms));
+	return (!kvc_list_empty(&disk->loads.busy) && !load->decrypting && hangs(disk, load->since_ms)) ||
+	       (!kvc_list_empty(&disk->writes.busy) && !write->encrypting && hangs(disk, write->since_ms));
 }
 
 static void watchdog_fired(struct kvc_timer *timer)

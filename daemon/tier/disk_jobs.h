@@ -3,8 +3,10 @@
 #ifndef KVC_DISK_JOBS_H
 #define KVC_DISK_JOBS_H
 
+#include "daemon/engine/engine.h"
 #include "daemon/tier/disk_segment.h"
 #include "daemon/tier/drive.h"
+#include "daemon/tier/keyring.h"
 #include "daemon/tier/segment.h"
 #include "daemon/tier/tier.h"
 #include "daemon/tier/wear.h"
@@ -28,6 +30,24 @@ struct disk_write {
 	struct kvc_list requests;
 	uint64_t since_ms; /* when it was submitted */
 	struct iovec iov[DISK_WRITE_IOV];
+
+	/* of an encrypted directory */
+	bool encrypting;
+	struct kvc_engine_job job;
+	struct kvc_cipher *cipher;
+	struct kvc_keyring_row *rows; /* of each record's tenant */
+	uint8_t *bounce;              /* what is written instead of the slabs */
+	uint64_t bounce_bytes;
+};
+
+/* A record that was read, and is decrypted where it stands. */
+struct disk_decrypt {
+	struct kvc_disk *disk;
+	struct kvc_engine_job job;
+	struct kvc_cipher *cipher; /* NULL: of a directory that is not encrypted */
+	struct kvc_keyring_row row;
+	uint8_t *bytes;
+	void (*done)(struct disk_decrypt *decrypt, kvc_status status);
 };
 
 struct disk_load {
@@ -38,7 +58,9 @@ struct disk_load {
 	struct kvc_tier_req *request;
 	uint64_t since_ms; /* when it was submitted */
 	bool again;        /* read a second time after a mismatch */
+	bool decrypting;
 	struct iovec iov;
+	struct disk_decrypt decrypt;
 };
 
 /* A record on its way from a segment that is to be reclaimed. */
@@ -51,6 +73,7 @@ struct disk_copy {
 	struct iovec iov;
 	struct kvc_tier_req req; /* of its store */
 	uint64_t slab_bytes;
+	struct disk_decrypt decrypt;
 };
 
 struct disk_keep {
@@ -157,6 +180,37 @@ struct disk_scrub {
 	uint64_t iov_bytes;
 	uint8_t *buffer;
 	uint64_t buffer_bytes;
+	struct disk_decrypt decrypt;
+};
+
+enum disk_keyring_step {
+	DISK_KEYRING_IDLE,
+	DISK_KEYRING_WRITE,
+	DISK_KEYRING_SYNC,
+	DISK_KEYRING_READ,
+	DISK_KEYRING_ERASE,
+	DISK_KEYRING_ERASE_SYNC,
+};
+
+struct disk_keyring {
+	struct kvc_keyring ring; /* in force */
+	struct kvc_keyring next; /* being written */
+	enum disk_keyring_step step;
+	struct kvc_file files[KVC_KEYRING_FILES];
+	uint32_t in_force;        /* file */
+	uint64_t tried;           /* highest sequence that was ever written */
+	bool doubt;               /* a drop that was refused may have reached the disk all the same */
+	struct kvc_secret *under; /* what data keys are wrapped under; NULL: the directory is not encrypted */
+	struct kvc_cipher *cipher; /* of the loop thread */
+	struct kvc_list stores;    /* wait for a key of their tenant */
+	struct kvc_list making;    /* in the update that runs */
+	struct kvc_list forgets;   /* wait */
+	struct kvc_list forgetting;
+	struct kvc_io_req io;
+	struct iovec iov;
+	uint8_t *bytes;
+	uint8_t *back; /* what was read again */
+	uint32_t pages;
 };
 
 struct disk_drive_job;
@@ -177,5 +231,19 @@ enum disk_sync_step {
 	DISK_SYNC_WRITES, /* waits for the writes that were in flight when it began */
 	DISK_SYNC_FILES,  /* waits for the files */
 };
+
+/* --- disk_keep.c --- */
+
+void kvc_disk_keep_init(struct kvc_disk *disk);
+
+/* Begin to write again what is to be kept of a segment; kvc_disk_prepare is called at the end. False: there
+ * is nothing to do, or no way to do it. */
+bool kvc_disk_keep_start(struct kvc_disk *disk, struct disk_segment *segment);
+
+/* The room is wanted now: leave the rest. */
+void kvc_disk_keep_cut(struct kvc_disk *disk);
+
+/* Whether a store is one of these copies, which must not wait for a segment. */
+bool kvc_disk_keep_owns(const struct kvc_tier_req *req);
 
 #endif

@@ -68,23 +68,23 @@ static void copy_stored(struct kvc_tier_req *req)
 	copy_end(copy);
 }
 
-static void copy_read(struct kvc_io_req *io)
+/* A record that was plain, in a directory that is encrypted now, may be its tenant's first. */
+static bool has_key(const struct kvc_disk *disk, const struct kvc_record *record)
 {
-	struct disk_copy *copy = kvc_container_of(io, struct disk_copy, io);
+	return !disk->keyring.under || kvc_disk_keyring_row(disk, record->tenant);
+}
+
+static void copy_store(struct disk_copy *copy, kvc_status status)
+{
 	struct kvc_disk *disk = copy->disk;
 	struct kvc_record *record = &copy->req.record;
-	uint64_t bytes = kvc_record_bytes(copy->from.image_bytes);
-	kvc_status status = io->status;
 
 	copy->segment->loads--;
-	kvc_stat_add(disk->count.read_bytes, (int64_t)io->transferred);
 	if (status == KVC_OK)
-		status = kvc_record_match(copy->req.slab, bytes, &copy->from);
-	if (status == KVC_OK)
-		status = kvc_record_parse(copy->req.slab, bytes, record);
+		status = kvc_record_parse(copy->req.slab, kvc_record_bytes(copy->from.image_bytes), record);
+	if (status == KVC_OK && !has_key(disk, record))
+		status = KVC_MISS;
 	record->copy = true;
-	if (status == KVC_IO)
-		kvc_disk_read_failed(disk, io->error);
 	if (status != KVC_OK || disk->keep.cut || !disk->base.writable) {
 		kvc_disk_segment_settle(copy->segment);
 		copy_end(copy);
@@ -94,6 +94,27 @@ static void copy_read(struct kvc_io_req *io)
 	copy->req.done = copy_stored;
 	kvc_list_push(disk->stores.next, &copy->req.node); /* before all others */
 	kvc_disk_progress(disk);
+}
+
+void kvc_disk_copy_decrypted(struct disk_decrypt *decrypt, kvc_status status)
+{
+	copy_store(kvc_container_of(decrypt, struct disk_copy, decrypt), status);
+}
+
+static void copy_read(struct kvc_io_req *io)
+{
+	struct disk_copy *copy = kvc_container_of(io, struct disk_copy, io);
+	struct kvc_disk *disk = copy->disk;
+	kvc_status status = io->status;
+
+	kvc_stat_add(disk->count.read_bytes, (int64_t)io->transferred);
+	if (status == KVC_OK)
+		status = kvc_record_match(copy->req.slab, kvc_record_bytes(copy->from.image_bytes),
+		                          &copy->from);
+	if (status == KVC_IO)
+		kvc_disk_read_failed(disk, io->error);
+	if (status != KVC_OK || !kvc_disk_decrypt(&copy->decrypt, copy->req.slab, &status))
+		copy_store(copy, status);
 }
 
 static bool copy_room(struct disk_copy *copy, uint64_t bytes)

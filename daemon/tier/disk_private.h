@@ -7,6 +7,7 @@
  *   disk_write.c    stores    disk_read.c  loads    disk_sync.c  syncs
  *   disk_scrub.c    looking for damage in idle time
  *   disk_wear.c     counting what is written    disk_drive.c  watching the health of the drive
+ *   disk_keyring.c  incarnations and keys of tenants    disk_crypt.c    encrypting and decrypting
  *   disk_health.c   switching off and on again after errors
  *   disk_summary.c  the summary of a sealed segment    disk_checkpoint.c  the checkpoint of the index
  *   disk_recover.c  what there is at start    disk_scan.c  how a segment is looked through for that
@@ -31,8 +32,10 @@
  * and epochs as a summary does, and speaks for a segment only if it lists every record that was stored there
  * and is still wanted. The one in force is not overwritten; its sections are on stable storage before its
  * head is submitted.
- *   I9  A record that is written again says that it is a copy, and is on stable storage before the segment of
- * the first one is reclaimed. So if both are found, the first one is whole (I3), and is the one to take.
+ *   I10 One of the keyring's files is sound at any time, and what it says is on stable storage: a data key
+ * before the first record that needs it, an incarnation before the drop that made it is answered. I9  A
+ * record that is written again says that it is a copy, and is on stable storage before the segment of the
+ * first one is reclaimed. So if both are found, the first one is whole (I3), and is the one to take.
  */
 #ifndef KVC_DISK_PRIVATE_H
 #define KVC_DISK_PRIVATE_H
@@ -44,6 +47,7 @@
 #include "daemon/tier/disk.h"
 #include "daemon/tier/disk_counters.h"
 #include "daemon/tier/disk_jobs.h"
+#include "daemon/tier/disk_keyring.h"
 #include "daemon/tier/disk_segment.h"
 #include "daemon/tier/segment.h"
 
@@ -62,6 +66,7 @@ struct kvc_disk {
 	enum disk_state state;
 	struct kvc_loop *loop;
 	struct kvc_io *io;
+	struct kvc_engine *engine; /* NULL: there is no key */
 	struct kvc_tier_events events;
 
 	int dir_fd;
@@ -85,6 +90,7 @@ struct kvc_disk {
 	struct disk_keep keep;
 	struct disk_scrub scrub;
 	struct disk_wear wear;
+	struct disk_keyring keyring;
 	struct disk_drive drive;
 	struct kvc_file checkpoint_files[KVC_CHECKPOINT_FILES];
 	uint64_t checkpoint_sequence; /* of the one in force; 0: there is none */
@@ -158,18 +164,16 @@ void kvc_disk_on(struct kvc_disk *disk);
 /* Set base.writable from all that bears on it. */
 void kvc_disk_update_writable(struct kvc_disk *disk);
 
-/* --- disk_stats.c --- */
-
-/* number: as in the options. */
-void kvc_disk_stats_open(struct kvc_disk *disk, struct kvc_stats *stats, uint32_t number);
-void kvc_disk_stats_set(struct kvc_disk *disk);
-
 /* --- disk_dir.c --- */
 
 struct disk_detail {
 	char *text;
 	size_t bytes;
 };
+
+/* Say what is wrong; returns `status`. */
+__attribute__((format(printf, 3, 4))) kvc_status kvc_disk_fail(const struct disk_detail *detail,
+                                                               kvc_status status, const char *format, ...);
 
 /* All of the directory that is needed before a scan. */
 kvc_status kvc_disk_dir_open(struct kvc_disk *disk, const struct kvc_disk_options *options,
@@ -184,20 +188,6 @@ void kvc_disk_segment_name(uint32_t number, char name[DISK_NAME_BYTES]);
 
 /* Have a clean segment in reserve. `reclaim`: also at the price of the oldest one. */
 void kvc_disk_prepare(struct kvc_disk *disk, bool reclaim);
-
-/* --- disk_keep.c --- */
-
-void kvc_disk_keep_init(struct kvc_disk *disk);
-
-/* Begin to write again what is to be kept of a segment; kvc_disk_prepare is called at the end. False: there
- * is nothing to do, or no way to do it. */
-bool kvc_disk_keep_start(struct kvc_disk *disk, struct disk_segment *segment);
-
-/* The room is wanted now: leave the rest. */
-void kvc_disk_keep_cut(struct kvc_disk *disk);
-
-/* Whether a store is one of these copies, which must not wait for a segment. */
-bool kvc_disk_keep_owns(const struct kvc_tier_req *req);
 
 /* --- disk_write.c, disk_read.c, disk_sync.c --- */
 

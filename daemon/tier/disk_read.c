@@ -1,5 +1,6 @@
 /* Loads: one read each, into the slab. What comes back must be the record that was asked for; if it is not,
- * it is read once more, as a transfer may have gone wrong, and then reported corrupt. */
+ * it is read once more, as a transfer may have gone wrong, and then reported corrupt. An encrypted one is
+ * decrypted there before anybody sees it. */
 #include "daemon/base/check.h"
 #include "daemon/tier/disk_private.h"
 
@@ -86,18 +87,18 @@ static void load_count(struct disk_load *load, kvc_status status)
 	case KVC_MISS:
 		kvc_stat_add(disk->count.missing, 1);
 		break;
+	case KVC_UNAVAILABLE:
+		break;
 	default:
 		kvc_disk_read_failed(disk, load->io.error);
 	}
 }
 
-static void load_done(struct kvc_io_req *io)
+static void load_end(struct disk_load *load, kvc_status status)
 {
-	struct disk_load *load = kvc_container_of(io, struct disk_load, io);
 	struct kvc_disk *disk = load->disk;
 	struct disk_segment *segment = load->segment;
 	struct kvc_tier_req *req = load->request;
-	kvc_status status = load_judge(load);
 
 	if (status == KVC_CORRUPT && !load->again) {
 		load->again = true;
@@ -114,6 +115,24 @@ static void load_done(struct kvc_io_req *io)
 	kvc_disk_segment_settle(segment);
 	loads_start(disk);
 	kvc_disk_progress(disk);
+}
+
+static void load_done(struct kvc_io_req *io)
+{
+	struct disk_load *load = kvc_container_of(io, struct disk_load, io);
+	kvc_status status = load_judge(load);
+
+	load->decrypting = status == KVC_OK && kvc_disk_decrypt(&load->decrypt, load->request->slab, &status);
+	if (!load->decrypting)
+		load_end(load, status);
+}
+
+void kvc_disk_load_decrypted(struct disk_decrypt *decrypt, kvc_status status)
+{
+	struct disk_load *load = kvc_container_of(decrypt, struct disk_load, decrypt);
+
+	load->decrypting = false;
+	load_end(load, status);
 }
 
 void kvc_disk_load(struct kvc_disk *disk, struct kvc_tier_req *req)

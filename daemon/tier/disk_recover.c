@@ -56,6 +56,10 @@ static void record_report(struct kvc_disk *disk, struct disk_segment *segment,
 		return; /* for want of memory for one before: the rest of the segment is left out */
 	if (kvc_disk_segment_append(segment, DISK_NO_COOKIE, disk_record_pages(&found->record)))
 		return;
+	if (kvc_disk_keyring_dropped(disk, &found->record)) {
+		kvc_stat_add(disk->count.forgotten, 1);
+		return;
+	}
 	if (!found->sound || !disk->events.recovered(disk->events.context, &found->record, &cookie))
 		return;
 	kvc_disk_segment_adopt(segment, cookie);

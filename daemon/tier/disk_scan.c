@@ -208,17 +208,22 @@ static void scan_more(struct scanner *scanner)
 		          records_done);
 }
 
-static const uint8_t *scan_at(const struct scanner *scanner)
+static uint8_t *scan_at(const struct scanner *scanner)
 {
 	return scanner->buffer + (size_t)(scanner->page - scanner->read_page) * KVC_PAGE_BYTES;
 }
 
+/* On this thread: nobody is served yet. */
 static bool image_sound(const struct scanner *scanner, const struct kvc_record *record)
 {
-	const uint8_t *image = scan_at(scanner) + KVC_RECORD_HEADER_BYTES;
+	uint8_t *bytes = scan_at(scanner);
+	const uint8_t *image = bytes + KVC_RECORD_HEADER_BYTES;
 	struct kvc_image opened;
 
-	return kvc_image_open(image, record->image_bytes, 0, &opened) == KVC_OK &&
+	if (kvc_disk_keyring_dropped(scanner->recovery->disk, record))
+		return true; /* nobody will see it */
+	return kvc_disk_decrypt_now(scanner->recovery->disk, bytes) == KVC_OK &&
+	       kvc_image_open(image, record->image_bytes, 0, &opened) == KVC_OK &&
 	       kvc_image_verify(&opened) == KVC_OK;
 }
 

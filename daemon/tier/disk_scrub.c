@@ -70,16 +70,13 @@ static void record_bad(struct kvc_disk *disk)
 	kvc_disk_entry_lose(scrub->segment, scrub->page);
 }
 
-static void read_done(struct kvc_io_req *io)
+/* status: of reading and decrypting it. */
+static void record_judge(struct kvc_disk *disk, kvc_status status)
 {
-	struct disk_scrub *scrub = kvc_container_of(io, struct disk_scrub, io);
-	struct kvc_disk *disk = kvc_container_of(scrub, struct kvc_disk, scrub);
+	struct disk_scrub *scrub = &disk->scrub;
 	bool here = scrub->segment->epoch == scrub->epoch; /* not reclaimed meanwhile */
 
-	kvc_stat_add(disk->count.scrub_bytes, (int64_t)io->transferred);
-	if (io->status != KVC_OK && io->status != KVC_MISS) {
-		kvc_disk_read_failed(disk, io->error);
-	} else if (here && (io->status != KVC_OK || !record_sound(disk))) {
+	if (here && (status != KVC_OK || !record_sound(disk))) {
 		if (!scrub->again) {
 			scrub->again = true;
 			record_read(disk);
@@ -89,6 +86,33 @@ static void read_done(struct kvc_io_req *io)
 	}
 	kvc_stat_add(disk->count.scrub_records, 1);
 	record_end(disk);
+}
+
+/* A record whose key is gone, or for whose decryption there is no memory, is not damaged. */
+void kvc_disk_scrub_decrypted(struct disk_decrypt *decrypt, kvc_status status)
+{
+	struct kvc_disk *disk = decrypt->disk;
+
+	if (status == KVC_OK || status == KVC_CORRUPT)
+		record_judge(disk, status);
+	else
+		record_end(disk);
+}
+
+static void read_done(struct kvc_io_req *io)
+{
+	struct disk_scrub *scrub = kvc_container_of(io, struct disk_scrub, io);
+	struct kvc_disk *disk = kvc_container_of(scrub, struct kvc_disk, scrub);
+	kvc_status status = io->status == KVC_MISS ? KVC_CORRUPT : io->status; /* the file is cut */
+
+	kvc_stat_add(disk->count.scrub_bytes, (int64_t)io->transferred);
+	if (status != KVC_OK && status != KVC_CORRUPT) {
+		kvc_disk_read_failed(disk, io->error);
+		record_end(disk);
+		return;
+	}
+	if (status != KVC_OK || !kvc_disk_decrypt(&scrub->decrypt, scrub->buffer, &status))
+		kvc_disk_scrub_decrypted(&scrub->decrypt, status);
 }
 
 static void record_read(struct kvc_disk *disk)

@@ -66,6 +66,10 @@ static const struct {
         CELL(by_checkpoint, "recovered_by_checkpoint"),
         CELL(by_summary, "recovered_by_summary"),
         CELL(by_scan, "recovered_by_scan"),
+        CELL(encrypted, "encrypted"),
+        CELL(keyring_updates, "keyring_updates"),
+        CELL(keyring_errors, "keyring_errors"),
+        CELL(forgotten, "forgotten_records"),
         CELL(bytes, "bytes"),
         CELL(segment_bytes, "segment_bytes"),
 };

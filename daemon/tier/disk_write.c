@@ -2,7 +2,11 @@
  *
  * A lone store goes out in the turn of the loop that brought it; several are shared out to a few writes.
  * While all DISK_WRITES writes are in flight, stores wait, and so gather. Records go from the slabs as they
- * are; only their headers are sealed here, when their place is known. */
+ * are; only their headers are sealed here, when their place is known. In an encrypted directory they go
+ * through the write's own memory, encrypted (disk_crypt.c): the write counts as in flight from before that.
+ */
+#include <errno.h>
+
 #include "daemon/base/check.h"
 #include "daemon/tier/disk_private.h"
 
@@ -52,11 +56,16 @@ static void record_add(struct disk_write *write, struct kvc_tier_req *req, uint3
 	req->record.place = (struct kvc_place){write->segment->number, page};
 	req->record.epoch = write->segment->epoch;
 	memcpy(req->record.device, disk->super.instance, sizeof req->record.device);
-	kvc_record_seal(&req->record, req->slab);
+	*iov = (struct iovec){.iov_base = req->slab, .iov_len = (size_t)pages_of(req) * KVC_PAGE_BYTES};
+	if (disk->keyring.under) {
+		write->rows[write->io.iov_count - 1] = *kvc_disk_keyring_row(disk, req->record.tenant);
+		iov->iov_base = write->bounce + write->bytes;
+	} else {
+		kvc_record_seal(&req->record, req->slab);
+	}
 	kvc_disk_summary_add(write->segment, &req->record);
 	if (req->record.generation > disk->generation)
 		disk->generation = req->record.generation;
-	*iov = (struct iovec){.iov_base = req->slab, .iov_len = (size_t)pages_of(req) * KVC_PAGE_BYTES};
 	write->bytes += iov->iov_len;
 	kvc_list_push(&write->requests, &req->node);
 }
@@ -70,21 +79,38 @@ static bool takes(const struct disk_write *write, const struct kvc_tier_req *req
 	       (write->io.iov_count == 0 || bytes <= disk->write_share);
 }
 
+/* It waits no longer. KVC_OK: it is part of the write. */
+static kvc_status record_place(struct disk_write *write, struct kvc_tier_req *req)
+{
+	const struct kvc_disk *disk = write->disk;
+	uint64_t bytes = write->bytes + (uint64_t)pages_of(req) * KVC_PAGE_BYTES;
+	uint32_t page = write->segment->end_page;
+	kvc_status status = kvc_disk_keyring_judge(disk, &req->record);
+
+	if (status != KVC_OK)
+		return status;
+	if (disk->keyring.under && !kvc_disk_encrypt_room(write, bytes))
+		return KVC_NO_MEMORY;
+	status = kvc_disk_segment_append(write->segment, req->cookie, pages_of(req));
+	if (status == KVC_OK)
+		record_add(write, req, page);
+	return status;
+}
+
 static void write_fill(struct disk_write *write)
 {
 	struct kvc_disk *disk = write->disk;
 
 	while (!kvc_list_empty(&disk->stores)) {
 		struct kvc_tier_req *req = request_of(disk->stores.next);
-		uint32_t page = write->segment->end_page;
+		kvc_status status;
 
 		if (!takes(write, req))
 			break;
 		kvc_list_remove(&req->node);
-		if (kvc_disk_segment_append(write->segment, req->cookie, pages_of(req)) == KVC_OK)
-			record_add(write, req, page);
-		else
-			kvc_disk_answer_later(disk, req, KVC_NO_MEMORY);
+		status = record_place(write, req);
+		if (status != KVC_OK)
+			kvc_disk_answer_later(disk, req, status);
 	}
 }
 
@@ -111,10 +137,26 @@ static void write_start(struct kvc_disk *disk)
 		return;
 	}
 	write->sequence = ++disk->writes.sequence;
-	write->since_ms = kvc_loop_now_ms(disk->loop);
 	write->segment->writes++;
 	kvc_list_push(&disk->writes.busy, &write->node);
 	kvc_stat_add(disk->count.writes, 1);
+	if (disk->keyring.under)
+		kvc_disk_encrypt(write);
+	else
+		kvc_disk_write_ready(write, KVC_OK);
+}
+
+void kvc_disk_write_ready(struct disk_write *write, kvc_status status)
+{
+	struct kvc_disk *disk = write->disk;
+
+	if (status != KVC_OK) {
+		write->io.status = status;
+		write->io.error = ENOMEM;
+		write_done(&write->io);
+		return;
+	}
+	write->since_ms = kvc_loop_now_ms(disk->loop);
 	kvc_io_submit(disk->io, &write->io);
 	kvc_disk_watch(disk);
 }
@@ -232,6 +274,10 @@ void kvc_disk_store(struct kvc_disk *disk, struct kvc_tier_req *req)
 	KVC_PRE(req->cookie != DISK_NO_COOKIE && (uintptr_t)req->slab % KVC_IO_ALIGN == 0);
 	if (status) {
 		kvc_disk_answer_later(disk, req, status);
+		return;
+	}
+	if (kvc_disk_keyring_lacks(disk, &req->record)) {
+		kvc_disk_keyring_await(disk, req);
 		return;
 	}
 	kvc_list_push(&disk->stores, &req->node);

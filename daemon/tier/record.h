@@ -17,6 +17,11 @@
 #define KVC_RECORD_HEADER_BYTES 512u
 #define KVC_RECORD_ALIGN        4096u
 
+#define KVC_RECORD_SALT_BYTES     16u
+#define KVC_RECORD_NONCE_BYTES    12u
+#define KVC_RECORD_TAG_BYTES      16u
+#define KVC_RECORD_IDENTITY_BYTES 192u
+
 /* Where a record lies in a tier; 0/0 with `bytes` 0: nowhere. */
 struct kvc_place {
 	uint32_t segment; /* of the tier */
@@ -37,6 +42,14 @@ struct kvc_record {
 	uint32_t depth; /* blocks before it in its sequence */
 	bool copy;      /* written again from another place: whoever has one with that key keeps that */
 	bool ends;      /* has a time to live: no start takes it over */
+	bool encrypted; /* its image, as it stands behind its header */
+};
+
+/* What the header of an encrypted record says of that. */
+struct kvc_envelope {
+	uint8_t salt[KVC_RECORD_SALT_BYTES]; /* its key derives from the tenant's and this */
+	uint8_t nonce[KVC_RECORD_NONCE_BYTES];
+	uint8_t tag[KVC_RECORD_TAG_BYTES];
 };
 
 /* Bytes of a whole record with an image of that length. */
@@ -45,6 +58,17 @@ uint64_t kvc_record_bytes(uint64_t image_bytes);
 /* Write the header of a record whose image stands at bytes + KVC_RECORD_HEADER_BYTES, and zero its padding.
  */
 void kvc_record_seal(const struct kvc_record *record, uint8_t *bytes);
+
+/* The same around an image that is encrypted. Everywhere below, what is said of an image then holds for its
+ * bytes as they stand there, encrypted. */
+void kvc_record_seal_encrypted(const struct kvc_record *record, const struct kvc_envelope *envelope,
+                               uint8_t *bytes);
+
+/* Of a sound header. The identity is all of it that is known before the image is encrypted: all but tag and
+ * checksums. */
+void kvc_record_envelope(const uint8_t header[KVC_RECORD_HEADER_BYTES], struct kvc_envelope *envelope);
+void kvc_record_identity(const uint8_t header[KVC_RECORD_HEADER_BYTES],
+                         uint8_t identity[KVC_RECORD_IDENTITY_BYTES]);
 
 /* Read and check a header against itself: magic, version, sizes, checksum. `available` bytes of the header's
  * segment are left from here on. KVC_MISS: no record begins here (end of the log). KVC_CORRUPT: one did, and

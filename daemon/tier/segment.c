@@ -109,6 +109,7 @@ static void super_read(const uint8_t page[KVC_PAGE_BYTES], struct kvc_super *sup
 	super->sequence = image.sequence;
 	super->segment_bytes = image.segment_bytes;
 	super->epoch_limit = image.epoch_limit;
+	super->version = image.prefix.version;
 }
 
 /* Whoever can write a checksum can write any number. */

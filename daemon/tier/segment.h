@@ -15,11 +15,14 @@
 #define KVC_INSTANCE_BYTES 16u
 #define KVC_SUPER_SLOTS    2u
 
+#define KVC_SUPER_WITH_KEYRING 3u /* from this version on a directory has one */
+
 struct kvc_super {
 	uint8_t instance[KVC_INSTANCE_BYTES]; /* random, made with the directory */
 	uint64_t sequence;                    /* of two slots the higher one is in force */
 	uint64_t segment_bytes;
 	uint64_t epoch_limit; /* no epoch from here on has been used */
+	uint32_t version;     /* decoded: of the directory's format */
 };
 
 void kvc_super_encode(const struct kvc_super *super, uint8_t page[KVC_PAGE_BYTES]);

@@ -1,9 +1,11 @@
 /* Several disk tiers behind the table of one. See stripe.h.
  *
  * A request passes through: its place is made the child's on the way in and ours on the way out, and `outer`
- * keeps whom to answer. A sync is one request to each child; there is one round at a time, later ones wait.
- */
+ * keeps whom to answer. A sync, or to forget a tenant, is one request to each child; there is one round of
+ * each at a time, later ones wait. */
 #include "daemon/tier/stripe.h"
+
+#include <string.h>
 
 #include "daemon/base/alloc.h"
 #include "daemon/base/check.h"
@@ -16,6 +18,7 @@ struct child {
 	struct kvc_tier *tier;
 	uint32_t number;
 	struct kvc_tier_req sync;
+	struct kvc_tier_req forget;
 };
 
 struct kvc_stripe {
@@ -39,6 +42,11 @@ struct kvc_stripe {
 		uint32_t left; /* children */
 		bool lost;
 	} sync;
+	struct {
+		struct kvc_list waiting;      /* requests */
+		struct kvc_tier_req *current; /* NULL: none */
+		uint32_t left;                /* children */
+	} forget;
 	struct kvc_tier *tiers[KVC_DISKS_MAX];
 	struct child children[KVC_DISKS_MAX];
 };
@@ -180,6 +188,65 @@ static void round_start(struct kvc_stripe *stripe)
 	}
 }
 
+/* --- tenants -------------------------------------------------------------------------------------- */
+
+/* Of the child that has dropped it most often: what one has not heard of is void all the same. */
+static uint32_t stripe_incarnation(struct kvc_tier *tier, const uint8_t tenant[16])
+{
+	const struct kvc_stripe *stripe = stripe_of(tier);
+	uint32_t most = 0;
+
+	for (uint32_t i = 0; i < stripe->count; i++) {
+		struct kvc_tier *child = stripe->tiers[i];
+		uint32_t one = child ? child->ops->incarnation(child, tenant) : 0;
+
+		most = one > most ? one : most;
+	}
+	return most;
+}
+
+static void forget_next(struct kvc_stripe *stripe);
+
+static void forget_done(struct kvc_tier_req *req)
+{
+	struct child *child = kvc_container_of(req, struct child, forget);
+	struct kvc_stripe *stripe = child->stripe;
+	struct kvc_tier_req *outer = stripe->forget.current;
+
+	if (req->status != KVC_OK)
+		outer->status = req->status;
+	if (--stripe->forget.left)
+		return;
+	stripe->forget.current = NULL;
+	outer->record.incarnation = stripe_incarnation(&stripe->base, outer->record.tenant);
+	answer_later(stripe, outer, outer->status);
+	forget_next(stripe);
+}
+
+/* All children go to the same incarnation, which none has had. */
+static void forget_next(struct kvc_stripe *stripe)
+{
+	struct kvc_list *node = stripe->forget.current ? NULL : kvc_list_pop(&stripe->forget.waiting);
+	struct kvc_tier_req *outer;
+	uint32_t to;
+
+	if (!node)
+		return;
+	outer = kvc_container_of(node, struct kvc_tier_req, node);
+	outer->status = KVC_OK;
+	stripe->forget.current = outer;
+	stripe->forget.left = stripe->count;
+	to = stripe_incarnation(&stripe->base, outer->record.tenant) + 1;
+	for (uint32_t i = 0; i < stripe->count; i++) {
+		struct kvc_tier_req *req = &stripe->children[i].forget;
+
+		*req = (struct kvc_tier_req){.op = KVC_TIER_FORGET_TENANT, .done = forget_done};
+		memcpy(req->record.tenant, outer->record.tenant, sizeof req->record.tenant);
+		req->record.incarnation = to;
+		stripe->tiers[i]->ops->submit(stripe->tiers[i], req);
+	}
+}
+
 /* --- the table ------------------------------------------------------------------------------------ */
 
 static void stripe_submit(struct kvc_tier *tier, struct kvc_tier_req *req)
@@ -190,6 +257,11 @@ static void stripe_submit(struct kvc_tier *tier, struct kvc_tier_req *req)
 		kvc_list_push(&stripe->sync.waiting, &req->node);
 		if (!stripe->sync.left)
 			round_start(stripe);
+		return;
+	}
+	if (req->op == KVC_TIER_FORGET_TENANT) {
+		kvc_list_push(&stripe->forget.waiting, &req->node);
+		forget_next(stripe);
 		return;
 	}
 	req->front = tier;
@@ -361,7 +433,7 @@ static void stripe_close(struct kvc_tier *tier, void (*done)(void *context), voi
 {
 	struct kvc_stripe *stripe = stripe_of(tier);
 
-	KVC_PRE(!stripe->sync.left);
+	KVC_PRE(!stripe->sync.left && !stripe->forget.current);
 	kvc_timer_stop(&stripe->sum_timer);
 	stripe->closed = done;
 	stripe->close_context = context;
@@ -374,6 +446,7 @@ static const struct kvc_tier_ops stripe_ops = {
         .name = "stripe",
         .submit = stripe_submit,
         .forget = stripe_forget,
+        .incarnation = stripe_incarnation,
         .recover = stripe_recover,
         .child_changed = changed,
         .close = stripe_close,
@@ -394,6 +467,7 @@ kvc_status kvc_stripe_open(struct kvc_loop *loop, struct kvc_stats *stats, struc
 	stripe->sum_timer.fire = sums_fired;
 	kvc_list_init(&stripe->sync.waiting);
 	kvc_list_init(&stripe->sync.current);
+	kvc_list_init(&stripe->forget.waiting);
 	for (uint32_t i = 0; i < count; i++) {
 		stripe->tiers[i] = children[i];
 		stripe->tiers[i]->front = &stripe->base;

@@ -17,6 +17,10 @@ enum kvc_tier_op {
 	KVC_TIER_STORE, /* write a record; on success `record.place` and `.epoch` say where */
 	KVC_TIER_LOAD,  /* read a record from `record.place` and check that it is `record` */
 	KVC_TIER_SYNC,  /* everything stored before is on stable storage */
+
+	/* Drop the tenant `record.tenant`: its data key is gone, if there was one, and it has another
+	 * incarnation, so that nothing that was stored for it counts any more. Durable when it succeeds. */
+	KVC_TIER_FORGET_TENANT,
 };
 
 struct kvc_tier;
@@ -30,7 +34,10 @@ struct kvc_tier_req {
 	        cookie; /* store: handed to `reclaimed` when the record's place is given up; not UINT32_MAX */
 	void (*done)(struct kvc_tier_req *req);
 
-	/* result: store KVC_OK, KVC_NO_SPACE, KVC_IO, KVC_UNAVAILABLE (tier off). load KVC_OK, KVC_CORRUPT,
+	/* forget: KVC_OK, KVC_IO and KVC_NO_SPACE (`incarnation` says whether it took effect), KVC_NO_MEMORY,
+	 * KVC_LIMIT (too many tenants), KVC_UNAVAILABLE; `record.incarnation` is the tenant's present one.
+	 * store: KVC_CANCELLED: its tenant was dropped since, KVC_LIMIT: too many tenants for their keys.
+	 * store KVC_OK, KVC_NO_SPACE, KVC_IO, KVC_UNAVAILABLE (tier off). load KVC_OK, KVC_CORRUPT,
 	 * KVC_MISS, KVC_IO, KVC_UNAVAILABLE. sync KVC_OK, KVC_IO: something stored since the submission of
 	 * the sync before this one was lost; `reclaimed` said what */
 	kvc_status status;
@@ -96,11 +103,9 @@ struct kvc_tier_ops {
 	/* The record at this place is no longer wanted (dropped or found corrupt). */
 	void (*forget)(struct kvc_tier *tier, const struct kvc_record *record);
 
-	/* Nothing that was stored for this tenant (kvc_record.tenant) may be readable any more, from now on
-	 * and after any crash; then done(context), never from inside. KVC_IO: that could not be made durable.
-	 * NULL: the owner has forgotten the records, and that is all. */
-	void (*forget_tenant)(struct kvc_tier *tier, const uint8_t tenant[16],
-	                      void (*done)(void *context, kvc_status status), void *context);
+	/* How often the tenant was dropped, so far: what its records have to say. NULL: tenants cannot be
+	 * dropped here. */
+	uint32_t (*incarnation)(struct kvc_tier *tier, const uint8_t tenant[16]);
 
 	/* Report every valid record that rests here, oldest first, then done(context). Requests are refused
 	 * before. The events are copied and stay in force. */

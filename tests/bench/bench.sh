@@ -2,7 +2,8 @@
 # make bench: every figure as a ratio against a reference of the same run: bench.sh BIN.
 #
 # The codec against memcpy, the daemon against the codec alone, a tenant beside another one, look-ups against Redis,
-# the disk tier against fio and its start against reading the same bytes; the index against itself with fewer blocks.
+# the disk tier against fio and against itself without encryption, its start against reading the same bytes; the
+# index against itself with fewer blocks.
 # A reference that is not installed is skipped by name (deploy/deps.sh bench installs them). Figures mean something
 # on a quiet machine only.
 set -u
@@ -80,6 +81,9 @@ run "$bin/tests/bench/bench_index"
 
 title "disk tier against fio"
 run tests/bench/disk_vs_fio.sh "$bin"
+
+title "disk tier encrypted against plain"
+run tests/bench/disk_encrypted.sh "$bin"
 
 title "starting the disk tier against reading the same bytes"
 mkdir -m 700 "$tmp/recover"

@@ -1,16 +1,18 @@
 /* The disk tier by itself: stores, then loads, of one size at a given depth, and how fast that was.
  *
- *   bench_disk DIRECTORY [REQUEST_KIB [DEPTH [TOTAL_MIB [REGISTERED]]]]
+ *   bench_disk DIRECTORY [REQUEST_KIB [DEPTH [TOTAL_MIB [REGISTERED [ENCRYPTED]]]]]
  *
- * One line a direction, made to be read by disk_vs_fio.sh: what, GB/s, seconds of processor time for a GB,
- * the depth that was really reached (io.depth_reached), requests over registered memory, whether O_DIRECT and
- * io_uring were in use. Stores end with a sync, which is part of their time. REGISTERED 0: memory is not
- * registered with the ring. */
+ * One line a direction, made to be read by disk_vs_fio.sh and disk_encrypted.sh: what, GB/s, seconds of
+ * processor time for a GB, the depth that was really reached (io.depth_reached), requests over registered
+ * memory, whether O_DIRECT and io_uring were in use. Stores end with a sync, which is part of their time.
+ * REGISTERED 0: memory is not registered with the ring. ENCRYPTED 1: the directory is. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "daemon/base/log.h"
+#include "daemon/engine/engine.h"
 #include "daemon/io/io.h"
 #include "daemon/mem/arena.h"
 #include "daemon/tier/disk.h"
@@ -28,6 +30,7 @@ struct slot {
 struct bench {
 	struct kvc_loop *loop;
 	struct kvc_stats *stats;
+	struct kvc_engine *engine;
 	struct kvc_io *io;
 	struct kvc_tier *tier;
 	uint64_t request_bytes;
@@ -210,8 +213,10 @@ static bool touched(void *context)
 	return kvc_arena_touched(((const struct bench *)context)->arena);
 }
 
-static void bench_open(struct bench *bench, const char *directory)
+static void bench_open(struct bench *bench, const char *directory, bool encrypted)
 {
+	static const struct kvc_secret key = {{1}};
+	long processors = sysconf(_SC_NPROCESSORS_ONLN);
 	struct kvc_io_options io = {.backend = KVC_IO_AUTO, .depth = 64};
 	uint64_t total = bench->request_bytes * bench->requests;
 	struct kvc_disk_options disk = {.directory = directory, .bytes = total + total / 4 + (1ull << 30)};
@@ -219,8 +224,12 @@ static void bench_open(struct bench *bench, const char *directory)
 	char detail[256];
 
 	if (kvc_loop_open(&bench->loop) || kvc_stats_open(&bench->stats) ||
-	    kvc_io_open(bench->loop, &io, bench->stats, &bench->io))
+	    kvc_io_open(bench->loop, &io, bench->stats, &bench->io) ||
+	    kvc_engine_cpu_open(bench->loop, processors > 0 ? (uint32_t)processors : 1, KVC_SIMD_SCALAR,
+	                        &bench->engine))
 		fail("start", "no memory");
+	disk.engine = bench->engine;
+	disk.key = encrypted ? &key : NULL;
 	slots_open(bench);
 	if (kvc_disk_open(bench->loop, bench->io, bench->stats, &disk, detail, sizeof detail, &bench->tier))
 		fail(directory, detail);
@@ -239,6 +248,7 @@ static void bench_close(struct bench *bench)
 	bench->tier->ops->close(bench->tier, close_done, &bench->flag);
 	if (!kvc_test_run_until_set(bench->loop, &bench->flag))
 		fail("close", "does not end");
+	kvc_engine_close(bench->engine);
 	kvc_io_close(bench->io);
 	kvc_arena_close(bench->arena);
 	kvc_stats_close(bench->stats);
@@ -256,7 +266,8 @@ int main(int argc, char **argv)
 	static struct bench bench;
 
 	if (argc < 2)
-		fail("usage", "bench_disk DIRECTORY [REQUEST_KIB [DEPTH [TOTAL_MIB [REGISTERED]]]]");
+		fail("usage",
+		     "bench_disk DIRECTORY [REQUEST_KIB [DEPTH [TOTAL_MIB [REGISTERED [ENCRYPTED]]]]]");
 	kvc_log_level_now = KVC_LOG_WARN;
 	kvc_key_init();
 	bench.request_bytes = (uint64_t)number(argc, argv, 2, 4096) * 1024;
@@ -266,7 +277,7 @@ int main(int argc, char **argv)
 	if (bench.request_bytes < KVC_RECORD_ALIGN || bench.depth < 1 || bench.depth > DEPTH_MAX ||
 	    !bench.requests)
 		fail("usage", "a number is out of range");
-	bench_open(&bench, argv[1]);
+	bench_open(&bench, argv[1], number(argc, argv, 6, 0) != 0);
 	phase(&bench, KVC_TIER_STORE, "write");
 	phase(&bench, KVC_TIER_LOAD, "read");
 	bench_close(&bench);

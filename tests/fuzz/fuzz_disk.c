@@ -1,8 +1,8 @@
 /* Any bytes as what rests in a disk tier's directory: superblocks, a segment's header, its records. Decoding
  * must stay in bounds, and what it accepts must be possible.
  *
- *   byte 0: bit 0: superblocks; bit 2: the list of crashes; bit 3: wear; else a segment; bit 1: checksums of
- * records are set right first, so that what stands behind them is reached */
+ *   byte 0: bit 0: superblocks; bit 2: the list of crashes; bit 3: wear; bit 4: a keyring; else a segment;
+ * bit 1: checksums of records and keyrings are set right first, so that what stands behind them is reached */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +10,7 @@
 #include <xxhash.h>
 
 #include "daemon/tier/crashes.h"
+#include "daemon/tier/keyring.h"
 #include "daemon/tier/record.h"
 #include "daemon/tier/segment.h"
 #include "daemon/tier/wear.h"
@@ -84,6 +85,45 @@ static void wear(const uint8_t *data, size_t size)
 	free(slots);
 }
 
+/* Bytes 16 to 31 cover all behind them, of as many pages as the rows take. */
+static void keyring_sum(uint8_t *bytes, uint32_t pages)
+{
+	XXH128_canonical_t sum;
+	uint64_t magic;
+	uint32_t version, count;
+
+	memcpy(&magic, bytes, sizeof magic);
+	memcpy(&version, bytes + 8, sizeof version);
+	memcpy(&count, bytes + 12, sizeof count);
+	if (count > KVC_KEYRING_TENANTS_MAX || kvc_keyring_pages(count) > pages)
+		return;
+	XXH128_canonicalFromHash(&sum,
+	                         XXH3_128bits_withSeed(bytes + 32,
+	                                               (size_t)kvc_keyring_pages(count) * KVC_PAGE_BYTES - 32,
+	                                               magic ^ version ^ (uint64_t)count << 32));
+	memcpy(bytes + 16, sum.digest, sizeof sum.digest);
+}
+
+static void keyring(const uint8_t *data, size_t size, bool trusted)
+{
+	uint32_t pages = (uint32_t)((size + KVC_PAGE_BYTES - 1) / KVC_PAGE_BYTES);
+	struct kvc_keyring ring;
+	uint8_t *bytes;
+
+	if (!pages || pages > 64)
+		return;
+	bytes = copy(data, size, (size_t)pages * KVC_PAGE_BYTES);
+	if (trusted)
+		keyring_sum(bytes, pages);
+	if (kvc_keyring_decode(bytes, pages, &ring) == KVC_OK) {
+		for (uint32_t i = 0; i < ring.count; i++)
+			must(kvc_keyring_find(&ring, ring.rows[i].tenant) == &ring.rows[i],
+			     "each tenant once");
+		kvc_keyring_free(&ring);
+	}
+	free(bytes);
+}
+
 static void set_sum(uint8_t *page)
 {
 	XXH128_hash_t sum = XXH3_128bits(page, SUM_OFFSET);
@@ -126,7 +166,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	if (size < 1)
 		return 0;
-	if (data[0] & 8)
+	if (data[0] & 16)
+		keyring(data + 1, size - 1, data[0] & 2);
+	else if (data[0] & 8)
 		wear(data + 1, size - 1);
 	else if (data[0] & 4)
 		crashes(data + 1, size - 1, data[0] & 2);

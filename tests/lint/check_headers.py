@@ -12,7 +12,7 @@ import tempfile
 import source
 
 PUBLIC = ("client/kvcellar.h", "client/kvcellar_cuda.h", "proto/kvc_status.h")
-PACKAGES = ("libuv", "liburing", "libprotobuf-c", "libxxhash", "libsodium", "inih", "libsystemd", "cmocka",
+PACKAGES = ("libuv", "liburing", "libprotobuf-c", "libxxhash", "libsodium", "libcrypto", "inih", "libsystemd", "cmocka",
             "jansson", "smartcols")
 SIMD = {"avx2": ["-mavx2", "-mf16c", "-mfma"],
         "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vbmi", "-mf16c", "-mfma"]}

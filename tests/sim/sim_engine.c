@@ -91,6 +91,11 @@ static void job_run(struct sim_event *event)
 	void *scratch;
 
 	free(holder);
+	if (job->op == KVC_ENGINE_WORK) {
+		job->status = job->work(job);
+		job->done(job);
+		return;
+	}
 	if (job->op == KVC_ENGINE_VERIFY) {
 		job->status = job->cancelled ? KVC_CANCELLED : verify(job);
 		job->done(job);

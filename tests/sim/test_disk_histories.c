@@ -118,7 +118,15 @@ struct history {
 	struct kvc_io *io;
 	struct job *jobs;
 	bool busy[JOBS];
-	uint8_t put[NUMBERS];      /* contents that a put was ever begun with */
+	uint8_t put_ever[NUMBERS];  /* contents that a put was ever begun with */
+	uint8_t put_since[NUMBERS]; /* since the last drop of the tenant began */
+	uint8_t put[NUMBERS];       /* what may be there: of put_ever, but what a drop of the tenant ended */
+	struct kvc_tenant_drop tenant_drop;
+	bool tenant_dropping;
+	bool crashed;          /* what ends now has no one who hears of it */
+	uint64_t tenant_drops; /* that succeeded */
+	uint64_t tenant_drops_at[JOBS];
+	bool encrypted;
 	uint64_t ends_ms[NUMBERS]; /* the last of them */
 	bool over[JOBS];           /* the block had ended when the job began */
 	uint8_t durable[NUMBERS];  /* life in which it was acknowledged as such; dropped since, or never: 0 */
@@ -143,14 +151,15 @@ static uint64_t below(struct history *h, uint64_t bound)
 
 /* --- model ---------------------------------------------------------------------------------------- */
 
-static void restored_check(struct history *h, const struct job *job)
+/* `of`: by number, the contents that it may have. */
+static void restored_check(struct history *h, const struct job *job, const uint8_t *of)
 {
 	for (uint32_t content = 0; content < CONTENTS; content++)
-		if (h->put[job->number] >> content & 1 &&
+		if (of[job->number] >> content & 1 &&
 		    restored_is(&h->world, job, job->number * CONTENTS + content))
 			return;
 	kvc_row.wrong++;
-	fail_msg("block %u was restored as something that was never put", job->number);
+	fail_msg("block %u was restored as something that was never put, or dropped", job->number);
 }
 
 static void job_harvest(struct history *h, uint32_t j)
@@ -165,7 +174,7 @@ static void job_harvest(struct history *h, uint32_t j)
 	if (job->op.kind == KVC_OP_GET && h->over[j])
 		fail_msg("block %u was restored after its end", job->number);
 	else if (job->op.kind == KVC_OP_GET)
-		restored_check(h, job);
+		restored_check(h, job, h->tenant_drops_at[j] == h->tenant_drops ? h->put : h->put_ever);
 	else if (job->op.durable && h->drops_at[j] == h->drops[job->number])
 		h->durable[job->number] = h->life;
 }
@@ -186,12 +195,15 @@ static void job_begin(struct history *h, uint32_t j)
 
 	h->busy[j] = true;
 	h->drops_at[j] = h->drops[number];
+	h->tenant_drops_at[j] = h->tenant_drops;
 	h->over[j] = h->ends_ms[number] <= kvc_loop_now_ms(h->world.loop);
 	if (below(h, 2)) {
 		get_submit(&h->world, &h->jobs[j], number);
 		return;
 	}
 	h->put[number] |= (uint8_t)(1u << content);
+	h->put_ever[number] |= h->put[number];
+	h->put_since[number] |= (uint8_t)(1u << content);
 	durable = hints_draw(&h->world, number);
 	if (hints_end(&h->world) > h->ends_ms[number])
 		h->ends_ms[number] = hints_end(&h->world);
@@ -208,6 +220,38 @@ static void block_drop(struct history *h)
 	kvc_cache_drop(h->world.cache, &key, 1);
 }
 
+/* From its beginning on no promise holds; none that was made meanwhile holds at its end. */
+static void promises_end(struct history *h)
+{
+	for (uint32_t number = 0; number < NUMBERS; number++) {
+		h->drops[number]++;
+		h->durable[number] = 0;
+	}
+}
+
+/* Once it has succeeded, what was put before is never seen again by who begins to ask then. */
+static void tenant_dropped(struct kvc_tenant_drop *drop)
+{
+	struct history *h = kvc_container_of(drop, struct history, tenant_drop);
+
+	h->tenant_dropping = false;
+	promises_end(h);
+	if (drop->status != KVC_OK || h->crashed)
+		return;
+	h->tenant_drops++;
+	memcpy(h->put, h->put_since, sizeof h->put);
+}
+
+static void tenant_drop(struct history *h)
+{
+	h->tenant_dropping = true;
+	promises_end(h);
+	memset(h->put_since, 0, sizeof h->put_since);
+	h->tenant_drop = (struct kvc_tenant_drop){.done = tenant_dropped};
+	snprintf(h->tenant_drop.tenant, sizeof h->tenant_drop.tenant, "%s", ns_options("a").tenant);
+	kvc_cache_tenant_drop(h->world.cache, &h->tenant_drop);
+}
+
 static void client_step(struct history *h)
 {
 	uint32_t j = (uint32_t)below(h, JOBS);
@@ -220,6 +264,8 @@ static void client_step(struct history *h)
 		kvc_op_cancel(&h->jobs[j].op, KVC_DEADLINE);
 	if (below(h, 25) == 0)
 		block_drop(h);
+	if (!h->tenant_dropping && below(h, 400) == 0)
+		tenant_drop(h);
 	if (below(h, 40) == 0)
 		sim_disk_release();
 	if (below(h, 10) == 0)
@@ -230,12 +276,15 @@ static void client_step(struct history *h)
 
 static bool tier_open(struct history *h)
 {
+	static const struct kvc_secret disk_key = {{7}};
 	struct kvc_io_options io_options = {.backend = KVC_IO_AUTO, .depth = 16};
 	struct kvc_disk_options options = {
 	        .directory = h->directory,
 	        .bytes = (uint64_t)h->profile->segments * SEGMENT_BYTES,
 	        .segment_bytes = SEGMENT_BYTES,
 	        .verify_on_start = h->verify,
+	        .key = h->encrypted ? &disk_key : NULL,
+	        .engine = h->world.engine,
 	};
 	char detail[256];
 	kvc_status status;
@@ -350,13 +399,13 @@ static void life_check(struct history *h)
 	if (!h->profile->honest)
 		faults_begin(h);
 	for (uint32_t number = 0; number < NUMBERS; number++) {
-		if (!h->put[number] || (!h->durable[number] && below(h, 4)))
+		if (!h->put_ever[number] || (!h->durable[number] && below(h, 4)))
 			continue;
 		get_wait(h, job, number);
 		if (job->op.status == KVC_OK && block_class(number) <= BLOCK_EPHEMERAL)
 			fail_msg("block %u, which ends or is ephemeral, was found at a start", number);
 		if (job->op.status == KVC_OK)
-			restored_check(h, job);
+			restored_check(h, job, h->put);
 		else if (strict && h->durable[number])
 			fail_msg("block %u, acknowledged as durable, is not there: %s", number,
 			         kvc_status_name(job->op.status));
@@ -383,13 +432,14 @@ static void life_stop(struct history *h)
 	jobs_harvest(h);
 }
 
-/* What comes to its end after the crash has no one who hears of it. */
 static void life_crash(struct history *h)
 {
 	jobs_harvest(h);
+	h->crashed = true;
 	sim_disk_crash();
 	sim_disk_faults_clear();
 	daemon_stop(h, 0);
+	h->crashed = false;
 	memset(h->busy, 0, sizeof h->busy);
 	sim_disk_restart(loss_pick(h));
 	h->crashes++;
@@ -436,12 +486,14 @@ static void life(struct history *h)
 static void history_open(struct history *h, const struct profile *profile, uint64_t seed)
 {
 	memset(h, 0, sizeof *h);
+	kvc_key_init();
 	h->profile = profile;
 	world_open_bare(&h->world, seed * 0x9E3779B97F4A7C15ull);
 	sim_disk_open(&h->world.random);
 	kvc_test_temp_dir(h->directory);
 	h->jobs = test_calloc(JOBS, sizeof *h->jobs);
 	h->verify = below(h, 4) == 0;
+	h->encrypted = below(h, 2) == 0;
 }
 
 static void history_close(struct history *h)

@@ -110,6 +110,8 @@ static void tenant_make(uint32_t block, uint8_t tenant[16])
 
 /* --- life ----------------------------------------------------------------------------------------- */
 
+bool rig_encrypted;
+
 void rig_init(struct rig *rig)
 {
 	memset(rig, 0, sizeof *rig);
@@ -120,6 +122,8 @@ void rig_init(struct rig *rig)
 	        .bytes = 16u << 20,
 	        .segment_bytes = 1u << 20,
 	};
+	memset(&rig->key, 0x4B, sizeof rig->key);
+	rig->options.key = rig_encrypted ? &rig->key : NULL;
 	rig->io_options = (struct kvc_io_options){.backend = KVC_IO_AUTO, .depth = 32};
 }
 
@@ -139,17 +143,23 @@ kvc_status rig_open(struct rig *rig)
 		goto close_loop;
 	if (kvc_io_open(rig->loop, &rig->io_options, rig->stats, &rig->io))
 		goto close_stats;
+	if (kvc_engine_cpu_open(rig->loop, 1, KVC_SIMD_SCALAR, &rig->engine))
+		goto close_io;
+	rig->options.engine = rig->engine;
 	status = kvc_disks_open(rig->loop, rig->io, rig->stats, &rig->options, rig->detail,
 	                        sizeof rig->detail, &rig->secret, &rig->tier);
 	if (status == KVC_OK)
 		return KVC_OK;
 	rig->tier = NULL;
+	kvc_engine_close(rig->engine);
 	kvc_io_close(rig->io);
 	kvc_stats_close(rig->stats);
 	kvc_loop_close(rig->loop);
 	rig->loop = NULL;
 	return status;
 
+close_io:
+	kvc_io_close(rig->io);
 close_stats:
 	kvc_stats_close(rig->stats);
 close_loop:
@@ -283,6 +293,12 @@ void rig_start(struct rig *rig)
 	assert_int_equal(status, KVC_OK);
 	rig_recover(rig);
 	assert_true(rig->tier->writable);
+	for (uint32_t i = 0; i < 4; i++) {
+		uint8_t tenant[16];
+
+		tenant_make(i, tenant);
+		rig->incarnation[i] = rig->tier->ops->incarnation(rig->tier, tenant);
+	}
 }
 
 static void closed(void *context)
@@ -300,6 +316,7 @@ void rig_stop(struct rig *rig)
 	assert_false(done);
 	assert_true(kvc_test_run_until_set(rig->loop, &done));
 	rig->tier = NULL;
+	kvc_engine_close(rig->engine);
 	kvc_io_close(rig->io);
 	kvc_stats_close(rig->stats);
 	kvc_loop_close(rig->loop);
@@ -308,11 +325,26 @@ void rig_stop(struct rig *rig)
 
 /* --- requests ------------------------------------------------------------------------------------- */
 
+static void tenant_take_in(const struct rig_request *request)
+{
+	struct rig *rig = request->rig;
+	uint32_t *incarnation = &rig->incarnation[request->block % 4];
+
+	if (request->req.status == KVC_OK)
+		assert_true(request->req.record.incarnation >= *incarnation);
+	*incarnation = request->req.record.incarnation;
+	for (uint32_t i = request->block % 4; request->req.status == KVC_OK && i < RIG_BLOCKS; i += 4)
+		if (rig->blocks[i].stored)
+			rig_forget(rig, i);
+}
+
 /* At once: a later event may take the place back. */
 static void request_take_in(const struct rig_request *request)
 {
 	struct rig_block *block = &request->rig->blocks[request->block];
 
+	if (request->req.op == KVC_TIER_FORGET_TENANT)
+		tenant_take_in(request);
 	if (request->req.op != KVC_TIER_STORE || request->req.status != KVC_OK)
 		return;
 	if (block->stored)
@@ -359,6 +391,7 @@ struct rig_request *rig_store_begin(struct rig *rig, uint32_t block, uint32_t si
 	};
 	key_make(block, &request->req.record.key);
 	tenant_make(block, request->req.record.tenant);
+	request->req.record.incarnation = rig->incarnation[block % 4];
 	rig->tier->ops->submit(rig->tier, &request->req);
 	assert_false(request->done);
 	return request;
@@ -378,6 +411,16 @@ struct rig_request *rig_load_begin(struct rig *rig, uint32_t block)
 	        .image_bytes = record->image_bytes,
 	        .tokens = record->tokens,
 	};
+	rig->tier->ops->submit(rig->tier, &request->req);
+	assert_false(request->done);
+	return request;
+}
+
+struct rig_request *rig_drop_tenant_begin(struct rig *rig, uint32_t number)
+{
+	struct rig_request *request = request_new(rig, KVC_TIER_FORGET_TENANT, number, 0);
+
+	tenant_make(number, request->req.record.tenant);
 	rig->tier->ops->submit(rig->tier, &request->req);
 	assert_false(request->done);
 	return request;
@@ -437,6 +480,11 @@ enum rig_answer rig_load_end(struct rig_request *request)
 	kvc_row.wrong += answer == RIG_WRONG;
 	request_free(request);
 	return answer;
+}
+
+kvc_status rig_drop_tenant(struct rig *rig, uint32_t number)
+{
+	return rig_end(rig_drop_tenant_begin(rig, number));
 }
 
 kvc_status rig_store(struct rig *rig, uint32_t block, uint32_t size)

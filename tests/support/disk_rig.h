@@ -32,10 +32,13 @@ struct rig {
 	struct kvc_disk_options options;
 	struct kvc_io_options io_options;
 	struct kvc_secret secret;
-	bool striped;       /* several directories */
-	bool no_checkpoint; /* the owner does not describe its blocks */
+	bool striped;            /* several directories */
+	bool no_checkpoint;      /* the owner does not describe its blocks */
+	struct kvc_secret key;   /* of the disk, if options.key points to it */
+	uint32_t incarnation[4]; /* of each tenant: blocks are theirs in turn */
 	struct kvc_loop *loop;
 	struct kvc_stats *stats;
+	struct kvc_engine *engine;
 	struct kvc_io *io;
 	struct kvc_tier *tier; /* NULL: not open */
 	char detail[256];
@@ -56,6 +59,12 @@ struct rig_request {
 	uint32_t block;
 	bool done;
 };
+
+/* Rigs made from now on are encrypted. Run a program's tests once plain and once so. */
+extern bool rig_encrypted;
+#define RIG_RUN_BOTH(tests)                           \
+	(cmocka_run_group_tests(tests, NULL, NULL) || \
+	 (rig_encrypted = true, cmocka_run_group_tests(tests, NULL, NULL)))
 
 /* Fills in defaults: a directory of its own, 16 MiB in segments of 1 MiB. Frees nothing of the rig itself. */
 void rig_init(struct rig *rig);
@@ -92,6 +101,10 @@ enum rig_answer rig_load(struct rig *rig, uint32_t block);
 enum rig_answer rig_load_end(struct rig_request *request);
 
 /* Drop a block that is stored. */
+/* Drop the tenant of blocks number % 4; what was stored of it is gone if that succeeds. */
+kvc_status rig_drop_tenant(struct rig *rig, uint32_t number);
+struct rig_request *rig_drop_tenant_begin(struct rig *rig, uint32_t number);
+
 void rig_forget(struct rig *rig, uint32_t block);
 
 int64_t rig_stat(struct rig *rig, const char *name);

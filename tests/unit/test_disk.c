@@ -704,5 +704,5 @@ int main(void)
 	        DISK_TEST(test_lost_secret_starts_empty),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return RIG_RUN_BOTH(tests);
 }

@@ -303,5 +303,5 @@ int main(void)
 	        CHECKPOINT_TEST(test_store_in_flight),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return RIG_RUN_BOTH(tests);
 }

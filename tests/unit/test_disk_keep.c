@@ -217,5 +217,5 @@ int main(void)
 	        KEEP_TEST(test_close_meanwhile),  KEEP_TEST(test_dropped_meanwhile),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return RIG_RUN_BOTH(tests);
 }

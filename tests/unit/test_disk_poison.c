@@ -198,5 +198,5 @@ int main(void)
 	        cmocka_unit_test(test_page),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return RIG_RUN_BOTH(tests);
 }

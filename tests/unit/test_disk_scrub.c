@@ -235,5 +235,5 @@ int main(void)
 	        SCRUB_TEST(test_keeps_to_its_rate), SCRUB_TEST(test_off),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return RIG_RUN_BOTH(tests);
 }

@@ -234,5 +234,5 @@ int main(void)
 	        STRIPE_TEST(test_close_at_once),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return RIG_RUN_BOTH(tests);
 }

@@ -1,0 +1,738 @@
+/* The disk tier's keyring at work: keys that fit and that do not, tenants that are dropped, and all that can
+ * go wrong with its files. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "daemon/base/log.h"
+#include "daemon/io/io_fault.h"
+#include "daemon/tier/keyring.h"
+#include "tests/support/disk_rig.h"
+#include "tests/support/loop_run.h"
+#include "tests/support/row.h"
+
+enum { BLOCKS = 40, TENANTS = 4, SIZE = 1, FILE_BYTES = 4096 };
+
+static struct rig rig;
+static char second[KVC_TEMP_DIR_BYTES];
+static char both[2 * KVC_TEMP_DIR_BYTES];
+
+static int setup(void **state)
+{
+	(void)state;
+	rig_encrypted = true;
+	rig_init(&rig);
+	kvc_test_temp_dir(second);
+	snprintf(both, sizeof both, "%s,%s", rig.directory, second);
+	kvc_log_level_now = KVC_LOG_ERROR;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	kvc_io_fault_install(NULL, NULL);
+	kvc_io_fault_release();
+	rig_destroy(&rig);
+	kvc_test_temp_dir_remove(second);
+	kvc_row_end();
+	return 0;
+}
+
+static void store_some(void)
+{
+	for (uint32_t i = 0; i < BLOCKS; i++)
+		assert_int_equal(rig_store(&rig, i, SIZE), KVC_OK);
+}
+
+/* Start again, by a scan of all records. */
+static void restart_scanning(void)
+{
+	rig_stop(&rig);
+	rig.options.verify_on_start = true;
+	rig_start(&rig);
+}
+
+/* --- what stands in the directory ----------------------------------------------------------------- */
+
+static uint8_t *file_get(const char *directory, const char *name, size_t *bytes)
+{
+	char path[1024];
+	struct stat st;
+	uint8_t *all;
+	int fd;
+
+	snprintf(path, sizeof path, "%s/%s", directory, name);
+	fd = open(path, O_RDONLY);
+	assert_true(fd >= 0);
+	assert_int_equal(fstat(fd, &st), 0);
+	all = malloc((size_t)st.st_size + 1);
+	assert_int_equal(pread(fd, all, (size_t)st.st_size, 0), st.st_size);
+	close(fd);
+	*bytes = (size_t)st.st_size;
+	return all;
+}
+
+static void file_put(const char *directory, const char *name, const uint8_t *bytes, size_t length)
+{
+	char path[1024];
+	int fd;
+
+	snprintf(path, sizeof path, "%s/%s", directory, name);
+	fd = open(path, O_WRONLY);
+	assert_true(fd >= 0);
+	assert_int_equal(pwrite(fd, bytes, length, 0), length);
+	close(fd);
+}
+
+/* In how many files of a directory the bytes stand. */
+static uint32_t found_in(const char *directory, const void *needle, size_t needle_bytes)
+{
+	DIR *listing = opendir(directory);
+	const struct dirent *entry;
+	uint32_t found = 0;
+
+	assert_non_null(listing);
+	while ((entry = readdir(listing))) {
+		size_t bytes;
+		uint8_t *all;
+
+		if (entry->d_type != DT_REG)
+			continue;
+		all = file_get(directory, entry->d_name, &bytes);
+		found += memmem(all, bytes, needle, needle_bytes) != NULL;
+		free(all);
+	}
+	closedir(listing);
+	return found;
+}
+
+static uint32_t found_anywhere(const void *needle, size_t needle_bytes)
+{
+	char segments[512];
+
+	snprintf(segments, sizeof segments, "%s/segments", rig.directory);
+	return found_in(rig.directory, needle, needle_bytes) + found_in(segments, needle, needle_bytes);
+}
+
+/* The newer of both keyrings of a directory. */
+static void keyring_get(const char *directory, struct kvc_keyring *ring)
+{
+	struct kvc_keyring one[KVC_KEYRING_FILES] = {{.count = 0}};
+	uint32_t newer;
+
+	for (uint32_t i = 0; i < KVC_KEYRING_FILES; i++) {
+		size_t bytes;
+		uint8_t *all = file_get(directory, i ? "keyring.1" : "keyring.0", &bytes);
+
+		assert_int_equal(kvc_keyring_decode(all, (uint32_t)(bytes / KVC_PAGE_BYTES), &one[i]),
+		                 KVC_OK);
+		free(all);
+	}
+	newer = one[1].sequence > one[0].sequence;
+	*ring = one[newer];
+	kvc_keyring_free(&one[1 - newer]);
+}
+
+static void wrapped_get(const char *directory, uint32_t tenant, uint8_t wrapped[KVC_WRAPPED_BYTES])
+{
+	const struct kvc_keyring_row *row;
+	struct kvc_keyring ring;
+
+	keyring_get(directory, &ring);
+	row = kvc_keyring_find(&ring, rig.blocks[tenant].record.tenant);
+	assert_non_null(row);
+	assert_true(row->has_key);
+	memcpy(wrapped, row->wrapped, KVC_WRAPPED_BYTES);
+	kvc_keyring_free(&ring);
+}
+
+/* --- keys ----------------------------------------------------------------------------------------- */
+
+static void test_the_right_key(void **state)
+{
+	(void)state;
+	rig_start(&rig);
+	store_some();
+	assert_int_equal(rig_stat(&rig, "disk.encrypted"), 1);
+	assert_int_equal(rig_check_all(&rig, false), BLOCKS);
+	rig_stop(&rig);
+	rig_start(&rig);
+	assert_int_equal(rig.recovered, BLOCKS);
+	assert_int_equal(rig_check_all(&rig, false), BLOCKS);
+	restart_scanning();
+	assert_int_equal(rig.recovered, BLOCKS);
+	assert_int_equal(rig_stat(&rig, "disk.corrupt"), 0);
+	assert_int_equal(rig_check_all(&rig, false), BLOCKS);
+}
+
+/* No other start, nor one without a key, and none of them changes anything. */
+static void test_other_keys(void **state)
+{
+	(void)state;
+	rig_start(&rig);
+	store_some();
+	rig_stop(&rig);
+	rig.options.key = NULL;
+	assert_int_equal(rig_open(&rig), KVC_ACCESS);
+	assert_non_null(strstr(rig.detail, "is encrypted"));
+	assert_non_null(strstr(rig.detail, rig.directory));
+	rig.options.segment_bytes = 2u << 20; /* which would start empty */
+	assert_int_equal(rig_open(&rig), KVC_ACCESS);
+	rig.options.key = &rig.key;
+	rig.key.bytes[0] ^= 1;
+	assert_int_equal(rig_open(&rig), KVC_ACCESS);
+	assert_non_null(strstr(rig.detail, "does not open"));
+	assert_non_null(strstr(rig.detail, rig.directory));
+	rig.key.bytes[0] ^= 1;
+	rig.options.segment_bytes = 1u << 20;
+	rig_start(&rig);
+	assert_int_equal(rig.recovered, BLOCKS);
+	assert_int_equal(rig_check_all(&rig, false), BLOCKS);
+}
+
+/* What was stored before stays readable, what comes now is encrypted; and there is no way back. */
+static void test_plain_directory_takes_a_key(void **state)
+{
+	(void)state;
+	rig.options.key = NULL;
+	rig_start(&rig);
+	for (uint32_t i = 0; i < BLOCKS / 2; i++)
+		assert_int_equal(rig_store(&rig, i, SIZE), KVC_OK);
+	rig_stop(&rig);
+	rig.options.key = &rig.key;
+	rig_start(&rig);
+	assert_int_equal(rig.recovered, BLOCKS / 2);
+	for (uint32_t i = BLOCKS / 2; i < BLOCKS; i++)
+		assert_int_equal(rig_store(&rig, i, SIZE), KVC_OK);
+	assert_int_equal(rig_check_all(&rig, false), BLOCKS);
+	rig_stop(&rig);
+	rig.options.key = NULL;
+	assert_int_equal(rig_open(&rig), KVC_ACCESS);
+	rig.options.key = &rig.key;
+	restart_scanning();
+	assert_int_equal(rig.recovered, BLOCKS);
+	assert_int_equal(rig_check_all(&rig, false), BLOCKS);
+}
+
+/* A part of a block's image as its owner has it stands on disk in a plain directory, and not in this one. */
+static void test_nothing_shows(void **state)
+{
+	(void)state;
+	for (uint32_t encrypted = 0; encrypted < 2; encrypted++) {
+		struct rig_request *request;
+		uint8_t part[64];
+
+		rig.options.key = encrypted ? &rig.key : NULL;
+		rig_start(&rig);
+		request = rig_store_begin(&rig, 1, SIZE);
+		memcpy(part, request->req.slab + rig_image_bytes(SIZE) - 1024, sizeof part);
+		assert_int_equal(rig_end(request), KVC_OK);
+		assert_int_equal(rig_load(&rig, 1), RIG_RIGHT);
+		rig_stop(&rig);
+		assert_int_equal(found_anywhere(part, sizeof part), !encrypted);
+		rig_destroy(&rig);
+		rig_init(&rig);
+	}
+}
+
+/* --- records at rest ------------------------------------------------------------------------------ */
+
+static void record_copy(uint32_t from, uint32_t to)
+{
+	const struct kvc_record *records[2] = {&rig.blocks[from].record, &rig.blocks[to].record};
+	size_t bytes = rig_record_bytes(SIZE);
+	uint8_t *all = malloc(bytes);
+	char path[512];
+	int fd;
+
+	snprintf(path, sizeof path, "%s/segments/%u", rig.directory, records[0]->place.segment);
+	fd = open(path, O_RDONLY);
+	assert_int_equal(pread(fd, all, bytes, (off_t)records[0]->place.page * KVC_PAGE_BYTES), bytes);
+	close(fd);
+	snprintf(path, sizeof path, "%s/segments/%u", rig.directory, records[1]->place.segment);
+	fd = open(path, O_WRONLY);
+	assert_int_equal(pwrite(fd, all, bytes, (off_t)records[1]->place.page * KVC_PAGE_BYTES), bytes);
+	close(fd);
+	free(all);
+}
+
+/* A sound record of the same tenant, in another one's place. */
+static void test_misplaced_record(void **state)
+{
+	(void)state;
+	KVC_ROW("B5");
+	rig_start(&rig);
+	store_some();
+	record_copy(0, 4);
+	kvc_row.injected++;
+	assert_int_equal(rig_load(&rig, 4), RIG_MISSING);
+	assert_int_equal(rig_load(&rig, 0), RIG_RIGHT);
+}
+
+/* One bit of the encrypted image, in its first page, where the header binds it, and behind. */
+static void test_flipped_bit(void **state)
+{
+	(void)state;
+	KVC_ROW("B3");
+	rig_start(&rig);
+	store_some();
+	for (uint32_t i = 0; i < BLOCKS; i++) {
+		const struct kvc_record *record = &rig.blocks[i].record;
+		off_t at = (off_t)record->place.page * KVC_PAGE_BYTES + KVC_RECORD_HEADER_BYTES +
+		           (off_t)(rig_image_bytes(SIZE) - 1) * i / (BLOCKS - 1);
+		char path[512];
+		uint8_t byte;
+		int fd;
+
+		snprintf(path, sizeof path, "%s/segments/%u", rig.directory, record->place.segment);
+		fd = open(path, O_RDWR);
+		assert_int_equal(pread(fd, &byte, 1, at), 1);
+		byte ^= (uint8_t)(1u << i % 8);
+		assert_int_equal(pwrite(fd, &byte, 1, at), 1);
+		close(fd);
+		kvc_row.injected++;
+		assert_int_equal(rig_load(&rig, i), RIG_MISSING);
+	}
+	assert_int_equal(rig_stat(&rig, "disk.corrupt"), BLOCKS);
+	assert_int_equal(rig_stat(&rig, "disk.reads"), 2 * BLOCKS); /* each was read once more */
+}
+
+/* --- drops ---------------------------------------------------------------------------------------- */
+
+/* Also after a start that reads all records again. */
+static void test_dropped_tenant(void **state)
+{
+	(void)state;
+	KVC_ROW("H8");
+	for (uint32_t encrypted = 0; encrypted < 2; encrypted++) {
+		struct kvc_record old;
+
+		rig.options.key = encrypted ? &rig.key : NULL;
+		rig_start(&rig);
+		store_some();
+		old = rig.blocks[1].record;
+		assert_int_equal(rig_drop_tenant(&rig, 1), KVC_OK);
+		rig.blocks[1].record = old; /* whoever still has it in an index */
+		assert_int_equal(rig_load(&rig, 1), RIG_MISSING);
+		kvc_row.injected++;
+		assert_int_equal(rig_check_all(&rig, false), BLOCKS - BLOCKS / TENANTS);
+		restart_scanning();
+		assert_int_equal(rig.recovered, BLOCKS - BLOCKS / TENANTS);
+		assert_int_equal(rig_stat(&rig, "disk.forgotten_records"), BLOCKS / TENANTS);
+		assert_int_equal(rig_check_all(&rig, false), BLOCKS - BLOCKS / TENANTS);
+		assert_int_equal(rig.incarnation[1], 1);
+		store_some(); /* it is welcome again */
+		assert_int_equal(rig_check_all(&rig, false), BLOCKS);
+		rig_stop(&rig);
+		rig_start(&rig);
+		assert_int_equal(rig_check_all(&rig, false), BLOCKS);
+		assert_int_equal(rig_drop_tenant(&rig, 1), KVC_OK);
+		assert_int_equal(rig.incarnation[1], 2);
+		rig_destroy(&rig);
+		rig_init(&rig);
+	}
+}
+
+static void test_dropped_key_is_in_no_file(void **state)
+{
+	uint8_t wrapped[TENANTS][KVC_WRAPPED_BYTES];
+
+	(void)state;
+	KVC_ROW("H8");
+	rig_start(&rig);
+	store_some();
+	for (uint32_t i = 0; i < TENANTS; i++) {
+		wrapped_get(rig.directory, i, wrapped[i]);
+		assert_true(found_anywhere(wrapped[i], KVC_WRAPPED_BYTES) > 0);
+	}
+	assert_int_equal(rig_drop_tenant(&rig, 2), KVC_OK);
+	kvc_row.injected++;
+	for (uint32_t i = 0; i < TENANTS; i++)
+		assert_int_equal(found_anywhere(wrapped[i], KVC_WRAPPED_BYTES), i == 2 ? 0 : 2);
+}
+
+/* A record that is put for the tenant as it was comes too late; one for the tenant as it will be, too early.
+ */
+static void test_other_incarnation(void **state)
+{
+	(void)state;
+	rig_start(&rig);
+	store_some();
+	assert_int_equal(rig_drop_tenant(&rig, 1), KVC_OK);
+	rig.incarnation[1] = 0;
+	assert_int_equal(rig_store(&rig, 1, SIZE), KVC_CANCELLED);
+	rig.incarnation[1] = 2;
+	assert_int_equal(rig_store(&rig, 1, SIZE), KVC_CANCELLED);
+	rig.incarnation[1] = 1;
+	assert_int_equal(rig_store(&rig, 1, SIZE), KVC_OK);
+	rig.incarnation[1] = 0;
+	assert_int_equal(rig_store(&rig, 5, SIZE), KVC_CANCELLED);
+	rig.incarnation[1] = 2;
+	assert_int_equal(rig_store(&rig, 5, SIZE), KVC_UNAVAILABLE);
+}
+
+/* Stores, loads, drops and syncs in flight together, then a stop in the middle of it. */
+static void test_drops_in_flight(void **state)
+{
+	struct rig_request *requests[4 * BLOCKS];
+	uint32_t count = 0;
+
+	(void)state;
+	rig_start(&rig);
+	store_some();
+	for (uint32_t i = 0; i < BLOCKS; i++) {
+		if (i % 8 == 1)
+			requests[count++] = rig_drop_tenant_begin(&rig, i % TENANTS);
+		requests[count++] = rig_load_begin(&rig, i);
+		requests[count++] = rig_store_begin(&rig, BLOCKS + i, SIZE);
+	}
+	for (uint32_t i = 0; i < count; i++) {
+		bool load = requests[i]->req.op == KVC_TIER_LOAD;
+
+		if (load)
+			assert_int_not_equal(rig_load_end(requests[i]), RIG_WRONG);
+		else
+			rig_end(requests[i]);
+	}
+	assert_int_equal(rig.incarnation[1], BLOCKS / 8);
+	restart_scanning();
+	assert_int_equal(rig_check_all(&rig, false), rig.recovered);
+}
+
+/* --- faults --------------------------------------------------------------------------------------- */
+
+static struct {
+	enum kvc_io_op op;
+	uint32_t skip;
+	int error;
+	uint32_t met;
+} plan;
+
+static void on_keyring(void *context, const struct kvc_io_req *req, struct kvc_io_fault *fault)
+{
+	char link[64], path[512];
+	ssize_t length;
+
+	(void)context;
+	snprintf(link, sizeof link, "/proc/self/fd/%d", req->file->fd);
+	length = readlink(link, path, sizeof path - 1);
+	path[length < 0 ? 0 : length] = '\0';
+	if (!strstr(path, "/keyring.") || req->op != plan.op)
+		return;
+	if (plan.skip) {
+		plan.skip--;
+		return;
+	}
+	plan.met++;
+	*fault = (struct kvc_io_fault){.kind = KVC_FAULT_ERROR, .error = plan.error};
+}
+
+static void fault_set(enum kvc_io_op op, uint32_t skip, int error)
+{
+	plan.op = op;
+	plan.skip = skip;
+	plan.error = error;
+	plan.met = 0;
+	kvc_io_fault_install(on_keyring, NULL);
+}
+
+/* What comes before the new table is in force: nothing has changed, and the next try succeeds. */
+static void test_drop_cannot_be_written(void **state)
+{
+	static const struct {
+		enum kvc_io_op op;
+		int error;
+		kvc_status status;
+	} cases[] = {
+	        {KVC_IO_WRITE, EIO, KVC_IO},
+	        {KVC_IO_WRITE, ENOSPC, KVC_NO_SPACE},
+	        {KVC_IO_SYNC, EIO, KVC_IO},
+	        {KVC_IO_READ, EIO, KVC_IO},
+	};
+
+	(void)state;
+	KVC_ROW("B9 B10 B11");
+	for (unsigned i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+		uint8_t wrapped[KVC_WRAPPED_BYTES];
+
+		rig_start(&rig);
+		store_some();
+		wrapped_get(rig.directory, 1, wrapped);
+		fault_set(cases[i].op, 0, cases[i].error);
+		assert_int_equal(rig_drop_tenant(&rig, 1), cases[i].status);
+		assert_int_equal(rig.incarnation[1], 0);
+		assert_int_equal(plan.met, 1);
+		kvc_row.injected += plan.met;
+		assert_int_equal(rig_check_all(&rig, false), BLOCKS);
+		kvc_io_fault_install(NULL, NULL);
+		assert_int_equal(rig_drop_tenant(&rig, 1), KVC_OK);
+		assert_int_equal(rig.incarnation[1], 1);
+		assert_int_equal(found_anywhere(wrapped, sizeof wrapped), 0);
+		restart_scanning();
+		assert_int_equal(rig_check_all(&rig, false), BLOCKS - BLOCKS / TENANTS);
+		rig_destroy(&rig);
+		rig_init(&rig);
+	}
+}
+
+/* A drop that was refused may have arrived. What is stored after it stays, whatever the start finds. */
+static void test_refused_drop_and_then_a_store(void **state)
+{
+	(void)state;
+	KVC_ROW("B10");
+	rig_start(&rig);
+	store_some();
+	fault_set(KVC_IO_SYNC, 0, EIO);
+	assert_int_equal(rig_drop_tenant(&rig, 1), KVC_IO);
+	kvc_row.injected++;
+	rig_forget(&rig, 1);
+	assert_int_equal(rig_store(&rig, 1, SIZE), KVC_IO); /* it cannot be made sure of */
+	kvc_io_fault_install(NULL, NULL);
+	assert_int_equal(rig_store(&rig, 1, SIZE), KVC_OK);
+	assert_int_equal(rig_check_all(&rig, false), BLOCKS);
+	restart_scanning();
+	assert_int_equal(rig_check_all(&rig, false), BLOCKS);
+	assert_int_equal(rig.incarnation[1], 0);
+}
+
+/* The drop holds, but the old key is still there: it is told, and the next start or drop takes it away. */
+static void test_old_key_cannot_be_overwritten(void **state)
+{
+	static const enum kvc_io_op ops[] = {KVC_IO_WRITE, KVC_IO_SYNC};
+
+	(void)state;
+	KVC_ROW("B9 B10");
+	for (unsigned i = 0; i < 2; i++) {
+		uint8_t wrapped[KVC_WRAPPED_BYTES];
+
+		rig_start(&rig);
+		store_some();
+		wrapped_get(rig.directory, 1, wrapped);
+		fault_set(ops[i], 1, EIO);
+		assert_int_equal(rig_drop_tenant(&rig, 1), KVC_IO);
+		kvc_row.injected += plan.met;
+		assert_int_equal(rig.incarnation[1], 1);
+		assert_int_equal(rig_load(&rig, 1), RIG_MISSING);
+		kvc_io_fault_install(NULL, NULL);
+		restart_scanning();
+		assert_int_equal(rig_check_all(&rig, false), BLOCKS - BLOCKS / TENANTS);
+		assert_int_equal(found_anywhere(wrapped, sizeof wrapped), 0);
+		rig_destroy(&rig);
+		rig_init(&rig);
+	}
+}
+
+/* A tenant whose key cannot be made sure of stores nothing. */
+static void test_key_cannot_be_written(void **state)
+{
+	static const enum kvc_io_op ops[] = {KVC_IO_WRITE, KVC_IO_SYNC, KVC_IO_READ};
+
+	(void)state;
+	KVC_ROW("B9 B10");
+	for (unsigned i = 0; i < 3; i++) {
+		rig_start(&rig);
+		assert_int_equal(rig_store(&rig, 0, SIZE), KVC_OK);
+		fault_set(ops[i], 0, EIO);
+		assert_int_equal(rig_store(&rig, 1, SIZE), KVC_IO);
+		assert_int_equal(rig_store(&rig, 4, SIZE), KVC_OK); /* others do */
+		kvc_row.injected += plan.met;
+		kvc_io_fault_install(NULL, NULL);
+		assert_int_equal(rig_store(&rig, 1, SIZE), KVC_OK);
+		restart_scanning();
+		assert_int_equal(rig.recovered, 3);
+		assert_int_equal(rig_check_all(&rig, false), 3);
+		rig_destroy(&rig);
+		rig_init(&rig);
+	}
+}
+
+/* One of the files is damaged in any byte, or cut: the other one serves, and both are whole afterwards. */
+static void test_damaged_file(void **state)
+{
+	size_t bytes;
+
+	(void)state;
+	KVC_ROW("B4");
+	rig_start(&rig);
+	store_some();
+	rig_stop(&rig);
+	rig_start(&rig); /* both files are the same from here on */
+	rig_stop(&rig);
+	for (uint32_t i = 0; i < 32; i++) {
+		const char *name = i % 2 ? "keyring.1" : "keyring.0";
+		uint8_t *all = file_get(rig.directory, name, &bytes);
+
+		all[i < 16 ? i : i * 20] ^= 0x10;
+		file_put(rig.directory, name, all, bytes);
+		kvc_row.injected++;
+		free(all);
+		rig_start(&rig);
+		assert_int_equal(rig_check_all(&rig, false), BLOCKS);
+		rig_stop(&rig);
+	}
+	for (uint32_t i = 0; i < 2; i++) {
+		uint8_t *all = file_get(rig.directory, i ? "keyring.1" : "keyring.0", &bytes);
+
+		all[100] ^= 1;
+		file_put(rig.directory, i ? "keyring.1" : "keyring.0", all, bytes);
+		free(all);
+	}
+	assert_int_equal(rig_open(&rig), KVC_CORRUPT);
+	assert_non_null(strstr(rig.detail, "keyring"));
+	rig_destroy(&rig);
+	rig_init(&rig);
+}
+
+/* An older file comes back: the newer one counts, and the older one is written over. */
+static void test_older_file(void **state)
+{
+	uint8_t wrapped[KVC_WRAPPED_BYTES];
+	size_t bytes;
+
+	(void)state;
+	KVC_ROW("B25 H8");
+	for (uint32_t i = 0; i < 2; i++) {
+		const char *name = i ? "keyring.1" : "keyring.0";
+		uint8_t *old;
+
+		rig_start(&rig);
+		store_some();
+		wrapped_get(rig.directory, 1, wrapped);
+		old = file_get(rig.directory, name, &bytes);
+		assert_int_equal(rig_drop_tenant(&rig, 1), KVC_OK);
+		rig_stop(&rig);
+		file_put(rig.directory, name, old, bytes);
+		kvc_row.injected++;
+		free(old);
+		restart_scanning();
+		assert_int_equal(rig_check_all(&rig, false), BLOCKS - BLOCKS / TENANTS);
+		assert_int_equal(found_anywhere(wrapped, sizeof wrapped), 0);
+		rig_destroy(&rig);
+		rig_init(&rig);
+	}
+}
+
+/* --- several directories -------------------------------------------------------------------------- */
+
+static void both_begin(void)
+{
+	rig.options.directory = both;
+	rig.options.bytes = 32u << 20;
+	rig.striped = true;
+}
+
+static void test_dropped_in_all_directories(void **state)
+{
+	uint8_t wrapped[2][KVC_WRAPPED_BYTES];
+
+	(void)state;
+	both_begin();
+	rig_start(&rig);
+	store_some();
+	assert_int_equal(rig_store(&rig, BLOCKS, SIZE), KVC_OK);
+	store_some(); /* each block in the other one now */
+	wrapped_get(rig.directory, 1, wrapped[0]);
+	wrapped_get(second, 1, wrapped[1]);
+	assert_memory_not_equal(wrapped[0], wrapped[1], KVC_WRAPPED_BYTES);
+	assert_int_equal(rig_drop_tenant(&rig, 1), KVC_OK);
+	assert_int_equal(rig_check_all(&rig, false), 1 + BLOCKS - BLOCKS / TENANTS);
+	restart_scanning();
+	assert_int_equal(rig.incarnation[1], 1);
+	assert_int_equal(rig_check_all(&rig, false), 1 + BLOCKS - BLOCKS / TENANTS);
+	assert_int_equal(found_in(rig.directory, wrapped[0], KVC_WRAPPED_BYTES), 0);
+	assert_int_equal(found_in(second, wrapped[1], KVC_WRAPPED_BYTES), 0);
+}
+
+/* One that was elsewhere when the tenant was dropped learns of it before any record of it counts. */
+static void test_directory_that_missed_a_drop(void **state)
+{
+	static const char *const names[] = {"keyring.0", "keyring.1"};
+	uint8_t wrapped[KVC_WRAPPED_BYTES];
+	uint8_t *old[2];
+	size_t bytes[2];
+
+	(void)state;
+	KVC_ROW("B25");
+	both_begin();
+	rig_start(&rig);
+	store_some();
+	wrapped_get(second, 1, wrapped);
+	for (uint32_t i = 0; i < 2; i++)
+		old[i] = file_get(second, names[i], &bytes[i]);
+	assert_int_equal(rig_drop_tenant(&rig, 1), KVC_OK);
+	rig_stop(&rig);
+	for (uint32_t i = 0; i < 2; i++) {
+		file_put(second, names[i], old[i], bytes[i]);
+		free(old[i]);
+		kvc_row.injected++;
+	}
+	restart_scanning();
+	assert_int_equal(rig.recovered, BLOCKS - BLOCKS / TENANTS);
+	assert_int_equal(rig.incarnation[1], 1);
+	assert_int_equal(found_in(second, wrapped, KVC_WRAPPED_BYTES), 0);
+	assert_int_equal(rig_check_all(&rig, false), BLOCKS - BLOCKS / TENANTS);
+	store_some();
+	assert_int_equal(rig_check_all(&rig, false), BLOCKS);
+}
+
+/* One of them cannot write its keyring: the drop holds, as the tenant has another incarnation, and is not
+ * told as complete. The next one is. */
+static void test_one_directory_cannot_drop(void **state)
+{
+	(void)state;
+	KVC_ROW("B9");
+	both_begin();
+	rig_start(&rig);
+	store_some();
+	fault_set(KVC_IO_WRITE, 3, EIO); /* one writes twice, then the other's first one has worked */
+	assert_int_equal(rig_drop_tenant(&rig, 1), KVC_IO);
+	assert_int_equal(plan.met, 1);
+	kvc_row.injected += plan.met;
+	assert_int_equal(rig.incarnation[1], 1);
+	kvc_io_fault_install(NULL, NULL);
+	assert_int_equal(rig_drop_tenant(&rig, 1), KVC_OK);
+	assert_int_equal(rig.incarnation[1], 2);
+	restart_scanning();
+	assert_int_equal(rig.incarnation[1], 2);
+	assert_int_equal(rig.recovered, BLOCKS - BLOCKS / TENANTS);
+}
+
+#define KEYRING_TEST(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        KEYRING_TEST(test_the_right_key),
+	        KEYRING_TEST(test_other_keys),
+	        KEYRING_TEST(test_plain_directory_takes_a_key),
+	        KEYRING_TEST(test_nothing_shows),
+	        KEYRING_TEST(test_misplaced_record),
+	        KEYRING_TEST(test_flipped_bit),
+	        KEYRING_TEST(test_dropped_tenant),
+	        KEYRING_TEST(test_dropped_key_is_in_no_file),
+	        KEYRING_TEST(test_other_incarnation),
+	        KEYRING_TEST(test_drops_in_flight),
+	        KEYRING_TEST(test_drop_cannot_be_written),
+	        KEYRING_TEST(test_refused_drop_and_then_a_store),
+	        KEYRING_TEST(test_old_key_cannot_be_overwritten),
+	        KEYRING_TEST(test_key_cannot_be_written),
+	        KEYRING_TEST(test_damaged_file),
+	        KEYRING_TEST(test_older_file),
+	        KEYRING_TEST(test_dropped_in_all_directories),
+	        KEYRING_TEST(test_directory_that_missed_a_drop),
+	        KEYRING_TEST(test_one_directory_cannot_drop),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
