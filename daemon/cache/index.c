@@ -186,29 +186,31 @@ static inline __attribute__((always_inline)) void node_prefetch(const struct kvc
 		__builtin_prefetch(&entry_at(index, id)->node);
 }
 
+/* Step n fetches the n-th entry of the bucket, or the neighbours of the one before if that is the one. */
 void kvc_index_prefetch(const struct kvc_index *index, const struct kvc_storage_key *key, unsigned step)
 {
 	const uint32_t *head = bucket_head(index, bucket_of(index, key));
-	const struct kvc_entry *entry;
+	uint32_t id;
 
 	if (step == 0) {
 		__builtin_prefetch(head);
 		return;
 	}
-	if (*head == KVC_ENTRY_NONE)
-		return;
-	if (step == 1) {
-		entry_prefetch(index, *head);
-		return;
+	id = *head;
+	for (unsigned n = 1; n < step && id != KVC_ENTRY_NONE; n++) {
+		const struct kvc_entry *entry = entry_at(index, id);
+
+		if (kvc_storage_key_equal(&entry->key, key)) {
+			if (n + 1 == step && kvc_policy_listed(&entry->node)) {
+				node_prefetch(index, entry->node.colder);
+				node_prefetch(index, entry->node.hotter);
+			}
+			return;
+		}
+		id = entry->chain;
 	}
-	entry = entry_at(index, *head);
-	if (!kvc_storage_key_equal(&entry->key, key)) {
-		if (entry->chain != KVC_ENTRY_NONE)
-			entry_prefetch(index, entry->chain);
-	} else if (kvc_policy_listed(&entry->node)) {
-		node_prefetch(index, entry->node.colder);
-		node_prefetch(index, entry->node.hotter);
-	}
+	if (id != KVC_ENTRY_NONE)
+		entry_prefetch(index, id);
 }
 
 /* Add one bucket and share out the entries of the one that it splits. */

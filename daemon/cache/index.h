@@ -83,9 +83,9 @@ uint32_t kvc_index_find(struct kvc_index *index, const struct kvc_storage_key *k
 
 /* Touch the memory that kvc_index_find of a key will need, and the policy if it is told of a hit, for who has
  * many to find. In steps below KVC_INDEX_STEPS, each of which reads what the one before it has fetched: the
- * bucket; the entry that it names; the one behind that, or its neighbours with the policy. So some keys later
- * is the time for the next step, and then to find. */
-#define KVC_INDEX_STEPS 3u
+ * bucket; the entry that it names; the one behind that, as long as it is another's, or its neighbours with
+ * the policy. So some keys later is the time for the next step, and then to find. */
+#define KVC_INDEX_STEPS 4u
 void kvc_index_prefetch(const struct kvc_index *index, const struct kvc_storage_key *key, unsigned step);
 
 /* A new entry with that key, which must not be there. KVC_NO_MEMORY. */

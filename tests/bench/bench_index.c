@@ -35,9 +35,9 @@ enum {
 	BATCHES = 400,
 	AHEAD = 8,
 	REQUEST = 1000, /* keys */
-	TURNS = 30,
-	TURN = 40, /* requests */
-	TURN_COLD = 20,
+	TURNS = 10,
+	TURN = 200, /* requests */
+	TURN_COLD = 100,
 	SIZES = 5,
 	LEAST = 10000,
 	MOST = 10000000,
