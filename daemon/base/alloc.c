@@ -6,10 +6,6 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25 /* Linux 6.1; refused before */
-#endif
-
 static atomic_uint_fast64_t count_total;
 static atomic_int_fast64_t count_live;
 static atomic_uint_fast64_t fail_at; /* ordinal of the allocation that fails, 0: none */
@@ -65,7 +61,7 @@ static void *trimmed(uint8_t *room, size_t bytes)
 	return room + before;
 }
 
-void *kvc_huge_alloc(size_t bytes)
+void *kvc_huge_alloc(size_t bytes, bool huge)
 {
 	void *room = MAP_FAILED;
 	void *memory;
@@ -76,14 +72,15 @@ void *kvc_huge_alloc(size_t bytes)
 	if (room == MAP_FAILED)
 		return NULL;
 	memory = trimmed(room, bytes);
+	if (huge)
+		kvc_huge_settle(memory, bytes);
 	return counted(memory);
 }
 
-/* Both are wishes. */
+/* A wish. Not MADV_COLLAPSE, for which the caller would wait milliseconds. */
 void kvc_huge_settle(void *memory, size_t bytes)
 {
 	(void)madvise(memory, bytes, MADV_HUGEPAGE);
-	(void)madvise(memory, bytes, MADV_COLLAPSE);
 }
 
 void kvc_huge_free(void *memory, size_t bytes)

@@ -18,13 +18,12 @@ void *kvc_realloc(void *memory, size_t count, size_t size);
 
 void kvc_free(void *memory);
 
-/* Large pieces, for what is reached in no order: at multiples of KVC_HUGE_BYTES, zeroed, in small pages that
- * are taken as they are used. `bytes` is a multiple of KVC_HUGE_BYTES, and the same in all calls. NULL if
- * there is no memory. */
-void *kvc_huge_alloc(size_t bytes);
+/* Large pieces, for what is reached in no order: at multiples of KVC_HUGE_BYTES, zeroed; with `huge` in huge
+ * pages, where the system gives them, and then all of it is taken at the first use. `bytes` is a multiple of
+ * KVC_HUGE_BYTES, and the same in all calls. NULL if there is no memory. */
+void *kvc_huge_alloc(size_t bytes, bool huge);
 
-/* All of it is in use: lay it in huge pages now, if the system has them (from Linux 6.1 on at once, before
- * when it comes round to it). Takes as long as copying it. */
+/* All of a piece is in use: the system may lay it in huge pages when it comes round to it. */
 void kvc_huge_settle(void *memory, size_t bytes);
 void kvc_huge_free(void *memory, size_t bytes);
 

@@ -6,8 +6,9 @@
  * slower.
  *
  * With many blocks nearly every access misses the processor's cache, and with small pages its translation of
- * addresses too: so pieces that are full lie in huge pages. Of the last one only the small pages that are
- * used are taken. */
+ * addresses too: so pieces are huge pages from the first use on, as soon as what is not used of the last one
+ * is less than a hundredth; before, only small pages that are used are taken, and the system makes huge ones
+ * of full pieces in its own time. */
 #include "daemon/cache/index.h"
 
 #include <stddef.h>
@@ -24,11 +25,16 @@ static_assert(offsetof(struct kvc_entry, slab) < 64, "a look-up reads two lines 
 #define PIECE_BUCKETS ((uint32_t)(PIECE_BYTES / sizeof(uint32_t)))
 #define PAGE_BYTES    4096u
 
+/* Pieces before the first that is huge: of 3 million entries, and 6 million buckets. */
+#define SMALL_ENTRIES 128u
+#define SMALL_BUCKETS 12u
+
 /* A growing array in pieces that never move. */
 struct chunks {
 	void **pieces;
 	uint32_t count;    /* pieces there are */
 	uint32_t capacity; /* pieces that the directory has room for */
+	uint32_t small;    /* the first ones, that are not huge from the start */
 };
 
 struct kvc_index {
@@ -55,10 +61,10 @@ static kvc_status chunks_grow(struct chunks *chunks)
 		chunks->pieces = pieces;
 		chunks->capacity = capacity;
 	}
-	piece = kvc_huge_alloc(PIECE_BYTES);
+	piece = kvc_huge_alloc(PIECE_BYTES, chunks->count >= chunks->small);
 	if (!piece)
 		return KVC_NO_MEMORY;
-	if (chunks->count)
+	if (chunks->count && chunks->count <= chunks->small)
 		kvc_huge_settle(chunks->pieces[chunks->count - 1], PIECE_BYTES);
 	chunks->pieces[chunks->count++] = piece;
 	return KVC_OK;
@@ -114,6 +120,8 @@ kvc_status kvc_index_open(uint64_t hash_mask, struct kvc_index **out)
 		return KVC_NO_MEMORY;
 	index->hash_mask = hash_mask ? hash_mask : UINT64_MAX;
 	index->free_entries = KVC_ENTRY_NONE;
+	index->entries.small = SMALL_ENTRIES;
+	index->buckets.small = SMALL_BUCKETS;
 	if (bucket_add(index) != KVC_OK) {
 		kvc_index_close(index);
 		return KVC_NO_MEMORY;
@@ -139,13 +147,17 @@ uint32_t kvc_index_high(const struct kvc_index *index)
 	return index->entry_high;
 }
 
-/* Of the last piece only the pages that are used are taken. */
+/* Of the last piece, if it is not a huge page, only the pages that are used are taken. */
 static uint64_t chunks_bytes(const struct chunks *chunks, uint32_t used, uint32_t in_piece, size_t size)
 {
 	uint64_t last = used - (chunks->count ? (uint64_t)(chunks->count - 1) * in_piece : 0);
 	uint64_t full = chunks->count ? (uint64_t)(chunks->count - 1) * PIECE_BYTES : 0;
 
-	return full + kvc_round_up(last * size, PAGE_BYTES) + chunks->capacity * sizeof(void *);
+	if (chunks->count > chunks->small)
+		last = PIECE_BYTES;
+	else
+		last = kvc_round_up(last * size, PAGE_BYTES);
+	return full + last + chunks->capacity * sizeof(void *);
 }
 
 uint64_t kvc_index_bytes(const struct kvc_index *index)
