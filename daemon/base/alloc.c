@@ -73,8 +73,14 @@ void *kvc_huge_alloc(size_t bytes, bool huge)
 		return NULL;
 	memory = trimmed(room, bytes);
 	if (huge)
-		(void)madvise(memory, bytes, MADV_HUGEPAGE); /* a wish */
+		kvc_huge_settle(memory, bytes);
 	return counted(memory);
+}
+
+/* A wish. Not MADV_COLLAPSE, for which the caller would wait milliseconds. */
+void kvc_huge_settle(void *memory, size_t bytes)
+{
+	(void)madvise(memory, bytes, MADV_HUGEPAGE);
 }
 
 void kvc_huge_free(void *memory, size_t bytes)

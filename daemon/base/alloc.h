@@ -20,8 +20,11 @@ void kvc_free(void *memory);
 
 /* Large pieces, for what is reached in no order: at multiples of KVC_HUGE_BYTES, zeroed; with `huge` in huge
  * pages, where the system gives them, and then all of it is taken at the first use. `bytes` is a multiple of
- * KVC_HUGE_BYTES, and the same when it is freed. NULL if there is no memory. */
+ * KVC_HUGE_BYTES, and the same in all calls. NULL if there is no memory. */
 void *kvc_huge_alloc(size_t bytes, bool huge);
+
+/* All of a piece is in use: the system may lay it in huge pages when it comes round to it. */
+void kvc_huge_settle(void *memory, size_t bytes);
 void kvc_huge_free(void *memory, size_t bytes);
 
 /* For tests: let the n-th allocation from now on (1: the next) fail, and all after it too if `forever`. 0

@@ -66,12 +66,22 @@ static kvc_status flights_open(struct kvc_cache *cache)
 	cache->flights = kvc_calloc(cache->flight_count, sizeof *cache->flights);
 	if (!cache->flights)
 		return KVC_NO_MEMORY;
+	if (kvc_idmap_reserve(&cache->flight_of, cache->flight_count) != KVC_OK) {
+		kvc_free(cache->flights);
+		return KVC_NO_MEMORY;
+	}
 	cache->free_flights = KVC_FLIGHT_NONE;
 	for (uint32_t i = cache->flight_count; i-- > 0;) {
 		cache->flights[i].next_free = cache->free_flights;
 		cache->free_flights = i;
 	}
 	return KVC_OK;
+}
+
+static void flights_close(struct kvc_cache *cache)
+{
+	kvc_idmap_close(&cache->flight_of);
+	kvc_free(cache->flights);
 }
 
 static kvc_status mover_open(struct kvc_cache *cache)
@@ -137,7 +147,7 @@ kvc_status kvc_cache_open(const struct kvc_cache_options *options, struct kvc_ca
 fail_mover:
 	kvc_mover_close(cache->mover);
 fail_flights:
-	kvc_free(cache->flights);
+	flights_close(cache);
 fail_admission:
 	kvc_admission_close(cache);
 fail_tenants:
@@ -369,7 +379,7 @@ void kvc_cache_close(struct kvc_cache *cache)
 	KVC_PRE(!kvc_space_wanted(cache) && !cache->space_task.queued && !cache->stop_task.queued);
 	kvc_vram_close(cache->vram);
 	kvc_mover_close(cache->mover);
-	kvc_free(cache->flights);
+	flights_close(cache);
 	kvc_admission_close(cache);
 	kvc_tenants_close(cache);
 	kvc_expiry_close(&cache->expiry);

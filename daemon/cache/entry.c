@@ -210,7 +210,7 @@ void kvc_entry_lose_place(struct kvc_cache *cache, uint32_t id)
 
 	place_gone(cache, entry);
 	if (entry->slab == KVC_EXTENT_NONE && !(entry->flags & KVC_ENTRY_IN_VRAM) &&
-	    entry->flight == KVC_FLIGHT_NONE) {
+	    !kvc_entry_in_flight(entry)) {
 		kvc_stat_add(cache->count.lost, 1);
 		kvc_entry_tenant(cache, entry)->count.lost++;
 		kvc_entry_drop(cache, id);

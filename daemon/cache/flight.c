@@ -12,14 +12,15 @@ kvc_status kvc_flight_begin(struct kvc_cache *cache, uint32_t id, enum kvc_fligh
 	uint32_t number = cache->free_flights;
 	struct kvc_flight *flight;
 
-	KVC_PRE(entry->flight == KVC_FLIGHT_NONE);
+	KVC_PRE(!kvc_entry_in_flight(entry));
 	if (number == KVC_FLIGHT_NONE)
 		return KVC_BUSY;
 	flight = &cache->flights[number];
 	cache->free_flights = flight->next_free;
 	*flight = (struct kvc_flight){.kind = kind, .entry = id, .cache = cache};
 	kvc_list_init(&flight->waiters);
-	entry->flight = number;
+	entry->hints |= KVC_HINT_FLIGHT;
+	kvc_idmap_add(&cache->flight_of, id, number);
 	cache->flights_used++;
 	kvc_entry_ref(cache, id);
 	*out = flight;
@@ -35,16 +36,19 @@ void kvc_flight_end(struct kvc_flight *flight, struct kvc_list *waiters)
 	kvc_list_init(waiters);
 	kvc_list_splice(waiters, &flight->waiters);
 	flight->kind = KVC_FLIGHT_IDLE;
-	kvc_cache_entry(cache, flight->entry)->flight = KVC_FLIGHT_NONE;
+	kvc_cache_entry(cache, flight->entry)->hints &= (uint8_t)~KVC_HINT_FLIGHT;
+	kvc_idmap_remove(&cache->flight_of, flight->entry);
 	flight->next_free = cache->free_flights;
 	cache->free_flights = number;
 	cache->flights_used--;
 	kvc_entry_unref(cache, flight->entry);
 }
 
-struct kvc_flight *kvc_entry_flight(struct kvc_cache *cache, const struct kvc_entry *entry)
+struct kvc_flight *kvc_entry_flight(struct kvc_cache *cache, uint32_t id)
 {
-	return entry->flight == KVC_FLIGHT_NONE ? NULL : &cache->flights[entry->flight];
+	if (!kvc_entry_in_flight(kvc_cache_entry(cache, id)))
+		return NULL;
+	return &cache->flights[kvc_idmap_get(&cache->flight_of, id)];
 }
 
 static struct kvc_op *waiter_pop(struct kvc_list *waiters)
@@ -286,7 +290,7 @@ kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, struct kvc_flig
 
 static bool has_no_flight(void *cache, uint32_t id)
 {
-	return kvc_cache_entry(cache, id)->flight == KVC_FLIGHT_NONE;
+	return !kvc_entry_in_flight(kvc_cache_entry(cache, id));
 }
 
 static bool cleaner_wanted(const struct kvc_cache *cache)

@@ -95,7 +95,7 @@ static bool reread_helps(const struct kvc_op *op)
 
 	return !op->reread && op->from != KVC_REST_VRAM && entry->flags & KVC_ENTRY_ON_DISK &&
 	       !(entry->flags & KVC_ENTRY_DEAD) && entry->slab != KVC_EXTENT_NONE && entry->refs == 1 &&
-	       !entry->pins && entry->flight == KVC_FLIGHT_NONE;
+	       !entry->pins && !kvc_entry_in_flight(entry);
 }
 
 static void get_reread(struct kvc_op *op)
@@ -198,7 +198,7 @@ static void get_load(struct kvc_op *op)
 {
 	struct kvc_cache *cache = op->cache;
 	const struct kvc_entry *entry = kvc_cache_entry(cache, op->entry);
-	struct kvc_flight *flight = kvc_entry_flight(cache, entry);
+	struct kvc_flight *flight = kvc_entry_flight(cache, op->entry);
 	bool in_vram = entry->flags & KVC_ENTRY_IN_VRAM;
 	kvc_status status = KVC_OK;
 

@@ -6,25 +6,35 @@
  * slower.
  *
  * With many blocks nearly every access misses the processor's cache, and with small pages its translation of
- * addresses too: so pieces are huge pages, except the first one, which a small cache does not fill. */
+ * addresses too: so pieces are huge pages from the first use on, as soon as what is not used of the last one
+ * is less than a hundredth; before, only small pages that are used are taken, and the system makes huge ones
+ * of full pieces in its own time. */
 #include "daemon/cache/index.h"
 
+#include <stddef.h>
 #include <string.h>
 
 #include "daemon/base/alloc.h"
 #include "daemon/base/check.h"
 #include "daemon/base/checked.h"
 
+static_assert(offsetof(struct kvc_entry, slab) < 64, "a look-up reads two lines at most");
+
 #define PIECE_BYTES   KVC_HUGE_BYTES
 #define PIECE_ENTRIES ((uint32_t)(PIECE_BYTES / sizeof(struct kvc_entry)))
 #define PIECE_BUCKETS ((uint32_t)(PIECE_BYTES / sizeof(uint32_t)))
 #define PAGE_BYTES    4096u
+
+/* Pieces before the first that is huge: of 3 million entries, and 6 million buckets. */
+#define SMALL_ENTRIES 128u
+#define SMALL_BUCKETS 12u
 
 /* A growing array in pieces that never move. */
 struct chunks {
 	void **pieces;
 	uint32_t count;    /* pieces there are */
 	uint32_t capacity; /* pieces that the directory has room for */
+	uint32_t small;    /* the first ones, that are not huge from the start */
 };
 
 struct kvc_index {
@@ -51,9 +61,11 @@ static kvc_status chunks_grow(struct chunks *chunks)
 		chunks->pieces = pieces;
 		chunks->capacity = capacity;
 	}
-	piece = kvc_huge_alloc(PIECE_BYTES, chunks->count > 0);
+	piece = kvc_huge_alloc(PIECE_BYTES, chunks->count >= chunks->small);
 	if (!piece)
 		return KVC_NO_MEMORY;
+	if (chunks->count && chunks->count <= chunks->small)
+		kvc_huge_settle(chunks->pieces[chunks->count - 1], PIECE_BYTES);
 	chunks->pieces[chunks->count++] = piece;
 	return KVC_OK;
 }
@@ -108,6 +120,8 @@ kvc_status kvc_index_open(uint64_t hash_mask, struct kvc_index **out)
 		return KVC_NO_MEMORY;
 	index->hash_mask = hash_mask ? hash_mask : UINT64_MAX;
 	index->free_entries = KVC_ENTRY_NONE;
+	index->entries.small = SMALL_ENTRIES;
+	index->buckets.small = SMALL_BUCKETS;
 	if (bucket_add(index) != KVC_OK) {
 		kvc_index_close(index);
 		return KVC_NO_MEMORY;
@@ -133,19 +147,24 @@ uint32_t kvc_index_high(const struct kvc_index *index)
 	return index->entry_high;
 }
 
-/* Of a piece that is alone only pages that are used are taken. */
-static uint64_t chunks_bytes(const struct chunks *chunks, uint64_t used)
+/* Of the last piece, if it is not a huge page, only the pages that are used are taken. */
+static uint64_t chunks_bytes(const struct chunks *chunks, uint32_t used, uint32_t in_piece, size_t size)
 {
-	uint64_t pieces =
-	        chunks->count > 1 ? (uint64_t)chunks->count * PIECE_BYTES : kvc_round_up(used, PAGE_BYTES);
+	uint64_t last = used - (chunks->count ? (uint64_t)(chunks->count - 1) * in_piece : 0);
+	uint64_t full = chunks->count ? (uint64_t)(chunks->count - 1) * PIECE_BYTES : 0;
 
-	return pieces + chunks->capacity * sizeof(void *);
+	if (chunks->count > chunks->small)
+		last = PIECE_BYTES;
+	else
+		last = kvc_round_up(last * size, PAGE_BYTES);
+	return full + last + chunks->capacity * sizeof(void *);
 }
 
 uint64_t kvc_index_bytes(const struct kvc_index *index)
 {
-	return sizeof *index + chunks_bytes(&index->entries, index->entry_high * sizeof(struct kvc_entry)) +
-	       chunks_bytes(&index->buckets, index->bucket_count * sizeof(uint32_t));
+	return sizeof *index +
+	       chunks_bytes(&index->entries, index->entry_high, PIECE_ENTRIES, sizeof(struct kvc_entry)) +
+	       chunks_bytes(&index->buckets, index->bucket_count, PIECE_BUCKETS, sizeof(uint32_t));
 }
 
 uint32_t kvc_index_find(struct kvc_index *index, const struct kvc_storage_key *key)
@@ -162,23 +181,48 @@ uint32_t kvc_index_find(struct kvc_index *index, const struct kvc_storage_key *k
 	return KVC_ENTRY_NONE;
 }
 
-void kvc_index_prefetch(const struct kvc_index *index, const struct kvc_storage_key *key)
+/* What a look-up needs of an entry. Always inlined: gcc takes a function that
+ * does nothing but prefetch for one without effect, and leaves out the calls. */
+static inline __attribute__((always_inline)) void entry_prefetch(const struct kvc_index *index, uint32_t id)
 {
-	__builtin_prefetch(bucket_head(index, bucket_of(index, key)));
+	const uint8_t *entry = (const uint8_t *)entry_at(index, id);
+
+	__builtin_prefetch(entry);
+	__builtin_prefetch(entry + offsetof(struct kvc_entry, slab));
 }
 
-/* An entry lies in two lines of the processor's cache: the key and the links are in the first, what decides
- * about eviction in the second. */
-void kvc_index_prefetch_entry(const struct kvc_index *index, const struct kvc_storage_key *key)
+/* What the policy keeps in an entry, if it is one: other policies than lists have other numbers there. */
+static inline __attribute__((always_inline)) void node_prefetch(const struct kvc_index *index, uint32_t id)
 {
-	uint32_t id = *bucket_head(index, bucket_of(index, key));
-	const struct kvc_entry *entry;
+	if (id < index->entry_high)
+		__builtin_prefetch(&entry_at(index, id)->node);
+}
 
-	if (id == KVC_ENTRY_NONE)
+/* Step n fetches the n-th entry of the bucket, or the neighbours of the one before if that is the one. */
+void kvc_index_prefetch(const struct kvc_index *index, const struct kvc_storage_key *key, unsigned step)
+{
+	const uint32_t *head = bucket_head(index, bucket_of(index, key));
+	uint32_t id;
+
+	if (step == 0) {
+		__builtin_prefetch(head);
 		return;
-	entry = entry_at(index, id);
-	__builtin_prefetch(entry);
-	__builtin_prefetch(&entry->node);
+	}
+	id = *head;
+	for (unsigned n = 1; n < step && id != KVC_ENTRY_NONE; n++) {
+		const struct kvc_entry *entry = entry_at(index, id);
+
+		if (kvc_storage_key_equal(&entry->key, key)) {
+			if (n + 1 == step && kvc_policy_listed(&entry->node)) {
+				node_prefetch(index, entry->node.colder);
+				node_prefetch(index, entry->node.hotter);
+			}
+			return;
+		}
+		id = entry->chain;
+	}
+	if (id != KVC_ENTRY_NONE)
+		entry_prefetch(index, id);
 }
 
 /* Add one bucket and share out the entries of the one that it splits. */
@@ -234,7 +278,6 @@ kvc_status kvc_index_insert(struct kvc_index *index, const struct kvc_storage_ke
 	        .key = *key,
 	        .chain = *head,
 	        .slab = KVC_EXTENT_NONE,
-	        .flight = KVC_FLIGHT_NONE,
 	};
 	*head = *id;
 	index->count++;

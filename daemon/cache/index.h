@@ -16,8 +16,7 @@
 #include "daemon/tier/record.h"
 #include "proto/kvc_status.h"
 
-#define KVC_ENTRY_NONE  0xFFFFFFFFu
-#define KVC_FLIGHT_NONE 0xFFFFFFFFu
+#define KVC_ENTRY_NONE 0xFFFFFFFFu
 
 enum kvc_entry_flag {
 	KVC_ENTRY_VISIBLE = 1,  /* complete: look-ups and gets may see it */
@@ -30,7 +29,8 @@ enum kvc_entry_flag {
 	KVC_ENTRY_UNREAD = 128, /* found at start, and not restored since: its image may be damaged */
 };
 
-/* Bits of kvc_entry.hints: what those who put it said of it, and what came of it. */
+/* Bits of kvc_entry.hints: what those who put it said of it, and what came of it; and one that has no room in
+ * the flags. */
 enum {
 	KVC_HINT_PRIORITY = 0x03,  /* enum kvc_priority (cache.h) */
 	KVC_HINT_EPHEMERAL = 0x04, /* never to disk */
@@ -38,28 +38,29 @@ enum {
 	KVC_HINT_MARKED = 0x10,    /* written to disk, if it was, in a record that no start takes over */
 	KVC_HINT_AS_NORMAL = 0x20, /* listed with normal priority, whatever it has */
 	KVC_HINT_DOOMED = 0x40,    /* its tenant was dropped while it was being put */
+	KVC_HINT_FLIGHT = 0x80,    /* something is happening to it: flight.c knows what */
 };
 
-/* One block. 88 bytes; owned by the index, filled by the cache. */
+/* One block. 84 bytes; owned by the index, filled by the cache. What a look-up needs comes first: two lines
+ * of the processor's cache at most. */
 struct kvc_entry {
 	struct kvc_storage_key key;
-	uint32_t chain; /* next entry of the bucket, or of the free list */
-	uint32_t slab;  /* in the arena, KVC_EXTENT_NONE: not in RAM */
-	struct kvc_place place;
-	uint32_t epoch; /* of the disk segment, its low 32 bits */
-	uint32_t image_bytes;
-	uint32_t flight; /* what is happening to it, KVC_FLIGHT_NONE: nothing */
-	uint32_t refs;   /* operations, moves and leases that use it: it may not be freed, nor its slab */
+	uint32_t chain;              /* next entry of the bucket, or of the free list */
 	struct kvc_policy_node node; /* what decides who is evicted first */
 	uint8_t flags;
 	uint8_t hints;
 	uint16_t tenant; /* a small number that the cache gives its tenants, 0: not known yet */
-	uint16_t pins;   /* leases that keep it */
 	uint16_t tokens;
+	uint32_t slab; /* in the arena, KVC_EXTENT_NONE: not in RAM */
+	struct kvc_place place;
+	uint32_t epoch; /* of the disk segment, its low 32 bits */
+	uint32_t image_bytes;
+	uint32_t refs;  /* operations, moves and leases that use it: it may not be freed, nor its slab */
+	uint16_t pins;  /* leases that keep it */
 	uint16_t depth; /* blocks before it in its sequence, capped */
 };
 
-static_assert(sizeof(struct kvc_entry) <= 88, "the index must stay small");
+static_assert(sizeof(struct kvc_entry) <= 84, "the index must stay small");
 
 struct kvc_index;
 
@@ -80,10 +81,12 @@ struct kvc_entry *kvc_index_entry(struct kvc_index *index, uint32_t id);
 /* The entry with that key, or KVC_ENTRY_NONE. */
 uint32_t kvc_index_find(struct kvc_index *index, const struct kvc_storage_key *key);
 
-/* Touch the memory that kvc_index_find will need: first the bucket, some keys later the entry that it names,
- * then find. */
-void kvc_index_prefetch(const struct kvc_index *index, const struct kvc_storage_key *key);
-void kvc_index_prefetch_entry(const struct kvc_index *index, const struct kvc_storage_key *key);
+/* Touch the memory that kvc_index_find of a key will need, and the policy if it is told of a hit, for who has
+ * many to find. In steps below KVC_INDEX_STEPS, each of which reads what the one before it has fetched: the
+ * bucket; the entry that it names; the one behind that, as long as it is another's, or its neighbours with
+ * the policy. So some keys later is the time for the next step, and then to find. */
+#define KVC_INDEX_STEPS 4u
+void kvc_index_prefetch(const struct kvc_index *index, const struct kvc_storage_key *key, unsigned step);
 
 /* A new entry with that key, which must not be there. KVC_NO_MEMORY. */
 kvc_status kvc_index_insert(struct kvc_index *index, const struct kvc_storage_key *key, uint32_t *id);

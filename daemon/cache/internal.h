@@ -27,12 +27,15 @@
 #include "daemon/cache/cache.h"
 #include "daemon/cache/counters.h"
 #include "daemon/cache/expiry.h"
+#include "daemon/cache/idmap.h"
 #include "daemon/cache/index.h"
 #include "daemon/cache/ns.h"
 #include "daemon/cache/scrub.h"
 #include "daemon/cache/space.h"
 #include "daemon/cache/tenant.h"
 #include "daemon/policy/policy.h"
+
+#define KVC_FLIGHT_NONE 0xFFFFFFFFu
 
 enum kvc_flight_kind {
 	KVC_FLIGHT_IDLE,
@@ -100,8 +103,9 @@ struct kvc_cache {
 	struct kvc_flight *flights;
 	uint32_t flight_count;
 	uint32_t flights_used;
-	uint32_t free_flights; /* list through next_free */
-	struct kvc_fair space; /* tenants that wait for room */
+	uint32_t free_flights;      /* list through next_free */
+	struct kvc_idmap flight_of; /* entries that have one; room for all flights */
+	struct kvc_fair space;      /* tenants that wait for room */
 	struct kvc_task space_task;
 	struct kvc_task stop_task;
 	struct kvc_sync sync;
@@ -200,7 +204,13 @@ kvc_status kvc_flight_begin(struct kvc_cache *cache, uint32_t id, enum kvc_fligh
                             struct kvc_flight **flight);
 /* Ends it; the waiters are moved to `waiters`. */
 void kvc_flight_end(struct kvc_flight *flight, struct kvc_list *waiters);
-struct kvc_flight *kvc_entry_flight(struct kvc_cache *cache, const struct kvc_entry *entry);
+/* NULL: it has none. */
+struct kvc_flight *kvc_entry_flight(struct kvc_cache *cache, uint32_t id);
+
+static inline bool kvc_entry_in_flight(const struct kvc_entry *entry)
+{
+	return entry->hints & KVC_HINT_FLIGHT;
+}
 
 /* Begin loading an entry that rests on disk only. */
 kvc_status kvc_load_begin(struct kvc_cache *cache, uint32_t id, bool urgent, struct kvc_flight **flight);

@@ -2,7 +2,7 @@
 #include "daemon/cache/internal.h"
 
 enum {
-	AHEAD = 16,      /* keys between two steps of fetching one into the processor's cache */
+	AHEAD = 8,       /* keys between two steps of fetching one into the processor's cache */
 	CHAIN_SHARE = 2, /* part of RAM that is read ahead for one chain, */
 	AHEAD_SHARE = 4, /* and that is on its way for all */
 };
@@ -25,10 +25,12 @@ void kvc_cache_touch(struct kvc_cache *cache, const struct kvc_storage_key *key)
 /* Fetch what the keys before key `i` will need. */
 static void lookup_ahead(const struct kvc_cache *cache, const struct kvc_storage_key *keys, uint32_t i)
 {
-	if (i >= 2 * AHEAD)
-		kvc_index_prefetch(cache->index, &keys[i - 2 * AHEAD]);
-	if (i >= AHEAD)
-		kvc_index_prefetch_entry(cache->index, &keys[i - AHEAD]);
+	for (unsigned step = 0; step < KVC_INDEX_STEPS; step++) {
+		uint32_t before = (KVC_INDEX_STEPS - step) * AHEAD;
+
+		if (i >= before)
+			kvc_index_prefetch(cache->index, &keys[i - before], step);
+	}
 }
 
 /* Backwards, so that the first block of the chain is touched last. A policy that counts uses is told of the
@@ -69,8 +71,7 @@ static bool ahead_one(struct kvc_cache *cache, uint32_t id)
 {
 	const struct kvc_entry *entry = kvc_cache_entry(cache, id);
 
-	if (entry->slab != KVC_EXTENT_NONE || entry->flags & KVC_ENTRY_IN_VRAM ||
-	    entry->flight != KVC_FLIGHT_NONE)
+	if (entry->slab != KVC_EXTENT_NONE || entry->flags & KVC_ENTRY_IN_VRAM || kvc_entry_in_flight(entry))
 		return true;
 	return ahead_has_room(cache, kvc_record_bytes(entry->image_bytes)) &&
 	       kvc_load_ahead(cache, id) == KVC_OK;

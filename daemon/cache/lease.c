@@ -34,7 +34,7 @@ static void pin_end(struct kvc_cache *cache, uint32_t id)
 
 	entry->pins--;
 	kvc_stat_add(cache->count.pins, -1);
-	if (!kvc_policy_listed(&entry->node) && !kvc_entry_flight(cache, entry))
+	if (!kvc_policy_listed(&entry->node) && !kvc_entry_in_flight(entry))
 		kvc_entry_list(cache, id, KVC_POLICY_BACK, KVC_ENTRY_NONE);
 	kvc_entry_unref(cache, id);
 }

@@ -140,7 +140,7 @@ void kvc_op_submit(struct kvc_cache *cache, struct kvc_op *op)
 
 static void leave_flight(struct kvc_op *op)
 {
-	struct kvc_flight *flight = kvc_entry_flight(op->cache, kvc_cache_entry(op->cache, op->entry));
+	struct kvc_flight *flight = kvc_entry_flight(op->cache, op->entry);
 
 	kvc_list_remove(&op->wait_node);
 	if (flight)

@@ -20,7 +20,7 @@ static void put_store(struct kvc_op *op, uint32_t id)
 {
 	struct kvc_cache *cache = op->cache;
 	struct kvc_entry *entry = kvc_cache_entry(cache, id);
-	struct kvc_flight *flight = kvc_entry_flight(cache, entry);
+	struct kvc_flight *flight = kvc_entry_flight(cache, id);
 	bool in_ram = entry->slab != KVC_EXTENT_NONE;
 	kvc_status status = KVC_OK;
 
@@ -116,7 +116,7 @@ void kvc_put_abandon(struct kvc_op *op, kvc_status status)
 	struct kvc_list waiters;
 
 	kvc_entry_drop(cache, id);
-	kvc_flight_end(kvc_entry_flight(cache, kvc_cache_entry(cache, id)), &waiters);
+	kvc_flight_end(kvc_entry_flight(cache, id), &waiters);
 	kvc_op_finish(op, status);
 	waiters_again(&waiters);
 }
@@ -177,7 +177,7 @@ static void put_commit(struct kvc_op *op)
 		commit_in_vram(op);
 	else
 		commit_in_ram(op);
-	kvc_flight_end(kvc_entry_flight(cache, entry), &waiters);
+	kvc_flight_end(kvc_entry_flight(cache, op->entry), &waiters);
 	put_settle(op, op->entry);
 	waiters_again(&waiters);
 	kvc_cleaner_run(cache);
@@ -208,7 +208,7 @@ static void put_doomed(struct kvc_op *op)
 	struct kvc_list waiters, *node;
 
 	kvc_entry_drop(cache, id);
-	kvc_flight_end(kvc_entry_flight(cache, kvc_cache_entry(cache, id)), &waiters);
+	kvc_flight_end(kvc_entry_flight(cache, id), &waiters);
 	kvc_op_finish(op, KVC_CANCELLED);
 	while ((node = kvc_list_pop(&waiters)))
 		kvc_op_finish(kvc_container_of(node, struct kvc_op, wait_node), KVC_CANCELLED);
@@ -385,6 +385,6 @@ void kvc_put_start(struct kvc_op *op)
 		put_present(op, id);
 	} else {
 		op->entry = id;
-		kvc_op_wait(op, kvc_entry_flight(cache, kvc_cache_entry(cache, id)), KVC_OP_FILL);
+		kvc_op_wait(op, kvc_entry_flight(cache, id), KVC_OP_FILL);
 	}
 }

@@ -27,7 +27,7 @@ static void timer_start(struct kvc_cache *cache, uint64_t delay_ms)
 static bool only_this_copy(const struct kvc_entry *entry)
 {
 	return entry->flags & (KVC_ENTRY_ON_DISK | KVC_ENTRY_IN_VRAM) && !entry->refs && !entry->pins &&
-	       entry->flight == KVC_FLIGHT_NONE;
+	       !kvc_entry_in_flight(entry);
 }
 
 /* Its own reference is given back. */
@@ -63,7 +63,7 @@ static void verify_done(struct kvc_engine_job *job)
 static bool resting(const struct kvc_entry *entry)
 {
 	return entry->flags & KVC_ENTRY_VISIBLE && entry->slab != KVC_EXTENT_NONE &&
-	       entry->flight == KVC_FLIGHT_NONE;
+	       !kvc_entry_in_flight(entry);
 }
 
 /* False: none in this turn. */

@@ -339,7 +339,7 @@ static void hand_step(struct kvc_cache *cache, struct kvc_tenant *tenant)
 
 	tenant->disk_hand = id + 1;
 	if (entry->tenant != tenant->number || entry->flags & KVC_ENTRY_DEAD ||
-	    !(entry->flags & KVC_ENTRY_ON_DISK) || entry->refs || entry->flight != KVC_FLIGHT_NONE)
+	    !(entry->flags & KVC_ENTRY_ON_DISK) || entry->refs || kvc_entry_in_flight(entry))
 		return;
 	if (entry->flags & KVC_ENTRY_HIT) {
 		entry->flags &= (uint8_t)~KVC_ENTRY_HIT;

@@ -286,7 +286,7 @@ kvc_status kvc_vram_reserve(struct kvc_cache *cache, const struct kvc_gpu *which
 
 static bool can_lower(const struct kvc_entry *entry)
 {
-	return only_here(entry) && entry->flight == KVC_FLIGHT_NONE && !(entry->flags & KVC_ENTRY_DEAD);
+	return only_here(entry) && !kvc_entry_in_flight(entry) && !(entry->flags & KVC_ENTRY_DEAD);
 }
 
 /* Walk from the cold end over the blocks that must be clean for the next puts to find room. */

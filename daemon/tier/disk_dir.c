@@ -22,6 +22,7 @@
 #define SEGMENTS     "segments"
 #define MIB          (1ull << 20)
 #define SEGMENT_MIN  (64ull << 10) /* of what an administrator may ask for */
+#define SEGMENT_MAX  ((unsigned long long)DISK_PAGES_MAX * KVC_PAGE_BYTES)
 #define SEGMENTS_MIN 4u
 #define SEGMENTS_MAX 4096u
 #define EPOCHS_AHEAD 64u
@@ -214,9 +215,11 @@ static kvc_status geometry_choose(struct kvc_disk *disk, const struct kvc_disk_o
 	if (exists && !wanted && options->bytes / have >= SEGMENTS_MIN &&
 	    options->bytes / have <= SEGMENTS_MAX)
 		segment = have;
-	if (segment % KVC_PAGE_BYTES || segment < SEGMENT_MIN || segment / KVC_PAGE_BYTES >= DISK_NO_PAGE)
-		return kvc_disk_fail(detail, KVC_INVALID, "a segment cannot have %llu bytes",
-		                     (unsigned long long)segment);
+	if (segment % KVC_PAGE_BYTES || segment < SEGMENT_MIN || segment > SEGMENT_MAX)
+		return kvc_disk_fail(
+		        detail, KVC_INVALID,
+		        "a segment cannot have %llu bytes: expected a multiple of %u, %llu to %llu",
+		        (unsigned long long)segment, KVC_PAGE_BYTES, SEGMENT_MIN, SEGMENT_MAX);
 	if (options->bytes / segment < SEGMENTS_MIN || options->bytes / segment > SEGMENTS_MAX)
 		return kvc_disk_fail(
 		        detail, KVC_INVALID, "%llu bytes make %llu segments; there must be %u to %u",

@@ -90,6 +90,7 @@ static void report_end(struct scanner *scanner)
 	else if (found_count(scanner))
 		kvc_stat_add(scanner->summarized ? disk->count.by_summary : disk->count.by_scan, 1);
 	kvc_disk_segment_move(segment, DISK_SEALED);
+	kvc_disk_segment_trim(segment);
 	kvc_disk_segment_settle(segment);
 	scanner->state = SCAN_IDLE;
 	scanner->recovery->next_turn++;

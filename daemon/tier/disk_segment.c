@@ -98,7 +98,7 @@ kvc_status kvc_disk_segment_append(struct disk_segment *segment, uint32_t cookie
 	if (entries_ready(segment))
 		return KVC_NO_MEMORY;
 	segment->entries[segment->entry_count++] =
-	        (struct disk_entry){.cookie = cookie, .page = segment->end_page};
+	        (struct disk_entry){.cookie = cookie, .page = segment->end_page & (DISK_PAGES_MAX - 1)};
 	segment->end_page += pages;
 	if (kvc_list_empty(&segment->dirty))
 		kvc_list_push(&disk->sync.dirty, &segment->dirty);
@@ -114,6 +114,19 @@ void kvc_disk_segment_adopt(struct disk_segment *segment, uint32_t cookie)
 	KVC_PRE(segment->entry_count > 0 && last->cookie == DISK_NO_COOKIE && cookie != DISK_NO_COOKIE);
 	last->cookie = cookie;
 	live_add(segment, (int64_t)(segment->end_page - last->page) * KVC_PAGE_BYTES, 1);
+}
+
+void kvc_disk_segment_trim(struct disk_segment *segment)
+{
+	struct disk_entry *trimmed;
+
+	if (segment->entry_count == segment->entry_capacity || !segment->entry_count)
+		return;
+	trimmed = kvc_realloc(segment->entries, segment->entry_count, sizeof *trimmed);
+	if (!trimmed)
+		return; /* they stay where they are */
+	segment->entries = trimmed;
+	segment->entry_capacity = segment->entry_count;
 }
 
 static uint32_t entry_pages(const struct disk_segment *segment, uint32_t i)
@@ -160,6 +173,7 @@ void kvc_disk_seal(struct kvc_disk *disk)
 
 	disk->open = NULL;
 	kvc_disk_segment_move(segment, DISK_SEALED);
+	kvc_disk_segment_trim(segment);
 	kvc_disk_summary_progress(segment);
 	kvc_disk_segment_settle(segment);
 	kvc_disk_checkpoint_sealed(disk);

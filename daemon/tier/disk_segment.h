@@ -3,11 +3,15 @@
 #ifndef KVC_DISK_SEGMENT_H
 #define KVC_DISK_SEGMENT_H
 
+#include <assert.h>
+
 #include "daemon/io/io.h"
 #include "daemon/tier/record.h"
 
 #define DISK_NO_COOKIE UINT32_MAX
 #define DISK_NO_PAGE   UINT32_MAX
+#define DISK_PAGE_BITS 24
+#define DISK_PAGES_MAX (1u << DISK_PAGE_BITS) /* of a segment */
 
 #define DISK_FAILURES_MAX 3u /* of writing; then a segment is not written any more */
 #define DISK_CRASHES_MAX  2u /* of recoveries; then a segment is set aside */
@@ -29,11 +33,13 @@ enum disk_segment_state {
 };
 
 /* A record's place and whom to tell when it is given up. In page order, without gaps: a record ends where the
- * next one begins. */
+ * next one begins. There is one for every block on disk: it is counted in bytes. */
 struct disk_entry {
 	uint32_t cookie; /* DISK_NO_COOKIE: nobody */
-	uint32_t page;
-};
+	uint32_t page : DISK_PAGE_BITS;
+} __attribute__((packed));
+
+static_assert(sizeof(struct disk_entry) == 7, "a block's share of the tier is part of what it costs in RAM");
 
 struct disk_segment {
 	struct kvc_disk *disk;
@@ -69,6 +75,9 @@ void kvc_disk_segment_reset(struct disk_segment *segment, uint64_t epoch);
 
 /* Note a record of `pages` at the end. KVC_NO_MEMORY: nothing was noted. */
 kvc_status kvc_disk_segment_append(struct disk_segment *segment, uint32_t cookie, uint32_t pages);
+
+/* No record will be appended in this epoch: keep no more memory than those that are there take. */
+void kvc_disk_segment_trim(struct disk_segment *segment);
 
 /* Whether a record of `pages` and the summary afterwards have room. */
 bool kvc_disk_segment_fits(const struct disk_segment *segment, uint32_t pages);

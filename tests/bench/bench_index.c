@@ -1,30 +1,44 @@
-/* The index at scale: memory a block, and time an operation, from 10^4 blocks on.
+/* The index at scale, from 10^4 blocks to 10^7: what a block that rests on disk costs in RAM, how long a
+ * look-up takes, and how long the index's own steps do.
  *
  *   bench_index [--most N]
  *
- * The index and the default policy over it, as the cache uses them: no loop, no payload. Storage keys are
- * pseudo-random, as they are in the daemon. Nanoseconds a block, of batches of 1,024 blocks picked at random
- * among all, each step the median of its batches:
+ * First the daemon's cache, with a tier below that keeps for every record what the disk tier keeps
+ * (tests/support/resting.h). Bytes a block: what the index counts, what the tier took for its segments and
+ * records, both together, and what the process grew by. Nanoseconds a key of requests of 1,000 keys of 20
+ * bytes, each of a random block that is there, from the bytes of the message to the bytes of the reply, as
+ * the daemon goes about it: parse, derive the storage keys, look up (which marks as used), pack. The sizes
+ * take turns, so that all have the same machine; what a turn finds cold is not counted. Medians.
  *
- *   insert     find that it is not there, insert, list; from the empty index to that size, growth included
- *   look-up    as the daemon does it for a batch from the wire: storage keys are derived from the client's
- * keys of 20 bytes, then found, fetched into the processor's cache some keys ahead found      the second half
- * of that absent     likewise, of keys that are not there hit        found, and the policy is told replace
- * the policy's victim goes, a new block comes
+ * Then the index and the default policy alone. Nanoseconds a block, of batches of 1,024 blocks picked at
+ * random among all, each step the median of its batches:
  *
- * Memory: what the index and the policy count, and what the process grew by. */
+ *   insert   find that it is not there, insert, list; from the empty index to that size, growth included
+ *   found    kvc_index_find of what is there, fetched into the processor's cache some keys ahead
+ *   absent   likewise, of keys that are not there
+ *   hit      found, and the policy moves it to the hot end of its list
+ *   replace  the policy's victim goes, a new block comes */
 #include <malloc.h>
 #include <stdbool.h>
 #include <string.h>
 
+#include "daemon/base/log.h"
 #include "daemon/cache/index.h"
+#include "daemon/rpc/convert.h"
+#include "proto/frame.h"
+#include "proto/kvcellar.pb-c.h"
 #include "tests/bench/measure.h"
+#include "tests/support/resting.h"
 
 enum {
 	BATCH = 1024,
 	BATCHES = 400,
-	AHEAD = 16,
-	CLIENT_KEY_BYTES = 20,
+	AHEAD = 8,
+	REQUEST = 1000, /* keys */
+	TURNS = 10,
+	TURN = 200, /* requests */
+	TURN_COLD = 100,
+	SIZES = 5,
 	LEAST = 10000,
 	MOST = 10000000,
 	BLOCK_BYTES = 65536,
@@ -41,9 +55,7 @@ struct bench {
 
 struct row {
 	double blocks;
-	double counted;
-	double resident;
-	double insert, lookup, found, absent, hit, replace;
+	double insert, found, absent, hit, replace;
 };
 
 static void die(const char *what)
@@ -70,20 +82,30 @@ static struct kvc_storage_key key_of(uint64_t block)
 	return key;
 }
 
-static uint64_t next(struct bench *b)
+static uint64_t random_next(uint64_t *state)
 {
-	return mix(b->random += UINT64_C(0x9E3779B97F4A7C15));
+	return mix(*state += UINT64_C(0x9E3779B97F4A7C15));
 }
 
-static uint64_t resident_bytes(void)
+static uint64_t next(struct bench *b)
 {
-	FILE *file = fopen("/proc/self/statm", "re");
-	unsigned long pages = 0;
+	return random_next(&b->random);
+}
 
-	if (!file || fscanf(file, "%*u %lu", &pages) != 1)
-		die("/proc/self/statm cannot be read");
+/* A line of the process's smaps_rollup: without what is shared, as the arena is. */
+static uint64_t memory_bytes(const char *name)
+{
+	FILE *file = fopen("/proc/self/smaps_rollup", "re");
+	unsigned long kib = 0;
+	char line[128];
+
+	if (!file)
+		die("/proc/self/smaps_rollup cannot be read");
+	while (fgets(line, sizeof line, file))
+		if (strncmp(line, name, strlen(name)) == 0)
+			kib = strtoul(line + strlen(name), NULL, 10);
 	fclose(file);
-	return (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE);
+	return (uint64_t)kib << 10;
 }
 
 static struct kvc_policy_node *node_of(void *owner, uint32_t id)
@@ -137,10 +159,12 @@ static double find_batch(struct bench *b, bool present, bool hit)
 	for (unsigned i = BATCH; i-- > 0;) {
 		uint32_t id;
 
-		if (i >= 2 * AHEAD)
-			kvc_index_prefetch(b->index, &b->keys[i - 2 * AHEAD]);
-		if (i >= AHEAD)
-			kvc_index_prefetch_entry(b->index, &b->keys[i - AHEAD]);
+		for (unsigned step = 0; step < KVC_INDEX_STEPS; step++) {
+			unsigned before = (KVC_INDEX_STEPS - step) * AHEAD;
+
+			if (i >= before)
+				kvc_index_prefetch(b->index, &b->keys[i - before], step);
+		}
 		id = kvc_index_find(b->index, &b->keys[i]);
 		b->found += id != KVC_ENTRY_NONE;
 		if (hit)
@@ -152,23 +176,6 @@ static double find_batch(struct bench *b, bool present, bool hit)
 static double found_batch(struct bench *b)
 {
 	return find_batch(b, true, false);
-}
-
-/* The derived keys are thrown away: those that are looked up are the bench's own. */
-static double lookup_batch(struct bench *b)
-{
-	static const struct kvc_secret secret = {{1}};
-	static struct kvc_storage_key derived[BATCH];
-	double begun = bench_now_s();
-	double ns;
-
-	for (uint64_t i = 0; i < BATCH; i++) {
-		uint64_t words[3] = {i, next(b), 0};
-
-		kvc_storage_key_derive(&secret, words, CLIENT_KEY_BYTES, &derived[i]);
-	}
-	ns = (bench_now_s() - begun) * 1e9 / BATCH;
-	return ns + find_batch(b, true, false);
 }
 
 static double absent_batch(struct bench *b)
@@ -229,14 +236,11 @@ static void fill(struct bench *b, uint64_t blocks, struct row *row)
 {
 	double ns = 0;
 	uint64_t batches = (blocks + BATCH - 1) / BATCH;
-	uint64_t before = resident_bytes();
 
 	for (uint64_t i = 0; i < batches; i++)
 		ns += insert_batch(b);
 	row->blocks = (double)(batches * BATCH);
 	row->insert = ns / (double)batches;
-	row->counted = (double)(kvc_index_bytes(b->index) + kvc_policy_memory(b->policy)) / row->blocks;
-	row->resident = (double)(resident_bytes() - before) / row->blocks;
 }
 
 static struct row size_run(uint64_t blocks)
@@ -246,26 +250,170 @@ static struct row size_run(uint64_t blocks)
 
 	bench_open(&b, blocks);
 	fill(&b, blocks, &row);
-	row.lookup = median_of(&b, lookup_batch);
 	row.found = median_of(&b, found_batch);
 	row.absent = median_of(&b, absent_batch);
-	if (b.found != 2ull * BATCH * BATCHES)
+	if (b.found != (uint64_t)BATCH * BATCHES)
 		die("a look-up was wrong");
 	row.hit = median_of(&b, hit_batch);
 	row.replace = median_of(&b, replace_batch);
 	kvc_policy_close(b.policy);
 	kvc_index_close(b.index);
 	malloc_trim(0);
-	printf("%11.0f   %7.2f   %8.2f   %6.0f   %7.0f   %5.0f   %6.0f   %5.0f   %7.0f\n", row.blocks,
-	       row.counted, row.resident, row.insert, row.lookup, row.found, row.absent, row.hit,
-	       row.replace);
+	printf("%10.0f   %6.0f   %5.0f   %6.0f   %5.0f   %7.0f\n", row.blocks, row.insert, row.found,
+	       row.absent, row.hit, row.replace);
 	return row;
+}
+
+static void index_measure(uint64_t most)
+{
+	struct row least = size_run(LEAST), row = least;
+
+	for (uint64_t blocks = 10 * LEAST; blocks <= most; blocks *= 10)
+		row = size_run(blocks);
+	printf("index alone, %.0f blocks against %.0f: insert %.2f times, found %.2f, absent %.2f, hit %.2f, "
+	       "replace %.2f\n",
+	       row.blocks, least.blocks, row.insert / least.insert, row.found / least.found,
+	       row.absent / least.absent, row.hit / least.hit, row.replace / least.replace);
+}
+
+/* ---- requests to the cache ------------------------------------------------------------------ */
+
+struct size {
+	uint64_t blocks;
+	struct kvc_resting *resting;
+	double request[TURNS * (TURN - TURN_COLD)]; /* nanoseconds a key */
+	double lookup[TURNS * (TURN - TURN_COLD)];  /* of that, kvc_cache_lookup */
+	double bytes;                               /* a block, counted */
+};
+
+struct requests {
+	struct kvc_convert *convert;
+	uint64_t random;
+	uint8_t body[KVC_FRAME_BODY_MAX];
+	size_t body_bytes;
+	struct kvc_storage_key keys[REQUEST];
+	uint8_t rest[REQUEST];
+	uint8_t reply[64 + REQUEST];
+};
+
+static void size_open(struct size *size, uint64_t blocks)
+{
+	uint64_t before = memory_bytes("Anonymous:");
+	uint64_t huge = memory_bytes("AnonHugePages:");
+	double index, tier, grown;
+
+	size->blocks = blocks;
+	if (kvc_resting_open((uint32_t)blocks, &size->resting) != KVC_OK)
+		die("the cache cannot be opened");
+	grown = (double)(memory_bytes("Anonymous:") - before) / (double)blocks;
+	huge = memory_bytes("AnonHugePages:") - huge;
+	index = (double)kvc_resting_index_bytes(size->resting) / (double)blocks;
+	tier = (double)kvc_resting_tier_bytes(size->resting) / (double)blocks;
+	size->bytes = index + tier;
+	printf("%10.0f   %6.2f   %5.2f   %6.2f   %8.2f   %5.0f\n", (double)blocks, index, tier, size->bytes,
+	       grown, (double)(huge >> 20));
+	fflush(stdout);
+}
+
+static void message_make(struct requests *r, const struct size *size)
+{
+	static uint8_t bytes[REQUEST][KVC_RESTING_KEY_BYTES];
+	static ProtobufCBinaryData keys[REQUEST];
+	Kvcellar__Keys message = KVCELLAR__KEYS__INIT;
+
+	for (unsigned i = 0; i < REQUEST; i++) {
+		kvc_resting_key(random_next(&r->random) % size->blocks, bytes[i]);
+		keys[i] = (ProtobufCBinaryData){KVC_RESTING_KEY_BYTES, bytes[i]};
+	}
+	message.namespace_ = 1;
+	message.n_keys = REQUEST;
+	message.keys = keys;
+	r->body_bytes = kvcellar__keys__pack(&message, r->body);
+}
+
+static void request_run(struct requests *r, const struct size *size, double *request_ns, double *lookup_ns)
+{
+	static const struct kvc_rpc_limits limits = {.batch = REQUEST, .deadline_ms_default = 1000};
+	struct kvc_body body = {r->body, r->body_bytes};
+	struct kvc_keys_reply reply = {.count = REQUEST, .tiers = r->rest};
+	struct kvc_keys_request request;
+	struct kvc_problem problem;
+	double begun = bench_now_s(), parsed, found;
+
+	if (kvc_parse_keys(r->convert, body, &limits, &request, &problem) != KVC_OK)
+		die("a request was refused");
+	for (uint32_t i = 0; i < request.count; i++) {
+		struct kvc_bytes key = kvc_keys_at(&request, i);
+
+		kvc_ns_key(kvc_resting_ns(size->resting), key.data, key.bytes, &r->keys[i]);
+	}
+	parsed = bench_now_s();
+	reply.prefix = kvc_cache_lookup(kvc_resting_cache(size->resting), r->keys, request.count, r->rest);
+	found = bench_now_s();
+	(void)kvc_pack_keys(&reply, r->reply);
+	if (reply.prefix != REQUEST)
+		die("a look-up was wrong");
+	*request_ns = (bench_now_s() - begun) * 1e9 / REQUEST;
+	*lookup_ns = (found - parsed) * 1e9 / REQUEST;
+}
+
+static void turn_run(struct requests *r, struct size *size, unsigned turn)
+{
+	double cold;
+
+	for (unsigned i = 0; i < TURN; i++) {
+		unsigned at = turn * (TURN - TURN_COLD) + i - TURN_COLD;
+
+		message_make(r, size);
+		if (i < TURN_COLD)
+			request_run(r, size, &cold, &cold);
+		else
+			request_run(r, size, &size->request[at], &size->lookup[at]);
+	}
+}
+
+static void sizes_print(struct size *sizes, unsigned count)
+{
+	double request[SIZES], lookup[SIZES];
+
+	printf("    blocks   request   look-up   (nanoseconds a key; the look-up is a part of the "
+	       "request)\n");
+	for (unsigned i = 0; i < count; i++) {
+		request[i] = bench_median(sizes[i].request, TURNS * (TURN - TURN_COLD));
+		lookup[i] = bench_median(sizes[i].lookup, TURNS * (TURN - TURN_COLD));
+		printf("%10.0f   %7.0f   %7.0f\n", (double)sizes[i].blocks, request[i], lookup[i]);
+	}
+	printf("look-up request, %.0f blocks against %.0f: %.2f times   (of that kvc_cache_lookup %.2f)\n",
+	       (double)sizes[count - 1].blocks, (double)sizes[0].blocks, request[count - 1] / request[0],
+	       lookup[count - 1] / lookup[0]);
+	printf("10^8 blocks by calculation: %.1f GiB\n", sizes[count - 1].bytes * 1e8 / 1073741824.0);
+}
+
+static void cache_measure(uint64_t most)
+{
+	static struct size sizes[SIZES];
+	static struct requests r = {.random = 1};
+	unsigned count = 0;
+
+	if (kvc_convert_open(&r.convert) != KVC_OK)
+		die("no memory");
+	printf("    blocks    index    tier   counted   resident   huge MiB   (bytes a block that rests on "
+	       "disk)\n");
+	for (uint64_t blocks = LEAST; blocks <= most && count < SIZES; blocks *= 10)
+		size_open(&sizes[count++], blocks);
+	for (unsigned turn = 0; turn < TURNS; turn++)
+		for (unsigned i = 0; i < count; i++)
+			turn_run(&r, &sizes[i], turn);
+	sizes_print(sizes, count);
+	for (unsigned i = 0; i < count; i++)
+		kvc_resting_close(sizes[i].resting);
+	kvc_convert_close(r.convert);
+	malloc_trim(0);
 }
 
 int main(int argc, char **argv)
 {
 	uint64_t most = MOST;
-	struct row least, row;
 
 	if (argc == 3 && strcmp(argv[1], "--most") == 0)
 		most = strtoull(argv[2], NULL, 0);
@@ -275,19 +423,11 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: %s [--most N], N at least %d\n", argv[0], LEAST);
 		return 2;
 	}
+	kvc_log_level_now = KVC_LOG_ERROR;
 	kvc_key_init();
-	printf("     blocks   counted   resident   insert   look-up   found   absent     hit   replace\n"
-	       "              bytes a block        nanoseconds a block\n");
-	row = least = size_run(LEAST);
-	for (uint64_t blocks = 10 * LEAST; blocks <= most; blocks *= 10)
-		row = size_run(blocks);
-	printf("look-up of %.0f blocks against %.0f: %.2f times   (insert %.2f, found %.2f, absent %.2f, hit "
-	       "%.2f, "
-	       "replace "
-	       "%.2f)\n",
-	       row.blocks, least.blocks, row.lookup / least.lookup, row.insert / least.insert,
-	       row.found / least.found, row.absent / least.absent, row.hit / least.hit,
-	       row.replace / least.replace);
-	printf("10^8 blocks by calculation: %.1f GiB\n", row.counted * 1e8 / 1073741824.0);
+	cache_measure(most);
+	printf("    blocks   insert   found   absent     hit   replace   (the index alone, nanoseconds a "
+	       "block)\n");
+	index_measure(most);
 	return 0;
 }

@@ -13,6 +13,7 @@
 
 #include "daemon/base/alloc.h"
 #include "daemon/io/io_fault.h"
+#include "daemon/tier/disk_private.h"
 #include "daemon/tier/segment.h"
 #include "tests/support/disk_rig.h"
 #include "tests/support/loop_run.h"
@@ -95,6 +96,39 @@ static void test_stores_are_gathered_to_write_bytes(void **state)
 	store_together(0, 24, 2);
 	assert_in_range(rig_stat(&rig, "disk.writes"), 12, 23); /* the last ones are few again */
 	assert_int_equal(rig_check_all(&rig, false), 24);
+}
+
+/* Sealed segments, none of which has memory for more records than it holds. */
+static uint32_t sealed_exactly(void)
+{
+	const struct kvc_disk *disk = disk_of(rig.tier);
+	uint32_t sealed = 0;
+
+	for (uint32_t i = 0; i < disk->segment_count; i++) {
+		const struct disk_segment *segment = &disk->segments[i];
+
+		if (segment->state != DISK_SEALED)
+			continue;
+		assert_int_equal(segment->entry_capacity, segment->entry_count);
+		sealed++;
+	}
+	return sealed;
+}
+
+static void test_sealed_segments_have_no_spare_memory(void **state)
+{
+	uint32_t sealed;
+
+	(void)state;
+	rig_start(&rig);
+	for (uint32_t first = 0; first < 48; first += 24)
+		store_together(first, 24, 2);
+	sealed = sealed_exactly();
+	assert_true(sealed > 1);
+	rig_stop(&rig);
+	rig_start(&rig);
+	assert_true(sealed_exactly() > sealed);
+	assert_int_equal(rig_check_all(&rig, false), 48);
 }
 
 static void test_refuses_what_cannot_fit(void **state)
@@ -539,8 +573,8 @@ static void test_refuses_bad_sizes(void **state)
 {
 	static const struct {
 		uint64_t bytes, segment_bytes;
-	} rows[] = {
-	        {1 << 20, 0}, {1 << 20, 1 << 20}, {16 << 20, 4097}, {16 << 20, 4096}, {1ull << 40, 1 << 20}};
+	} rows[] = {{1 << 20, 0},     {1 << 20, 1 << 20},    {16 << 20, 4097},
+	            {16 << 20, 4096}, {1ull << 40, 1 << 20}, {1ull << 41, 1ull << 37}};
 
 	(void)state;
 	for (unsigned i = 0; i < sizeof rows / sizeof rows[0]; i++) {
@@ -644,6 +678,7 @@ int main(void)
 	        DISK_TEST(test_round_trip),
 	        DISK_TEST(test_stores_are_gathered),
 	        DISK_TEST(test_stores_are_gathered_to_write_bytes),
+	        DISK_TEST(test_sealed_segments_have_no_spare_memory),
 	        DISK_TEST(test_refuses_what_cannot_fit),
 	        DISK_TEST(test_load_of_nothing),
 	        DISK_TEST(test_reclaims_the_oldest),
