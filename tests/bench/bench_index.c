@@ -58,7 +58,7 @@ struct row {
 	double insert, found, absent, hit, replace;
 };
 
-static void die(const char *what)
+static _Noreturn void die(const char *what)
 {
 	fprintf(stderr, "bench_index: %s\n", what);
 	exit(1);
