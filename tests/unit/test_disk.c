@@ -429,6 +429,7 @@ static void test_close_completes(void **state)
 		free(stores[i]->req.slab);
 		free(stores[i]);
 	}
+	kvc_engine_close(rig.engine);
 	kvc_io_close(rig.io);
 	kvc_stats_close(rig.stats);
 	kvc_loop_close(rig.loop);
@@ -475,6 +476,7 @@ static void test_close_while_recovering(void **state)
 	rig.tier->ops->close(rig.tier, flag_closed, &done);
 	assert_true(kvc_test_run_until_set(rig.loop, &done));
 	assert_int_equal(stopped_status, KVC_SHUTDOWN);
+	kvc_engine_close(rig.engine);
 	kvc_io_close(rig.io);
 	kvc_stats_close(rig.stats);
 	kvc_loop_close(rig.loop);

@@ -397,6 +397,7 @@ static bool recover_in_part(uint32_t reads)
 	kvc_io_fault_install(NULL, NULL);
 	kvc_io_fault_release();
 	assert_true(kvc_test_run_until_set(rig.loop, &done));
+	kvc_engine_close(rig.engine);
 	kvc_io_close(rig.io);
 	kvc_stats_close(rig.stats);
 	kvc_loop_close(rig.loop);

@@ -174,6 +174,7 @@ static void test_interrupted(void **state)
 	kvc_io_fault_release();
 	kvc_io_fault_install(NULL, NULL);
 	assert_true(kvc_test_run_until_set(rig.loop, &done));
+	kvc_engine_close(rig.engine);
 	kvc_io_close(rig.io);
 	kvc_stats_close(rig.stats);
 	kvc_loop_close(rig.loop);
