@@ -26,12 +26,6 @@ static void prepare_tick(struct kvc_disk *disk);
 
 enum { CROWDED_MS = 60000 };
 
-/* There was no space for another file a short time ago: those that are there are recycled meanwhile. */
-static bool crowded(const struct kvc_disk *disk)
-{
-	return kvc_loop_now_ms(disk->loop) < disk->crowded_until_ms;
-}
-
 /* A segment that has its space can be had, now or when what is in flight on it has ended. */
 static bool has_others(const struct kvc_disk *disk)
 {
@@ -45,6 +39,13 @@ static bool has_others(const struct kvc_disk *disk)
 			return true;
 	}
 	return false;
+}
+
+/* There was no space for another file a short time ago: those that are there are recycled meanwhile, as long as
+ * there is one that can be. */
+static bool crowded(const struct kvc_disk *disk)
+{
+	return kvc_loop_now_ms(disk->loop) < disk->crowded_until_ms && has_others(disk);
 }
 
 /* True: do without the new segment. */
@@ -65,9 +66,11 @@ static bool make_do(struct kvc_disk *disk, const struct disk_segment *segment, k
 
 static struct disk_segment *pick_free(struct kvc_disk *disk)
 {
+	bool only_named = crowded(disk);
+
 	for (uint32_t i = 0; i < disk->segment_count; i++)
 		if (disk->segments[i].state == DISK_FREE && disk->segments[i].failures < DISK_FAILURES_MAX &&
-		    (disk->segments[i].named || !crowded(disk)))
+		    (disk->segments[i].named || !only_named))
 			return &disk->segments[i];
 	return NULL;
 }
