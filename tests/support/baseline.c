@@ -104,6 +104,7 @@ struct said {
 	double connections;
 	double index_bytes;
 	double untouched_bytes; /* of the arena, on which a thread is at work */
+	double segments;        /* that hold something, and so have a table */
 };
 
 static struct said ask(struct kvc_client *probe)
@@ -126,12 +127,16 @@ static struct said ask(struct kvc_client *probe)
 			said.untouched_bytes += stats[i].value;
 		else if (!strcmp(name, "ram.touched_bytes"))
 			said.untouched_bytes -= stats[i].value;
+		else if (!strcmp(name, "disk.segments"))
+			said.segments += stats[i].value;
+		else if (!strcmp(name, "disk.free_segments"))
+			said.segments -= stats[i].value;
 	}
 	kvc_stats_free(stats);
 	return said;
 }
 
-static int64_t objects_of(int agent)
+static int64_t objects_of(int agent, const struct said *said)
 {
 	struct agent_command command = {.what = AGENT_ALLOC};
 	struct agent_answer answer;
@@ -139,7 +144,7 @@ static int64_t objects_of(int agent)
 	if (agent < 0 || write(agent, &command, sizeof command) != (ssize_t)sizeof command ||
 	    read(agent, &answer, sizeof answer) != (ssize_t)sizeof answer)
 		return -1;
-	return answer.live;
+	return answer.live - (int64_t)said->segments;
 }
 
 /* A sanitizer's heap keeps what was freed, and says nothing. */
@@ -163,7 +168,7 @@ static struct kvc_baseline look(const struct kvc_baseline_of *of, const struct s
 	now.threads = entries_of(path, thread_counts);
 	now.files = entries_of(of->disk, file_counts);
 	now.shared = shared_of(of->pid);
-	now.objects = objects_of(of->agent);
+	now.objects = objects_of(of->agent, said);
 	now.heap = now.objects < 0 ? heap_of(of, said) : 0;
 	return now;
 }

@@ -12,8 +12,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* Tables that are made when first needed: of a namespace, a tenant, what a policy remembers, the entries and
- * the summary of segments. */
+/* Tables that are made when first needed: of a namespace, a tenant, what a policy remembers, the summary of a
+ * segment. The tables of segments that hold something are counted, and not part of it. */
 #define KVC_BASELINE_OBJECTS 24
 
 /* Where objects cannot be counted: the 8 MiB that the daemon has from the start to unpack messages in, which
@@ -35,7 +35,7 @@ struct kvc_baseline {
 	unsigned threads;     /* without the kernel's */
 	unsigned files;       /* in the disk tier's directory, without segments */
 	uint64_t shared;      /* bytes of shared mappings: the arena, rings, clients' memory */
-	int64_t objects;      /* of the daemon's heap; -1: not known */
+	int64_t objects;      /* of the daemon's heap, without a table a segment; -1: not known */
 	uint64_t heap;        /* bytes of private memory without the index; 0: not known */
 };
 
