@@ -507,7 +507,7 @@ static void test_notifications(void **state)
 	assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof address), 0);
 	setenv("NOTIFY_SOCKET", address.sun_path, 1);
 	setenv("WATCHDOG_USEC", "100000", 1);
-	assert_true(kvc_test_daemon_spawn(&second));
+	assert_true(kvc_test_daemon_restart(&second));
 	unsetenv("NOTIFY_SOCKET");
 	unsetenv("WATCHDOG_USEC");
 	assert_true(notified(fd, "READY=1"));
