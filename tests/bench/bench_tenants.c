@@ -1,6 +1,10 @@
 /* Two tenants on one daemon: what a quiet one has while another one floods and scans.
  *
- *   bench_tenants [--seconds S] [--threads N]
+ *   bench_tenants [--seconds S] [--threads N] [--rate BYTES] [--flood-nice N]
+ *
+ * --rate gives the flood a budget, of puts and of gets, beyond which it is refused. --flood-nice is the
+ * priority of the flood's own process, which on a machine with few processors takes time from everyone: that
+ * is not the daemon's to share out.
  *
  * The quiet tenant works on a set of blocks that takes a fifth of the RAM tier (128 MiB, no disk): seven gets
  * of one block, picked at random, then a put of one that it has not; a get that misses is followed by a put,
@@ -15,6 +19,7 @@
  * Printed: 50th and 99th percentiles of the quiet tenant's gets and puts, its hit rate, and the flood's
  * figures against those of the other phases. Targets: the 99th percentile at most doubles against `burn`, and
  * the hit rate loses less than 5 points. */
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -57,6 +62,8 @@ struct figures {
 struct bench {
 	unsigned threads;
 	double seconds;
+	const char *rate; /* NULL: none */
+	int flood_nice;
 	struct kvc_sample_space space;
 	size_t block_bytes;
 	struct kvc_server server;
@@ -205,6 +212,8 @@ static pid_t child_start(struct bench *b, enum phase phase)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (phase == BURN)
 		burn(b->threads + 2);
+	if (nice(b->flood_nice) < 0 && b->flood_nice < 0)
+		die("nice");
 	thread_start(scan_run, b);
 	flood_run(b, true);
 	_exit(1);
@@ -325,6 +334,20 @@ static void report(struct bench *b, const struct figures *figures)
 
 /* ---- life ---------------------------------------------------------------------------------- */
 
+/* Of the flood: so many bytes a second of puts, and as many of gets. */
+static void budget_write(struct bench *b)
+{
+	static char path[PATH_MAX];
+	FILE *file;
+
+	snprintf(path, sizeof path, "%s/tenants.conf", b->server.folder);
+	file = fopen(path, "we");
+	if (!file || fprintf(file, "[tenant flood]\nput-rate = %s\nget-rate = %s\n", b->rate, b->rate) < 0 ||
+	    fclose(file))
+		die(path);
+	kvc_server_arg(&b->server, "--config", path);
+}
+
 static void bench_open(struct bench *b)
 {
 	struct kvc_namespace_options options;
@@ -343,6 +366,8 @@ static void bench_open(struct bench *b)
 	b->block_bytes = kvc_sample_bytes_max(&b->space);
 	kvc_server_arg(&b->server, "--ram", "128M");
 	kvc_server_arg(&b->server, "--threads", threads);
+	if (b->rate)
+		budget_write(b);
 	b->gets = calloc(OPS_MAX, sizeof *b->gets);
 	b->puts = calloc(OPS_MAX, sizeof *b->puts);
 	if (!b->gets || !b->puts || !kvc_server_start(&b->server) || !kvc_server_ready(&b->server, 30000))
@@ -373,6 +398,10 @@ static bool arguments(int argc, char **argv, struct bench *b)
 			b->seconds = strtod(argv[i + 1], NULL);
 		else if (strcmp(argv[i], "--threads") == 0)
 			b->threads = (unsigned)strtoul(argv[i + 1], NULL, 0);
+		else if (strcmp(argv[i], "--rate") == 0)
+			b->rate = argv[i + 1];
+		else if (strcmp(argv[i], "--flood-nice") == 0)
+			b->flood_nice = (int)strtol(argv[i + 1], NULL, 0);
 		else
 			return false;
 	}
@@ -385,7 +414,8 @@ int main(int argc, char **argv)
 	struct figures figures[PHASES];
 
 	if (!arguments(argc, argv, &bench)) {
-		fprintf(stderr, "usage: %s [--seconds S] [--threads N]\n", argv[0]);
+		fprintf(stderr, "usage: %s [--seconds S] [--threads N] [--rate BYTES] [--flood-nice N]\n",
+		        argv[0]);
 		return 2;
 	}
 	bench_open(&bench);
