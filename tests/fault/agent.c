@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -180,6 +181,7 @@ __attribute__((constructor)) static void agent_start(void)
 {
 	static int fd;
 	const char *descriptor = getenv("KVC_TEST_AGENT_FD");
+	sigset_t all, before;
 	pthread_t thread;
 
 	if (number_of("KVC_TEST_FAIL_START"))
@@ -189,7 +191,11 @@ __attribute__((constructor)) static void agent_start(void)
 		return;
 	kvc_io_fault_install(disk_hook, NULL);
 	fd = atoi(descriptor);
+	/* Signals are for the loop's thread: one that came to this one would wait for the next command. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
 	if (__real_pthread_create(&thread, NULL, agent_run, &fd) != 0)
 		abort();
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	pthread_detach(thread);
 }
