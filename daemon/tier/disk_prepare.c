@@ -41,8 +41,8 @@ static bool has_others(const struct kvc_disk *disk)
 	return false;
 }
 
-/* There was no space for another file a short time ago: those that are there are recycled meanwhile, as long as
- * there is one that can be. */
+/* There was no space for another file a short time ago: those that are there are recycled meanwhile, as long
+ * as there is one that can be. */
 static bool crowded(const struct kvc_disk *disk)
 {
 	return kvc_loop_now_ms(disk->loop) < disk->crowded_until_ms && has_others(disk);
