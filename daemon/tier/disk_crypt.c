@@ -30,7 +30,7 @@ static kvc_status write_encrypt(struct kvc_engine_job *job)
 
 		if (!row || !same_row(row, &write->rows[i])) {
 			row = &write->rows[i];
-			status = kvc_keyring_key(disk->super.instance, row, write->cipher,
+			status = kvc_keyring_key(disk->keyring.instance, row, write->cipher,
 			                         disk->keyring.under, &key);
 		}
 		if (status == KVC_OK)
@@ -87,7 +87,7 @@ static kvc_status record_decrypt(struct kvc_engine_job *job)
 	struct disk_decrypt *decrypt = kvc_container_of(job, struct disk_decrypt, job);
 	const struct kvc_disk *disk = decrypt->disk;
 	struct kvc_secret key;
-	kvc_status status = kvc_keyring_key(disk->super.instance, &decrypt->row, decrypt->cipher,
+	kvc_status status = kvc_keyring_key(disk->keyring.instance, &decrypt->row, decrypt->cipher,
 	                                    disk->keyring.under, &key);
 
 	if (status == KVC_OK)
@@ -146,7 +146,8 @@ kvc_status kvc_disk_decrypt_now(struct kvc_disk *disk, uint8_t *bytes)
 
 	if (!row)
 		return status;
-	status = kvc_keyring_key(disk->super.instance, row, disk->keyring.cipher, disk->keyring.under, &key);
+	status =
+	        kvc_keyring_key(disk->keyring.instance, row, disk->keyring.cipher, disk->keyring.under, &key);
 	if (status == KVC_OK)
 		status = kvc_record_decrypt(disk->keyring.cipher, &key, bytes);
 	kvc_wipe(&key, sizeof key);

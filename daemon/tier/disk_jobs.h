@@ -201,10 +201,12 @@ struct disk_keyring {
 	uint64_t tried;           /* highest sequence that was ever written */
 	bool doubt;               /* a drop that was refused may have reached the disk all the same */
 	struct kvc_secret *under; /* what data keys are wrapped under; NULL: the directory is not encrypted */
-	struct kvc_cipher *cipher; /* of the loop thread */
-	struct kvc_list stores;    /* wait for a key of their tenant */
-	struct kvc_list making;    /* in the update that runs */
-	struct kvc_list forgets;   /* wait */
+	uint8_t instance[KVC_INSTANCE_BYTES]; /* with it: the directory's, which workers read, as it never
+	                                         changes */
+	struct kvc_cipher *cipher;            /* of the loop thread */
+	struct kvc_list stores;               /* wait for a key of their tenant */
+	struct kvc_list making;               /* in the update that runs */
+	struct kvc_list forgets;              /* wait */
 	struct kvc_list forgetting;
 	struct kvc_io_req io;
 	struct iovec iov;

@@ -450,7 +450,8 @@ static kvc_status key_take(struct kvc_disk *disk, const struct kvc_disk_options 
 		if (!keyring->under)
 			return KVC_NO_MEMORY;
 	}
-	kvc_keyring_under(options->key, disk->super.instance, keyring->under);
+	memcpy(keyring->instance, disk->super.instance, sizeof keyring->instance);
+	kvc_keyring_under(options->key, keyring->instance, keyring->under);
 	return keyring->cipher ? KVC_OK : kvc_cipher_open(&keyring->cipher);
 }
 
