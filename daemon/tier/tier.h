@@ -1,4 +1,5 @@
-/* A tier that blocks rest in below RAM: a table of functions. tier_disk is one; VRAM will be another.
+/* A tier that blocks rest in below RAM: a table of functions. One directory is one (disk.h), several are
+ * (stripe.h).
  *
  * Requests live in the caller's object; `done` comes exactly once on the loop thread, never from inside
  * submit. Buffers are slabs of the RAM arena and must stay until then. */
