@@ -3,13 +3,14 @@
 
     sheet.py --run OUT [--name NAME] [--logs DIR] [--kills N] [--doc FILE]
         Runs every test program of the build in OUT that reports rows, and judges.
-    sheet.py --name NAME [--logs DIR]
+    sheet.py --name NAME [--logs DIR] [--partial]
         Judges what a run of tests/runner.py by that name has left: DIR/NAME.rows, written by the tests
         (tests/support/row.h), DIR/NAME.failures and DIR/NAME.skips. Adds its counts to DIR/NAME.counts.
+        --partial: the run left programs out on purpose; a row of which no program told is skipped.
 
 A row passes if its fault was injected at least once, every test that shows it passed and came to its end, no byte
 was wrong, a sweep covered all its points, and descriptors and memory were back at their baseline. The last line is
-`N passed, N failed, N skipped`; `pending` and `not here` are the skipped ones. Exits 1 if a row failed.
+`N passed, N failed, N skipped`; `pending`, `not here` and `not run` are the skipped ones. Exits 1 if a row failed.
 """
 
 import argparse
@@ -129,6 +130,13 @@ def judge(rows, logs, name):
     return unknown
 
 
+def leave_out(rows):
+    """What no program of the run shows was not run."""
+    for row in rows.values():
+        if not row.tests and not row.why:
+            row.why = "not run: no program of this run shows it"
+
+
 def counts_of(rows):
     verdicts = [row.verdict() for row in rows.values()]
     passed = sum(verdict == "pass" for verdict in verdicts)
@@ -192,7 +200,7 @@ def add_counts(logs, name, counts):
 
 def note(logs, name, rows):
     """Rows that failed or were not run go where the tests' own do."""
-    for what, start in (("failures", ("FAIL",)), ("skips", ("pending", "not here"))):
+    for what, start in (("failures", ("FAIL",)), ("skips", ("pending", "not here", "not run"))):
         with open(logs / f"{name}.{what}", "a", encoding="utf-8") as file:
             for row in rows.values():
                 if row.verdict().startswith(start):
@@ -207,6 +215,7 @@ def arguments():
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--timeout", type=float, default=900)
     parser.add_argument("--doc")
+    parser.add_argument("--partial", action="store_true")
     return parser.parse_args()
 
 
@@ -217,6 +226,8 @@ def main():
     if options.run:
         run(options, logs)
     unknown = judge(rows, logs, options.name)
+    if options.partial:
+        leave_out(rows)
     print_sheet(rows)
     for row_id in sorted(unknown):
         print(f"no such row: {row_id}")
