@@ -69,7 +69,8 @@ fi
 single="sim/test_.*|unit/test_(admit|checkpoint|codec|codec_agree|conf|convert|convert_hints|expiry|extent|frame|idmap"
 single+="|image|index|policy|record|region|stripe|summary|tenant_ids|wear|wire"
 single+="|disk_(checkpoint|crash|keep|poison|scrub|summary))"
-for folder in unit sim integration fault faults; do
+# The longest first, so that the last one does not run alone.
+for folder in fault faults unit sim integration; do
 	mapfile -t binaries < <(built $folder test)
 	for binary in "${binaries[@]}"; do
 		if [[ $variant != *thread* || ! ${binary#"$out/bin/tests/"} =~ ^($single)$ ]]; then

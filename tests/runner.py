@@ -296,7 +296,7 @@ def arguments():
     parser = argparse.ArgumentParser()
     parser.add_argument("--name", required=True)
     parser.add_argument("--logs", required=True)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() + 1)  # many tests wait more than they work
     parser.add_argument("--timeout", type=float, default=120)
     parser.add_argument("--prefix", default="")
     parser.add_argument("--tmp", default=os.environ.get("KVC_TEST_TMP") or
