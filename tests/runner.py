@@ -35,6 +35,7 @@ LEAVE_GRACE_S = 2
 MEMORY = "/dev/shm"
 MEMORY_LEAST = 2 << 30
 SIMULATES = r"/sim/|unit/test_disk_(checkpoint|crash|keep|poison|scrub|summary)|unit/test_stripe"
+ALONE = r"/fault(?!/test_(alloc_sweep|baseline))"
 SUPPRESSIONS = pathlib.Path(__file__).resolve().parent / "support" / "tsan.supp"
 
 
@@ -282,10 +283,10 @@ class Runner:
         raise SystemExit(128 + number)
 
     def run_all(self):
-        """Fault tests load the machine and measure the time of answers: one at a time, after the others."""
+        """Fault tests load the machine and measure the time of answers: one at a time, after the others. Sweeps do not."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.interrupt)
-        alone = [program for program in self.options.programs if "/fault" in program]
+        alone = [program for program in self.options.programs if re.search(ALONE, program)]
         together = [program for program in self.options.programs if program not in alone]
         with concurrent.futures.ThreadPoolExecutor(self.options.jobs) as pool:
             results = list(pool.map(self.run_and_report, together))

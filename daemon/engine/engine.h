@@ -115,6 +115,7 @@ struct kvc_engine_job {
 	uint32_t parts_running;
 	uint32_t slot; /* GPU engine: of what it has been sent */
 	bool cancelled;
+	bool prompt; /* CPU engine: when it came, its flow had no other */
 	kvc_status part_status;
 };
 

@@ -12,6 +12,10 @@
  * that is free. Who finishes a job's last range seals it and posts it to the loop. A cancelled or failed job
  * hands out no further ranges.
  *
+ * One thread in RESERVE is *quick*: it is woken for a job that comes to a flow which had none, and asks the
+ * kernel for short turns, so that on a full machine it goes before the others, which ask for long ones
+ * (daemon/base/turn.h). While several flows are about it takes such jobs only.
+ *
  * A client's image may change at any time, so each byte of it is read once: metadata are copied and then
  * opened, a range is copied and then verified.
  *
@@ -25,6 +29,7 @@
 #include "daemon/base/check.h"
 #include "daemon/base/checked.h"
 #include "daemon/base/log.h"
+#include "daemon/base/turn.h"
 #include "daemon/engine/engine.h"
 
 enum {
@@ -32,7 +37,11 @@ enum {
 	RANGE_STEP = 8, /* ranges begin at multiples of this: the raw map has 8 tiles a byte */
 	SCRATCH_ALIGN = 64,
 	RESERVE = 4, /* one thread in so many is kept for other flows, if there are any */
+	QUICK_US = 300,
+	BULK_US = 10000,
 };
+
+enum kind { BULK, QUICK, KINDS };
 
 struct worker {
 	pthread_t thread;
@@ -40,6 +49,14 @@ struct worker {
 	uint8_t *memory;  /* what was allocated */
 	uint8_t *scratch; /* aligned, inside it */
 	size_t scratch_bytes;
+	enum kind kind;
+};
+
+/* Threads of a kind that have nothing to do. */
+struct idle {
+	pthread_cond_t work; /* there may be something, or stop */
+	uint32_t waiting;
+	uint32_t woken; /* of those, on their way */
 };
 
 struct engine_cpu {
@@ -47,7 +64,7 @@ struct engine_cpu {
 	struct kvc_loop *loop;
 	const struct kvc_codec *codec;
 	pthread_mutex_t lock;
-	pthread_cond_t work; /* a queue is not empty, or stop */
+	struct idle idle[KINDS];
 	struct kvc_fair fair;
 	struct kvc_engine_flow nobody; /* of jobs that name no flow */
 	bool stop;
@@ -267,26 +284,67 @@ static void queue_remove(struct kvc_engine_job *job)
 		kvc_fair_leave(&job->flow->turn);
 }
 
+/* Of so many threads, those that are kept for other flows: the first ones. */
+static uint32_t threads_kept(uint32_t threads)
+{
+	return threads > 1 ? (threads + RESERVE - 1) / RESERVE : 0;
+}
+
 /* Threads that one flow may keep busy. */
 static uint32_t flow_threads(const struct engine_cpu *cpu)
 {
-	if (!cpu->shared || cpu->worker_count == 1)
-		return cpu->worker_count;
-	return cpu->worker_count - (cpu->worker_count + RESERVE - 1) / RESERVE;
+	return cpu->shared ? cpu->worker_count - threads_kept(cpu->worker_count) : cpu->worker_count;
 }
 
-/* The first job of the flow whose turn it is, of those that may have one more thread; NULL: there is none. */
-static struct kvc_engine_job *queue_first(const struct engine_cpu *cpu)
+/* The first job of the flow whose turn it is, of those that may have one more thread, of this kind; NULL:
+ * there is none. */
+static struct kvc_engine_job *queue_first(const struct engine_cpu *cpu, enum kind kind)
 {
 	struct kvc_fair_flow *turn = kvc_fair_first(&cpu->fair);
 
 	for (; turn; turn = kvc_fair_next(&cpu->fair, turn)) {
 		const struct kvc_engine_flow *flow = kvc_container_of(turn, struct kvc_engine_flow, turn);
+		struct kvc_engine_job *job = kvc_container_of(flow->jobs.next, struct kvc_engine_job, node);
 
-		if (flow->running < flow_threads(cpu))
-			return kvc_container_of(flow->jobs.next, struct kvc_engine_job, node);
+		if (flow->running < flow_threads(cpu) && (kind == BULK || !cpu->shared || job->prompt))
+			return job;
 	}
 	return NULL;
+}
+
+static void idle_wait(struct idle *idle, pthread_mutex_t *lock)
+{
+	idle->waiting++;
+	pthread_cond_wait(&idle->work, lock);
+	idle->waiting--;
+	idle->woken -= idle->woken > 0;
+}
+
+/* False: there is none to wake. */
+static bool idle_wake(struct idle *idle)
+{
+	if (idle->woken == idle->waiting)
+		return false;
+	idle->woken++;
+	pthread_cond_signal(&idle->work);
+	return true;
+}
+
+static void idle_wake_all(struct engine_cpu *cpu)
+{
+	for (unsigned kind = 0; kind < KINDS; kind++) {
+		cpu->idle[kind].woken = cpu->idle[kind].waiting;
+		pthread_cond_broadcast(&cpu->idle[kind].work);
+	}
+}
+
+/* One thread, for a job that has come. */
+static void idle_wake_for(struct engine_cpu *cpu, const struct kvc_engine_job *job)
+{
+	if (job->prompt && idle_wake(&cpu->idle[QUICK]))
+		return;
+	if (!idle_wake(&cpu->idle[BULK]) && !cpu->shared)
+		idle_wake(&cpu->idle[QUICK]);
 }
 
 static const struct kvc_image_plan *plan_of(const struct kvc_engine_job *job)
@@ -304,7 +362,7 @@ static void job_begin(struct engine_cpu *cpu, struct kvc_engine_job *job)
 	queue_remove(job);
 	queue_push(cpu, job, true); /* it was there when it was taken */
 	if (job->range < plan->tiles)
-		pthread_cond_broadcast(&cpu->work);
+		idle_wake_all(cpu);
 }
 
 static void job_drain(struct kvc_engine_job *job)
@@ -399,19 +457,30 @@ static void worker_run_part(struct worker *worker, struct kvc_engine_job *job)
 	job_finish(cpu, job);
 }
 
+/* The next job; NULL: stop. What a quick thread leaves may have become another's to take: at the end of its
+ * own part the flow may have one more thread. */
+static struct kvc_engine_job *worker_wait(struct worker *worker)
+{
+	struct engine_cpu *cpu = worker->engine;
+	struct kvc_engine_job *job = NULL;
+
+	while (!cpu->stop && !(job = queue_first(cpu, worker->kind))) {
+		if (worker->kind == QUICK && kvc_fair_first(&cpu->fair))
+			idle_wake(&cpu->idle[BULK]);
+		idle_wait(&cpu->idle[worker->kind], &cpu->lock);
+	}
+	return cpu->stop ? NULL : job;
+}
+
 static void *worker_main(void *context)
 {
 	struct worker *worker = context;
 	struct engine_cpu *cpu = worker->engine;
+	struct kvc_engine_job *job;
 
+	kvc_turn_set(worker->kind == QUICK ? QUICK_US : BULK_US);
 	pthread_mutex_lock(&cpu->lock);
-	for (;;) {
-		struct kvc_engine_job *job;
-
-		while (!(job = queue_first(cpu)) && !cpu->stop)
-			pthread_cond_wait(&cpu->work, &cpu->lock);
-		if (cpu->stop)
-			break;
+	while ((job = worker_wait(worker))) {
 		if (job->state == KVC_JOB_RUNNING)
 			worker_run_part(worker, job);
 		else if (job->op == KVC_ENGINE_ENCODE)
@@ -461,11 +530,12 @@ static void cpu_submit(struct kvc_engine *engine, struct kvc_engine_job *job)
 	job->length = 0;
 	pthread_mutex_lock(&cpu->lock);
 	job_move(job, KVC_JOB_QUEUED);
+	job->prompt = kvc_list_empty(&job->flow->jobs) && !job->flow->running;
 	job->flow->turn.weight = job->flow->weight;
 	if (job->flow != &cpu->nobody)
 		cpu->shared = job->shared;
 	queue_push(cpu, job, false);
-	pthread_cond_signal(&cpu->work);
+	idle_wake_for(cpu, job);
 	pthread_mutex_unlock(&cpu->lock);
 }
 
@@ -500,7 +570,7 @@ static void workers_join(struct engine_cpu *cpu)
 {
 	pthread_mutex_lock(&cpu->lock);
 	cpu->stop = true;
-	pthread_cond_broadcast(&cpu->work);
+	idle_wake_all(cpu);
 	pthread_mutex_unlock(&cpu->lock);
 	for (uint32_t i = 0; i < cpu->worker_count; i++) {
 		pthread_join(cpu->workers[i].thread, NULL);
@@ -514,7 +584,8 @@ static void cpu_close(struct kvc_engine *engine)
 
 	KVC_PRE(!kvc_fair_first(&cpu->fair));
 	workers_join(cpu);
-	pthread_cond_destroy(&cpu->work);
+	for (unsigned kind = 0; kind < KINDS; kind++)
+		pthread_cond_destroy(&cpu->idle[kind].work);
 	pthread_mutex_destroy(&cpu->lock);
 	kvc_free(cpu);
 }
@@ -529,6 +600,7 @@ static void workers_start(struct engine_cpu *cpu, uint32_t threads)
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	for (uint32_t i = 0; i < threads && !error; i++) {
 		cpu->workers[i].engine = cpu;
+		cpu->workers[i].kind = i < threads_kept(threads) ? QUICK : BULK;
 		error = pthread_create(&cpu->workers[i].thread, NULL, worker_main, &cpu->workers[i]);
 		cpu->worker_count += !error;
 	}
@@ -560,7 +632,8 @@ kvc_status kvc_engine_cpu_open(struct kvc_loop *loop, uint32_t threads, enum kvc
 	cpu->loop = loop;
 	cpu->codec = codec;
 	pthread_mutex_init(&cpu->lock, NULL);
-	pthread_cond_init(&cpu->work, NULL);
+	for (unsigned kind = 0; kind < KINDS; kind++)
+		pthread_cond_init(&cpu->idle[kind].work, NULL);
 	kvc_fair_init(&cpu->fair);
 	kvc_engine_flow_init(&cpu->nobody);
 	workers_start(cpu, threads);

@@ -8,6 +8,7 @@
 
 #include "daemon/base/check.h"
 #include "daemon/base/log.h"
+#include "daemon/base/turn.h"
 #include "daemon/main/daemon.h"
 #include "daemon/tier/disks.h"
 #include "daemon/tier/keyfile.h"
@@ -15,6 +16,7 @@
 enum {
 	DETAIL_BYTES = 512,
 	IO_MEMORY_MS = 200,
+	LOOP_TURN_US = 100, /* it does little for each of many, who all wait for it */
 	STOP_GRACE_MS = 5000, /* over the stop timeout; then the process ends as it is: no data is at risk */
 };
 
@@ -369,6 +371,7 @@ static void ready_line(const struct kvc_daemon *daemon)
 
 static kvc_status ready_start(struct kvc_daemon *daemon)
 {
+	kvc_turn_set(LOOP_TURN_US);
 	daemon->watchdog_ms = kvc_notify_watchdog_ms() / 2;
 	daemon->watchdog.fire = watchdog_feed;
 	if (daemon->watchdog_ms &&

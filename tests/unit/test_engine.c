@@ -339,6 +339,34 @@ static void test_a_thread_is_kept(void **state)
 	gate_destroy();
 }
 
+/* What the thread that is kept has begun, and may not go on with, another one takes over: nothing else comes
+ * that would wake it. */
+static void test_kept_thread_hands_over(void **state)
+{
+	struct kvc_engine *pool = engine;
+	struct kvc_engine_flow one;
+	struct block held[3];
+
+	(void)state;
+	assert_int_equal(kvc_engine_cpu_open(loop, 2, KVC_SIMD_AUTO, &engine), KVC_OK);
+	for (unsigned round = 0; round < 20; round++) {
+		gate_init();
+		kvc_engine_flow_init(&one);
+		flow = &one;
+		for (uint32_t i = 0; i < 3; i++)
+			submit_work(&held[i], work_at_gate);
+		gate_wait_begun(1);
+		assert_int_equal(sem_trywait(&begun), -1);
+		gate_open(3);
+		for (uint32_t i = 0; i < 3; i++)
+			assert_int_equal(finish(&held[i]), KVC_OK);
+		flow = NULL;
+		gate_destroy();
+	}
+	kvc_engine_close(engine);
+	engine = pool;
+}
+
 /* A cancelled job ends once, soon, with KVC_CANCELLED or as if nothing had been asked. */
 static void test_cancel(void **state)
 {
@@ -436,10 +464,15 @@ static void test_needs_more_room(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        ENGINE_TEST(test_round_trip),       ENGINE_TEST(test_many_jobs),
-	        ENGINE_TEST(test_flows_take_turns), ENGINE_TEST(test_a_thread_is_kept),
-	        ENGINE_TEST(test_cancel),           ENGINE_TEST(test_damage),
-	        ENGINE_TEST(test_no_scratch),       ENGINE_TEST(test_needs_more_room),
+	        ENGINE_TEST(test_round_trip),
+	        ENGINE_TEST(test_many_jobs),
+	        ENGINE_TEST(test_flows_take_turns),
+	        ENGINE_TEST(test_a_thread_is_kept),
+	        ENGINE_TEST(test_kept_thread_hands_over),
+	        ENGINE_TEST(test_cancel),
+	        ENGINE_TEST(test_damage),
+	        ENGINE_TEST(test_no_scratch),
+	        ENGINE_TEST(test_needs_more_room),
 	};
 
 	prng.state = prng_seed("test_engine");
