@@ -53,6 +53,7 @@ struct kvc_mover {
 enum {
 	SHARED_MS = 1000, /* how long a flow that submits nothing is still reckoned with */
 	RESERVE = 4,      /* one part in so many of slots and bytes is kept for other flows then */
+	PASSED_MAX = 8,   /* moves of more urgent classes that go before one that waits */
 };
 
 static const struct {
@@ -361,6 +362,19 @@ static bool has_room(const struct kvc_mover *mover, const struct kvc_move *move)
 	       (!own || own + move->image_bytes <= pool->class_bytes - pool->class_bytes / RESERVE);
 }
 
+/* Less urgent classes of the flow, in which something waits, were passed over once more. */
+static void flow_passed(const struct kvc_mover *mover, const struct kvc_move *move)
+{
+	const struct move_class *class = &mover->classes[move->kind];
+	struct kvc_move_flow *flow = move->flow;
+
+	flow->passed[move->kind] = 0;
+	for (unsigned kind = move->kind + 1; kind < KVC_MOVE_KINDS; kind++)
+		if (mover->classes[kind].pool == class->pool && mover->classes[kind].lane == class->lane &&
+		    !kvc_list_empty(&flow->queues[kind]))
+			flow->passed[kind]++;
+}
+
 static void move_start(struct kvc_mover *mover, struct kvc_move *move)
 {
 	struct move_class *class = &mover->classes[move->kind];
@@ -370,6 +384,7 @@ static void move_start(struct kvc_mover *mover, struct kvc_move *move)
 
 	KVC_PRE(move->state == KVC_MOVE_QUEUED);
 	queue_remove(move);
+	flow_passed(mover, move);
 	kvc_fair_charge(&pool->fair[class->lane], &move->flow->turns[class->pool][class->lane],
 	                move->image_bytes);
 	class->queued--;
@@ -386,10 +401,13 @@ static void move_start(struct kvc_mover *mover, struct kvc_move *move)
 		job_start(slot);
 }
 
-/* The most urgent move of a flow that may run now, or NULL. */
+/* The most urgent move of a flow that may run now, or NULL; one that was passed over often is as urgent as
+ * any. */
 static struct kvc_move *flow_pick(const struct kvc_mover *mover, struct kvc_move_flow *flow,
                                   enum kvc_move_pool pool, enum kvc_move_lane lane)
 {
+	struct kvc_move *pick = NULL;
+
 	for (unsigned kind = 0; kind < KVC_MOVE_KINDS; kind++) {
 		const struct move_class *class = &mover->classes[kind];
 		struct kvc_move *move;
@@ -397,10 +415,10 @@ static struct kvc_move *flow_pick(const struct kvc_mover *mover, struct kvc_move
 		if (class->pool != pool || class->lane != lane || kvc_list_empty(&flow->queues[kind]))
 			continue;
 		move = kvc_container_of(flow->queues[kind].next, struct kvc_move, node);
-		if (has_room(mover, move))
-			return move;
+		if ((!pick || flow->passed[kind] >= PASSED_MAX) && has_room(mover, move))
+			pick = move;
 	}
-	return NULL;
+	return pick;
 }
 
 /* The move of the flow that is due first, of those that have one that may run. */

@@ -12,10 +12,11 @@
  * Moves live in the caller's objects and queue by flow (whose they are) and class: what a client waits for
  * goes before what can wait (loads and decodes, then encodes, then syncs and stores). Flows take turns by
  * bytes (daemon/base/fair.h), within either of these two; within a flow's turn the more urgent class goes
- * first. A fixed number of slots, and a bound on the bytes of each class, limit what runs at a time; those of
- * GPUs have slots and bounds of their own, since a GPU needs many blocks under way to be busy. While several
- * flows have been seen lately, none of them may take the last quarter of slots and bytes. Nothing is
- * allocated after open. Loop thread only. Submit never calls back; `done` comes exactly once.
+ * first, but after eight of those one that waits. A fixed number of slots, and a bound on the bytes of each
+ * class, limit what runs at a time; those of GPUs have slots and bounds of their own, since a GPU needs many
+ * blocks under way to be busy. While several flows have been seen lately, none of them may take the last
+ * quarter of slots and bytes. Nothing is allocated after open. Loop thread only. Submit never calls back;
+ * `done` comes exactly once.
  *
  * The mover moves and counts. It knows nothing of entries, eviction or sessions. */
 #ifndef KVC_MOVER_H
@@ -55,6 +56,7 @@ enum kvc_move_pool { KVC_POOL_HOST, KVC_POOL_GPU, KVC_POOLS };
 struct kvc_move_flow {
 	struct kvc_fair_flow turns[KVC_POOLS][KVC_LANES];
 	struct kvc_list queues[KVC_MOVE_KINDS];
+	uint32_t passed[KVC_MOVE_KINDS]; /* how often others went before what waits there */
 	uint32_t queued[KVC_POOLS][KVC_LANES];
 	uint32_t running[KVC_POOLS];
 	uint64_t running_bytes[KVC_MOVE_KINDS];

@@ -12,13 +12,13 @@
  *
  *   alone   nothing else runs
  *   burn    beside it a process that only burns processor time, with as many threads as the flood keeps busy
- *           (the codec's and its own): what a daemon with perfect shares, and no more processors, could give
+ *           (the codec's and its own)
  *   flood   beside it a tenant with two connections: one puts blocks that nobody asks for again, the other
  *           gets each of them once, both with 64 requests under way, as fast as they are taken
  *
  * Printed: 50th and 99th percentiles of the quiet tenant's gets and puts, its hit rate, and the flood's
- * figures against those of the other phases. Targets: the 99th percentile at most doubles against `burn`, and
- * the hit rate loses less than 5 points. */
+ * figures against those of the other phases. Targets: the 99th percentile at most doubles against `alone`,
+ * and the hit rate loses less than 5 points. */
 #include <limits.h>
 #include <pthread.h>
 #include <signal.h>
@@ -318,7 +318,7 @@ static void report(struct bench *b, const struct figures *figures)
 	       tenant_stat(b, "quiet", "tenant.evicted"));
 	for (unsigned phase = ALONE; phase < FLOOD; phase++) {
 		const struct figures *other = &figures[phase];
-		bool reference = phase == BURN;
+		bool reference = phase == ALONE;
 		bool missed = flood->get[1] > 2 * other->get[1] || flood->put[1] > 2 * other->put[1];
 
 		printf("flood / %-5s  get p50 %.2f p99 %.2f   put p50 %.2f p99 %.2f   hit rate %+.1f "

@@ -1,0 +1,167 @@
+/* The mover's order, over an engine that does nothing until it is told. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "daemon/mover/mover.h"
+
+enum { MOVES = 40, CLASS_BYTES = 1 << 20 };
+
+struct rig {
+	struct kvc_loop *loop;
+	struct kvc_stats *stats;
+	struct kvc_mover *mover;
+	struct kvc_engine engine;
+	struct kvc_engine_job *running; /* there is one slot */
+};
+
+static struct rig rig;
+
+static void engine_submit(struct kvc_engine *engine, struct kvc_engine_job *job)
+{
+	(void)engine;
+	assert_null(rig.running);
+	rig.running = job;
+}
+
+static void engine_cancel(struct kvc_engine *engine, struct kvc_engine_job *job)
+{
+	(void)engine;
+	(void)job;
+}
+
+static void engine_close(struct kvc_engine *engine)
+{
+	(void)engine;
+}
+
+static const struct kvc_engine_ops engine_ops = {
+        .name = "idle",
+        .submit = engine_submit,
+        .cancel = engine_cancel,
+        .close = engine_close,
+};
+
+static int setup(void **state)
+{
+	struct kvc_mover_options options = {.engine = &rig.engine, .slots = 1, .class_bytes = CLASS_BYTES};
+
+	(void)state;
+	rig = (struct rig){.engine = {&engine_ops}};
+	if (kvc_loop_open(&rig.loop) != KVC_OK || kvc_stats_open(&rig.stats) != KVC_OK)
+		return 1;
+	options.loop = rig.loop;
+	options.stats = rig.stats;
+	return kvc_mover_open(&options, &rig.mover) != KVC_OK;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	kvc_mover_close(rig.mover);
+	kvc_stats_close(rig.stats);
+	kvc_loop_close(rig.loop);
+	return 0;
+}
+
+static void move_done(struct kvc_move *move)
+{
+	assert_int_equal(move->status, KVC_OK);
+}
+
+static void submit(struct kvc_move *move, struct kvc_move_flow *flow, enum kvc_move_kind kind)
+{
+	*move = (struct kvc_move){.kind = kind, .flow = flow, .image_bytes = 1, .done = move_done};
+	kvc_move_submit(rig.mover, move);
+}
+
+/* The operation of the job that ran, which ends now. */
+static enum kvc_engine_op next(void)
+{
+	struct kvc_engine_job *job = rig.running;
+	enum kvc_engine_op op = job->op;
+
+	rig.running = NULL;
+	job->status = KVC_OK;
+	job->done(job);
+	return op;
+}
+
+static void urgent_goes_first(void **state)
+{
+	struct kvc_move moves[3];
+	struct kvc_move_flow flow;
+
+	(void)state;
+	kvc_move_flow_init(&flow, 0);
+	submit(&moves[0], &flow, KVC_MOVE_ENCODE);
+	submit(&moves[1], &flow, KVC_MOVE_ENCODE);
+	submit(&moves[2], &flow, KVC_MOVE_DECODE);
+	assert_int_equal(next(), KVC_ENGINE_ENCODE); /* it ran already */
+	assert_int_equal(next(), KVC_ENGINE_DECODE);
+	assert_int_equal(next(), KVC_ENGINE_ENCODE);
+	assert_null(rig.running);
+}
+
+/* Gets that never end do not keep a put of the same flow from its turn. */
+static void what_waits_has_its_turn(void **state)
+{
+	struct kvc_move gets[MOVES], puts[3];
+	struct kvc_move_flow flow;
+	unsigned since_put = 0, seen = 0;
+
+	(void)state;
+	kvc_move_flow_init(&flow, 0);
+	for (unsigned i = 0; i < MOVES; i++)
+		submit(&gets[i], &flow, KVC_MOVE_DECODE);
+	for (unsigned i = 0; i < 3; i++)
+		submit(&puts[i], &flow, KVC_MOVE_ENCODE);
+	while (rig.running) {
+		bool put = next() == KVC_ENGINE_ENCODE;
+
+		seen += put;
+		since_put = put ? 0 : since_put + 1;
+		assert_true(seen == 3 || since_put <= 9); /* the first get ran before there was a put */
+		assert_true(!put || seen == 1 || kvc_mover_pending(rig.mover, KVC_MOVE_DECODE) > 0);
+	}
+	assert_int_equal(seen, 3);
+}
+
+/* Two flows that have as much to do take turns, whoever came first. */
+static void flows_take_turns(void **state)
+{
+	struct kvc_move moves[2][MOVES / 2];
+	struct kvc_move_flow flows[2];
+	struct kvc_engine_flow *last = NULL;
+	unsigned changes = 0;
+
+	(void)state;
+	for (unsigned f = 0; f < 2; f++) {
+		kvc_move_flow_init(&flows[f], 0);
+		for (unsigned i = 0; i < MOVES / 2; i++)
+			submit(&moves[f][i], &flows[f], KVC_MOVE_DECODE);
+	}
+	while (rig.running) {
+		changes += rig.running->flow != last;
+		last = rig.running->flow;
+		next();
+	}
+	assert_true(changes >= MOVES - 2);
+}
+
+#define MOVER_TEST(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        MOVER_TEST(urgent_goes_first),
+	        MOVER_TEST(what_waits_has_its_turn),
+	        MOVER_TEST(flows_take_turns),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
