@@ -10,6 +10,8 @@
 #include "daemon/rpc/device.h"
 #include "daemon/rpc/pool.h"
 
+#define REFUSAL_MS 10u /* a worker keeps the pages of a put until it is answered */
+
 static void detaches_check(struct kvc_session *session);
 
 static uint64_t now_ns(void)
@@ -49,6 +51,7 @@ static void request_free(struct kvc_request *request)
 	struct kvc_session *session = request->session;
 
 	kvc_timer_stop(&request->timer);
+	kvc_free(request->refusal);
 	kvc_payload_close(request->payload);
 	if (request->region)
 		kvc_region_unref(request->region);
@@ -278,6 +281,7 @@ struct building {
 	struct kvc_session_region *region; /* shm */
 	struct kvc_device *pool;           /* cuda */
 	uint64_t raw_bytes;                /* of all blocks */
+	uint64_t wait_ms;                  /* until the rate lets more through; 0: that is not why */
 };
 
 /* Blocks of any namespace of the pool's shape may lie in it. */
@@ -351,6 +355,7 @@ static kvc_status rate_check(struct building *building)
 
 	if (kvc_ns_may_begin(building->ns->ns, put, &rate, &wait_ms) == KVC_OK)
 		return KVC_OK;
+	building->wait_ms = wait_ms;
 	return kvc_problem_set(building->problem, KVC_QUOTA,
 	                       "tenant '%s' is above its %s of %llu bytes a second; again in %llu ms",
 	                       kvc_ns_tenant(building->ns->ns), put ? "put-rate" : "get-rate",
@@ -550,6 +555,39 @@ static kvc_status request_build(struct building *building, struct kvc_request **
 	return status;
 }
 
+static void refusal_due(struct kvc_timer *timer)
+{
+	struct kvc_request *request = kvc_container_of(timer, struct kvc_request, timer);
+	struct kvc_session *session = request->session;
+	struct kvc_frame frame = {.verb = request->verb, .request_id = request->id};
+	struct kvc_problem problem = *request->refusal;
+
+	request_free(request);
+	if (kvc_session_can_answer(session))
+		kvc_session_refuse(session, &frame, KVC_QUOTA, &problem);
+}
+
+/* Who is above its rate and asks again at once would keep the loop busy for nothing: the refusal takes a
+ * moment, and is among the requests that a session may have. False: no memory. */
+static bool refuse_later(struct kvc_session *session, const struct kvc_frame *frame, uint64_t wait_ms,
+                         const struct kvc_problem *problem)
+{
+	struct kvc_request *request = request_make(session, frame, 0, 0);
+
+	if (!request)
+		return false;
+	request->state = KVC_REQUEST_REFUSED;
+	request->refusal = kvc_calloc(1, sizeof *problem);
+	request->timer.fire = refusal_due;
+	if (request->refusal && kvc_timer_start(session->rpc->loop, &request->timer,
+	                                        wait_ms < REFUSAL_MS ? wait_ms : REFUSAL_MS) == KVC_OK) {
+		*request->refusal = *problem;
+		return true;
+	}
+	request_free(request);
+	return false;
+}
+
 /* From the parsed message on, put and get are the same. */
 static void blocks_begin(struct kvc_session *session, const struct kvc_frame *frame,
                          const struct kvc_blocks_request *message)
@@ -561,7 +599,8 @@ static void blocks_begin(struct kvc_session *session, const struct kvc_frame *fr
 	kvc_status status = request_build(&building, &request);
 
 	if (status != KVC_OK) {
-		kvc_session_refuse(session, frame, status, &problem);
+		if (!building.wait_ms || !refuse_later(session, frame, building.wait_ms, &problem))
+			kvc_session_refuse(session, frame, status, &problem);
 		return;
 	}
 	request->state = KVC_REQUEST_FILLING;

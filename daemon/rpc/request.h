@@ -1,6 +1,7 @@
 /* A put, a get or a detach that waits for something: from its arrival to its reply.
  *
  *   FILLING (inline put: the payload arrives) -> RUNNING (operations at the cache) -> answered and freed
+ *   REFUSED (its tenant is above its rate: a moment) ---------------------------> answered and freed
  *   WAITING (detach of host memory in use)    ----------------------------------> answered and freed
  *
  * A request, its operations and their page ids are one allocation, owned by the session. It holds references
@@ -17,7 +18,7 @@
 #include "daemon/cache/cache.h"
 #include "daemon/rpc/session.h"
 
-enum kvc_request_state { KVC_REQUEST_FILLING, KVC_REQUEST_RUNNING, KVC_REQUEST_WAITING };
+enum kvc_request_state { KVC_REQUEST_FILLING, KVC_REQUEST_RUNNING, KVC_REQUEST_WAITING, KVC_REQUEST_REFUSED };
 
 struct kvc_request_op {
 	struct kvc_op op;
@@ -40,6 +41,7 @@ struct kvc_request {
 	struct kvc_region *region;   /* shm, detach */
 	struct kvc_device *pool;     /* cuda */
 	struct kvc_payload *payload; /* inline */
+	struct kvc_problem *refusal; /* refused */
 	uint32_t count;
 	uint32_t unfinished;
 	uint32_t *pages; /* cuda: ids of all blocks, behind the operations */

@@ -216,6 +216,43 @@ static void test_above_the_rate(void **state)
 	close(fd);
 }
 
+static int64_t inflight(void)
+{
+	return kvc_stat_get(kvc_stats_cell(kvc_ses.stats, "rpc.inflight"));
+}
+
+/* The refusal takes a moment, is one of the session's requests meanwhile, and goes with it. Without memory to
+ * wait with it comes at once. */
+static void test_refusal_takes_a_moment(void **state)
+{
+	struct kvc_test_reply reply;
+	struct kvc_ses_transfer t;
+	int fd = kvc_ses_client();
+
+	(void)state;
+	kvc_fake_quota(kvc_ses.cache, true);
+	kvc_ses_transfer_init(&t, 1, KVCELLAR__PLANE__PLANE_INLINE);
+	kvc_ses_send_request(fd, KVC_VERB_GET, &t.get.base, NULL, 0);
+	kvc_ses_settle();
+	assert_int_equal(inflight(), 1);
+	assert_int_equal(kvc_ses_next(fd, &reply), KVC_TEST_REPLY);
+	assert_int_equal(reply.frame.status, KVC_QUOTA);
+	kvc_ses_send_request(fd, KVC_VERB_GET, &t.get.base, NULL, 0);
+	kvc_alloc_fail_at(1, 0); /* the request's; the next is the reply's */
+	kvc_ses_settle();
+	kvc_alloc_fail_at(0, 0);
+	assert_int_equal(inflight(), 0);
+	assert_int_equal(kvc_ses_next(fd, &reply), KVC_TEST_REPLY);
+	assert_int_equal(reply.frame.status, KVC_QUOTA);
+	kvc_ses_send_request(fd, KVC_VERB_GET, &t.get.base, NULL, 0);
+	kvc_ses_settle();
+	assert_int_equal(inflight(), 1);
+	close(fd);
+	kvc_ses_settle();
+	assert_int_equal(inflight(), 0);
+	assert_int_equal(kvc_stat_get(kvc_stats_cell(kvc_ses.stats, "rpc.connections")), 0);
+}
+
 #define ROW(test) cmocka_unit_test_setup_teardown(test, kvc_ses_setup, kvc_ses_teardown)
 
 int main(void)
@@ -228,6 +265,7 @@ int main(void)
 	        ROW(test_client_leaves_during_a_drop),
 	        ROW(test_drop_without_memory),
 	        ROW(test_above_the_rate),
+	        ROW(test_refusal_takes_a_moment),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
