@@ -16,7 +16,7 @@
 enum {
 	DETAIL_BYTES = 512,
 	IO_MEMORY_MS = 200,
-	LOOP_TURN_US = 100, /* it does little for each of many, who all wait for it */
+	LOOP_TURN_US = 100,   /* it does little for each of many, who all wait for it */
 	STOP_GRACE_MS = 5000, /* over the stop timeout; then the process ends as it is: no data is at risk */
 };
 
