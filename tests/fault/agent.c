@@ -123,6 +123,15 @@ static void leak(enum agent_leak kind)
 	}
 }
 
+static void eat(size_t bytes)
+{
+	uint8_t *memory =
+	        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+
+	if (memory == MAP_FAILED)
+		abort();
+}
+
 /* ---- commands ------------------------------------------------------------------------------ */
 
 static void carry_out(const struct agent_command *command)
@@ -146,6 +155,9 @@ static void carry_out(const struct agent_command *command)
 	case AGENT_LEAK:
 		for (uint32_t i = 0; i < command->times; i++)
 			leak((enum agent_leak)command->leak);
+		break;
+	case AGENT_EAT:
+		eat((size_t)command->times << 20);
 		break;
 	case AGENT_WALL:
 		atomic_store(&wall_seconds, command->seconds);

@@ -12,6 +12,7 @@ enum agent_what {
 	AGENT_ACCEPT, /* the next `times` accepts fail with `error` */
 	AGENT_WALL,   /* the wall clock is `seconds` off */
 	AGENT_LEAK,   /* `times` things of the kind `leak` stay for good */
+	AGENT_EAT,    /* `times` MiB more are used; there may be no answer */
 };
 
 enum agent_leak { AGENT_LEAK_DESCRIPTOR, AGENT_LEAK_THREAD, AGENT_LEAK_OBJECT, AGENT_LEAK_MAPPING };

@@ -39,6 +39,7 @@ class Row:
         self.hangs = self.crashes = 0
         self.seed = 0
         self.tests = set()
+        self.left_out = []  # tests that were skipped
         self.problems = []
 
     def verdict(self):
@@ -93,7 +94,8 @@ def read_items(path):
 def take_report(row, reports, failures, skips):
     first = reports[0]
     program, test = first["program"], first["test"]
-    if any(skip.split(" ")[0] == test for skip in skips):  # in one of the forms that it runs in
+    if any(skip.split(" ")[0] == test for skip in skips):  # in all, or one, of the forms that it runs in
+        row.left_out.append(f"{program} {test}")
         reports = [report for report in reports if report["state"] == "end" and report["injected"]]
         starts = len(reports)
     else:
@@ -135,6 +137,13 @@ def leave_out(rows):
     for row in rows.values():
         if not row.tests and not row.why:
             row.why = "not run: no program of this run shows it"
+
+
+def note_skips(rows):
+    """What can be shown on other machines only: its tests say why in their logs."""
+    for row in rows.values():
+        if row.left_out and not row.tests:
+            row.why = f"not here: {', '.join(row.left_out)} skipped"
 
 
 def counts_of(rows):
@@ -226,6 +235,7 @@ def main():
     if options.run:
         run(options, logs)
     unknown = judge(rows, logs, options.name)
+    note_skips(rows)
     if options.partial:
         leave_out(rows)
     print_sheet(rows)
