@@ -14,7 +14,7 @@
  *
  * One thread in RESERVE is *quick*: it is woken for a job that comes to a flow which had none, and asks the
  * kernel for short turns, so that on a full machine it goes before the others, which ask for long ones
- * (daemon/base/turn.h). While several flows are about it takes such jobs only.
+ * (daemon/base/turn.h). While several flows are about, and only one of them is busy, it takes such jobs only.
  *
  * A client's image may change at any time, so each byte of it is read once: metadata are copied and then
  * opened, a range is copied and then verified.
@@ -284,7 +284,8 @@ static void queue_remove(struct kvc_engine_job *job)
 		kvc_fair_leave(&job->flow->turn);
 }
 
-/* Of so many threads, those that are kept for other flows: the first ones. */
+/* Of so many threads, those that are kept for other flows: the last ones, so that there are others if not all
+ * can be had. */
 static uint32_t threads_kept(uint32_t threads)
 {
 	return threads > 1 ? (threads + RESERVE - 1) / RESERVE : 0;
@@ -296,18 +297,40 @@ static uint32_t flow_threads(const struct engine_cpu *cpu)
 	return cpu->shared ? cpu->worker_count - threads_kept(cpu->worker_count) : cpu->worker_count;
 }
 
+static const struct kvc_engine_flow *flow_of(struct kvc_fair_flow *turn)
+{
+	return kvc_container_of(turn, struct kvc_engine_flow, turn);
+}
+
+static struct kvc_engine_job *flow_head(const struct kvc_engine_flow *flow)
+{
+	return kvc_container_of(flow->jobs.next, struct kvc_engine_job, node);
+}
+
+/* Whether quick threads take prompt jobs only: a single flow has more than that. Where two have, they would
+ * else keep each other's threads idle. */
+static bool is_prompt_only(const struct engine_cpu *cpu)
+{
+	uint32_t busy = 0;
+
+	for (struct kvc_fair_flow *turn = kvc_fair_first(&cpu->fair); turn && busy < 2;
+	     turn = kvc_fair_next(&cpu->fair, turn))
+		busy += !flow_head(flow_of(turn))->prompt;
+	return cpu->shared && busy < 2;
+}
+
 /* The first job of the flow whose turn it is, of those that may have one more thread, of this kind; NULL:
  * there is none. */
 static struct kvc_engine_job *queue_first(const struct engine_cpu *cpu, enum kind kind)
 {
+	bool prompt_only = kind == QUICK && is_prompt_only(cpu);
 	struct kvc_fair_flow *turn = kvc_fair_first(&cpu->fair);
 
 	for (; turn; turn = kvc_fair_next(&cpu->fair, turn)) {
-		const struct kvc_engine_flow *flow = kvc_container_of(turn, struct kvc_engine_flow, turn);
-		struct kvc_engine_job *job = kvc_container_of(flow->jobs.next, struct kvc_engine_job, node);
+		const struct kvc_engine_flow *flow = flow_of(turn);
 
-		if (flow->running < flow_threads(cpu) && (kind == BULK || !cpu->shared || job->prompt))
-			return job;
+		if (flow->running < flow_threads(cpu) && (!prompt_only || flow_head(flow)->prompt))
+			return flow_head(flow);
 	}
 	return NULL;
 }
@@ -343,7 +366,7 @@ static void idle_wake_for(struct engine_cpu *cpu, const struct kvc_engine_job *j
 {
 	if (job->prompt && idle_wake(&cpu->idle[QUICK]))
 		return;
-	if (!idle_wake(&cpu->idle[BULK]) && !cpu->shared)
+	if (!idle_wake(&cpu->idle[BULK]) && queue_first(cpu, QUICK))
 		idle_wake(&cpu->idle[QUICK]);
 }
 
@@ -600,7 +623,7 @@ static void workers_start(struct engine_cpu *cpu, uint32_t threads)
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	for (uint32_t i = 0; i < threads && !error; i++) {
 		cpu->workers[i].engine = cpu;
-		cpu->workers[i].kind = i < threads_kept(threads) ? QUICK : BULK;
+		cpu->workers[i].kind = i < threads - threads_kept(threads) ? BULK : QUICK;
 		error = pthread_create(&cpu->workers[i].thread, NULL, worker_main, &cpu->workers[i]);
 		cpu->worker_count += !error;
 	}

@@ -26,6 +26,7 @@ struct slot_pool {
 	struct kvc_list free;
 	uint64_t class_bytes;
 	struct kvc_fair fair[KVC_LANES];
+	uint32_t passed; /* how often the front lane went before what waits in the back */
 };
 
 struct move_class {
@@ -53,7 +54,7 @@ struct kvc_mover {
 enum {
 	SHARED_MS = 1000, /* how long a flow that submits nothing is still reckoned with */
 	RESERVE = 4,      /* one part in so many of slots and bytes is kept for other flows then */
-	PASSED_MAX = 8,   /* moves of more urgent classes that go before one that waits */
+	PASSED_MAX = 8,   /* moves of a more urgent class, or lane, that go before one that waits */
 };
 
 static const struct {
@@ -346,16 +347,23 @@ static void request_start(struct kvc_move_slot *slot)
 
 /* ---- what may run ---- */
 
-/* Whether a move fits into the bounds of its class, and of its flow where that is not the only one. */
-static bool has_room(const struct kvc_mover *mover, const struct kvc_move *move)
+/* Whether a move fits into the bound of its class. */
+static bool class_has_room(const struct kvc_mover *mover, const struct kvc_move *move)
+{
+	const struct move_class *class = &mover->classes[move->kind];
+
+	return !class->running ||
+	       class->running_bytes + move->image_bytes <= mover->pools[class->pool].class_bytes;
+}
+
+/* Whether it fits into those of its flow, where that is not the only one. */
+static bool flow_has_room(const struct kvc_mover *mover, const struct kvc_move *move)
 {
 	const struct move_class *class = &mover->classes[move->kind];
 	const struct slot_pool *pool = &mover->pools[class->pool];
 	const struct kvc_move_flow *flow = move->flow;
 	uint64_t own = flow->running_bytes[move->kind];
 
-	if (class->running && class->running_bytes + move->image_bytes > pool->class_bytes)
-		return false;
 	if (!is_shared(mover) || flow == &mover->nobody)
 		return true;
 	return flow->running[class->pool] < pool->count - pool->count / RESERVE &&
@@ -401,21 +409,42 @@ static void move_start(struct kvc_mover *mover, struct kvc_move *move)
 		job_start(slot);
 }
 
+/* A look for the next move. */
+struct look {
+	const struct kvc_mover *mover;
+	enum kvc_move_pool pool;
+	enum kvc_move_lane lane;
+	uint32_t held; /* bits of kinds that a flow which is due waits for: small moves of others would else
+	                * keep a large one from ever finding room */
+};
+
+/* Whether the head of the flow's queue of that kind may run now. */
+static bool may_run(struct look *look, const struct kvc_move *move)
+{
+	uint32_t bit = 1u << move->kind;
+
+	if (look->held & bit || !flow_has_room(look->mover, move))
+		return false;
+	if (!class_has_room(look->mover, move))
+		look->held |= bit;
+	return !(look->held & bit);
+}
+
 /* The most urgent move of a flow that may run now, or NULL; one that was passed over often is as urgent as
  * any. */
-static struct kvc_move *flow_pick(const struct kvc_mover *mover, struct kvc_move_flow *flow,
-                                  enum kvc_move_pool pool, enum kvc_move_lane lane)
+static struct kvc_move *flow_pick(struct look *look, struct kvc_move_flow *flow)
 {
 	struct kvc_move *pick = NULL;
 
 	for (unsigned kind = 0; kind < KVC_MOVE_KINDS; kind++) {
-		const struct move_class *class = &mover->classes[kind];
+		const struct move_class *class = &look->mover->classes[kind];
 		struct kvc_move *move;
 
-		if (class->pool != pool || class->lane != lane || kvc_list_empty(&flow->queues[kind]))
+		if (class->pool != look->pool || class->lane != look->lane ||
+		    kvc_list_empty(&flow->queues[kind]))
 			continue;
 		move = kvc_container_of(flow->queues[kind].next, struct kvc_move, node);
-		if ((!pick || flow->passed[kind] >= PASSED_MAX) && has_room(mover, move))
+		if ((!pick || flow->passed[kind] >= PASSED_MAX) && may_run(look, move))
 			pick = move;
 	}
 	return pick;
@@ -427,25 +456,43 @@ static struct kvc_move *lane_pick(const struct kvc_mover *mover, enum kvc_move_p
 {
 	const struct kvc_fair *fair = &mover->pools[pool].fair[lane];
 	struct kvc_fair_flow *turn = kvc_fair_first(fair);
+	struct look look = {.mover = mover, .pool = pool, .lane = lane};
 	struct kvc_move *move = NULL;
 
 	for (; turn && !move; turn = kvc_fair_next(fair, turn))
-		move = flow_pick(mover, kvc_container_of(turn, struct kvc_move_flow, turns[pool][lane]), pool,
-		                 lane);
+		move = flow_pick(&look, kvc_container_of(turn, struct kvc_move_flow, turns[pool][lane]));
 	return move;
 }
 
-/* Start what may run, the lanes in the order of their urgency. */
+/* The next move of a pool, or NULL: the front lane first, but after PASSED_MAX of it one that waits in the
+ * back. */
+static struct kvc_move *pool_pick(struct kvc_mover *mover, enum kvc_move_pool number)
+{
+	struct slot_pool *pool = &mover->pools[number];
+	struct kvc_move *move = NULL;
+
+	if (pool->passed < PASSED_MAX)
+		move = lane_pick(mover, number, KVC_LANE_FRONT);
+	if (!move)
+		move = lane_pick(mover, number, KVC_LANE_BACK);
+	if (!move && pool->passed >= PASSED_MAX)
+		move = lane_pick(mover, number, KVC_LANE_FRONT);
+	if (!move)
+		return NULL;
+	if (lane_of(move->kind) == KVC_LANE_BACK || !kvc_fair_first(&pool->fair[KVC_LANE_BACK]))
+		pool->passed = 0;
+	else if (pool->passed < PASSED_MAX)
+		pool->passed++;
+	return move;
+}
+
 static void mover_pump(struct kvc_mover *mover)
 {
 	for (unsigned pool = 0; pool < KVC_POOLS; pool++) {
-		for (unsigned lane = 0; lane < KVC_LANES; lane++) {
-			struct kvc_move *move;
+		struct kvc_move *move;
 
-			while (!kvc_list_empty(&mover->pools[pool].free) &&
-			       (move = lane_pick(mover, pool, lane)))
-				move_start(mover, move);
-		}
+		while (!kvc_list_empty(&mover->pools[pool].free) && (move = pool_pick(mover, pool)))
+			move_start(mover, move);
 	}
 }
 

@@ -10,13 +10,13 @@
  *   SYNC     everything stored before is on stable storage
  *
  * Moves live in the caller's objects and queue by flow (whose they are) and class: what a client waits for
- * goes before what can wait (loads and decodes, then encodes, then syncs and stores). Flows take turns by
+ * goes before what can wait (loads and decodes, then encodes; then syncs and stores). Flows take turns by
  * bytes (daemon/base/fair.h), within either of these two; within a flow's turn the more urgent class goes
- * first, but after eight of those one that waits. A fixed number of slots, and a bound on the bytes of each
- * class, limit what runs at a time; those of GPUs have slots and bounds of their own, since a GPU needs many
- * blocks under way to be busy. While several flows have been seen lately, none of them may take the last
- * quarter of slots and bytes. Nothing is allocated after open. Loop thread only. Submit never calls back;
- * `done` comes exactly once.
+ * first, but after eight of those one that waits; so of the two lanes, too. A fixed number of slots, and a
+ * bound on the bytes of each class, limit what runs at a time; those of GPUs have slots and bounds of their
+ * own, since a GPU needs many blocks under way to be busy. While several flows have been seen lately, none of
+ * them may take the last quarter of slots and bytes. Nothing is allocated after open. Loop thread only.
+ * Submit never calls back; `done` comes exactly once.
  *
  * The mover moves and counts. It knows nothing of entries, eviction or sessions. */
 #ifndef KVC_MOVER_H

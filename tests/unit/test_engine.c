@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -258,9 +259,12 @@ static void gate_init(void)
 
 static void gate_wait_begun(uint32_t count)
 {
+	struct timespec end;
+
+	clock_gettime(CLOCK_REALTIME, &end);
+	end.tv_sec += 60;
 	for (uint32_t i = 0; i < count; i++)
-		while (sem_wait(&begun)) {
-		}
+		assert_int_equal(sem_timedwait(&begun, &end), 0);
 }
 
 static void gate_open(uint32_t count)
@@ -334,6 +338,32 @@ static void test_a_thread_is_kept(void **state)
 	assert_int_equal(sem_trywait(&begun), -1);
 	gate_open(2 * THREADS);
 	for (uint32_t i = 0; i < 2 * THREADS; i++)
+		assert_int_equal(finish(&held[i]), KVC_OK);
+	flow = NULL;
+	gate_destroy();
+}
+
+/* Two flows that are busy have all threads between them. */
+static void test_two_busy_flows_have_all_threads(void **state)
+{
+	struct kvc_engine_flow flows[2];
+	struct block held[4 * THREADS];
+
+	(void)state;
+	gate_init();
+	kvc_engine_flow_init(&flows[0]);
+	kvc_engine_flow_init(&flows[1]);
+	for (uint32_t i = 0; i < 4 * THREADS; i++) {
+		flow = &flows[i % 2];
+		submit_work(&held[i], work_at_gate);
+	}
+	for (unsigned round = 0; round < 3;
+	     round++) { /* also those that had been taken by who takes new ones first */
+		gate_wait_begun(THREADS);
+		gate_open(THREADS);
+	}
+	gate_open(THREADS);
+	for (uint32_t i = 0; i < 4 * THREADS; i++)
 		assert_int_equal(finish(&held[i]), KVC_OK);
 	flow = NULL;
 	gate_destroy();
@@ -469,6 +499,7 @@ int main(void)
 	        ENGINE_TEST(test_flows_take_turns),
 	        ENGINE_TEST(test_a_thread_is_kept),
 	        ENGINE_TEST(test_kept_thread_hands_over),
+	        ENGINE_TEST(test_two_busy_flows_have_all_threads),
 	        ENGINE_TEST(test_cancel),
 	        ENGINE_TEST(test_damage),
 	        ENGINE_TEST(test_no_scratch),
