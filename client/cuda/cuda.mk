@@ -50,8 +50,8 @@ $(ROADS_TEST): $(ROADS_OBJ) $(E2E_OBJ) $(WORKER_SO) $(B)/libkvcsupport.a $(DAEMO
 	$(call say,LD,$@)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS_ALL) $< $(E2E_OBJ) -L$(LIB) -lkvcellar-cuda -lkvcellar \
-	    -Wl,-rpath,'$$ORIGIN/../../../lib' $(B)/libkvcsupport.a $(DAEMON_A) $(KERNEL_A) $(DAEMON_LIBS) $(TEST_LIBS) \
-	    -lm -ldl -o $@
+	    -Wl,-rpath,'$$ORIGIN/../../../lib' $(B)/libkvcsupport.a $(DAEMON_A) $(KERNEL_A) $(E2E_LIBS) \
+	    -o $@
 
 # One variant of it is enough.
 ifeq ($(VARIANT),$(DEFAULT_VARIANT))
