@@ -361,6 +361,14 @@ static void idle_wake_all(struct engine_cpu *cpu)
 	}
 }
 
+/* A thread is no longer at the flow's work. What it may not go on with itself is another's to take. */
+static void flow_leave(struct engine_cpu *cpu, struct kvc_engine_flow *flow)
+{
+	flow->running--;
+	if (!kvc_list_empty(&flow->jobs))
+		idle_wake(&cpu->idle[BULK]);
+}
+
 /* One thread, for a job that has come. */
 static void idle_wake_for(struct engine_cpu *cpu, const struct kvc_engine_job *job)
 {
@@ -452,7 +460,7 @@ static void worker_open(struct engine_cpu *cpu, struct kvc_engine_job *job)
 	pthread_mutex_unlock(&cpu->lock);
 	status = work ? job->work(job) : job_open(job);
 	pthread_mutex_lock(&cpu->lock);
-	job->flow->running--;
+	flow_leave(cpu, job->flow);
 	if (!work && status == KVC_OK && !job->cancelled) {
 		job_begin(cpu, job);
 		return;
@@ -471,7 +479,7 @@ static void worker_run_part(struct worker *worker, struct kvc_engine_job *job)
 	pthread_mutex_unlock(&cpu->lock);
 	status = part_run(worker, &part);
 	pthread_mutex_lock(&cpu->lock);
-	job->flow->running--;
+	flow_leave(cpu, job->flow);
 	if (!part_end(&part, status))
 		return;
 	pthread_mutex_unlock(&cpu->lock);
@@ -480,18 +488,14 @@ static void worker_run_part(struct worker *worker, struct kvc_engine_job *job)
 	job_finish(cpu, job);
 }
 
-/* The next job; NULL: stop. What a quick thread leaves may have become another's to take: at the end of its
- * own part the flow may have one more thread. */
+/* The next job; NULL: stop. */
 static struct kvc_engine_job *worker_wait(struct worker *worker)
 {
 	struct engine_cpu *cpu = worker->engine;
 	struct kvc_engine_job *job = NULL;
 
-	while (!cpu->stop && !(job = queue_first(cpu, worker->kind))) {
-		if (worker->kind == QUICK && kvc_fair_first(&cpu->fair))
-			idle_wake(&cpu->idle[BULK]);
+	while (!cpu->stop && !(job = queue_first(cpu, worker->kind)))
 		idle_wait(&cpu->idle[worker->kind], &cpu->lock);
-	}
 	return cpu->stop ? NULL : job;
 }
 
