@@ -1,13 +1,12 @@
 /* See baseline.h. */
 #include "tests/support/baseline.h"
 
-#include <dirent.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "tests/fault/agent.h"
+#include "tests/support/proc.h"
 #include "tests/support/row.h"
 #include "tests/support/server.h"
 
@@ -17,19 +16,6 @@
 enum { CALL_MS = 10000, LOOKS = 25, PATH_BYTES = 512 };
 
 /* ---- /proc --------------------------------------------------------------------------------- */
-
-static unsigned entries_of(const char *path, bool (*counts)(const char *folder, const char *name))
-{
-	DIR *listing = opendir(path);
-	const struct dirent *entry;
-	unsigned count = 0;
-
-	while (listing && (entry = readdir(listing)))
-		count += entry->d_name[0] != '.' && counts(path, entry->d_name);
-	if (listing)
-		closedir(listing);
-	return count;
-}
 
 static bool descriptor_counts(const char *folder, const char *name)
 {
@@ -42,42 +28,10 @@ static bool descriptor_counts(const char *folder, const char *name)
 	return length > 0 && !strstr(target, "/segments/");
 }
 
-static bool thread_counts(const char *folder, const char *name)
-{
-	char path[PATH_BYTES], command[32] = "";
-	int fd;
-
-	snprintf(path, sizeof path, "%.256s/%.64s/comm", folder, name);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return false; /* it has just ended */
-	if (read(fd, command, sizeof command - 1) < 0)
-		command[0] = '\0';
-	close(fd);
-	return strncmp(command, "iou-", 4) != 0;
-}
-
 static bool file_counts(const char *folder, const char *name)
 {
 	(void)folder;
 	return strcmp(name, "segments") != 0;
-}
-
-static uint64_t shared_of(pid_t pid)
-{
-	unsigned long long from, to;
-	char path[64], line[PATH_BYTES], how[5];
-	uint64_t bytes = 0;
-	FILE *maps;
-
-	snprintf(path, sizeof path, "/proc/%d/maps", (int)pid);
-	maps = fopen(path, "re");
-	while (maps && fgets(line, sizeof line, maps))
-		if (sscanf(line, "%llx-%llx %4s", &from, &to, how) == 3 && how[3] == 's')
-			bytes += to - from;
-	if (maps)
-		fclose(maps);
-	return bytes;
 }
 
 static uint64_t anonymous_of(pid_t pid)
@@ -163,11 +117,12 @@ static struct kvc_baseline look(const struct kvc_baseline_of *of, const struct s
 	char path[64];
 
 	snprintf(path, sizeof path, "/proc/%d/fd", (int)of->pid);
-	now.descriptors = entries_of(path, descriptor_counts);
+	now.descriptors = kvc_proc_entries(path, descriptor_counts);
 	snprintf(path, sizeof path, "/proc/%d/task", (int)of->pid);
-	now.threads = entries_of(path, thread_counts);
-	now.files = entries_of(of->disk, file_counts);
-	now.shared = shared_of(of->pid);
+	now.threads = kvc_proc_entries(path, kvc_proc_thread_counts);
+	now.files = kvc_proc_entries(of->disk, file_counts);
+	snprintf(path, sizeof path, "/proc/%d/maps", (int)of->pid);
+	now.shared = kvc_proc_shared_bytes(path);
 	now.objects = objects_of(of->agent, said);
 	now.heap = now.objects < 0 ? heap_of(of, said) : 0;
 	return now;

@@ -3,7 +3,6 @@
  * tests' own bookkeeping. Threads of the kernel's (io_uring) come and go as it likes, and do not count. */
 #include "tests/support/row.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -17,6 +16,7 @@
 #include <unistd.h>
 
 #include "daemon/base/alloc.h"
+#include "tests/support/proc.h"
 
 enum { LINE_BYTES = 1024, HEAP_SLACK = 1 << 20, LIBRARY_DESCRIPTORS = 2, THREAD_LOOKS = 1000 };
 
@@ -39,68 +39,22 @@ static struct baseline {
 	size_t heap;
 } at_start, at_begin;
 
-static unsigned entries_of(const char *path, bool (*counts)(const char *name))
-{
-	DIR *listing = opendir(path);
-	const struct dirent *entry;
-	unsigned count = 0;
-
-	while (listing && (entry = readdir(listing)))
-		count += entry->d_name[0] != '.' && (!counts || counts(entry->d_name));
-	if (listing)
-		closedir(listing);
-	return count;
-}
-
 static unsigned descriptors_now(void)
 {
-	return entries_of("/proc/self/fd", NULL);
-}
-
-static bool is_own_thread(const char *id)
-{
-	char path[64];
-	char name[32] = "";
-	int fd;
-
-	snprintf(path, sizeof path, "/proc/self/task/%.16s/comm", id);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return false; /* it has just ended */
-	if (read(fd, name, sizeof name - 1) < 0)
-		name[0] = '\0';
-	close(fd);
-	return strncmp(name, "iou-", 4) != 0;
+	return kvc_proc_entries("/proc/self/fd", NULL);
 }
 
 /* One that was joined is listed for a moment longer: it is gone when the kernel says so. */
 static unsigned threads_now(unsigned most)
 {
 	const struct timespec step = {.tv_nsec = 1000000};
-	unsigned count = entries_of("/proc/self/task", is_own_thread);
+	unsigned count = kvc_proc_entries("/proc/self/task", kvc_proc_thread_counts);
 
 	for (unsigned i = 0; count > most && i < THREAD_LOOKS; i++) {
 		nanosleep(&step, NULL);
-		count = entries_of("/proc/self/task", is_own_thread);
+		count = kvc_proc_entries("/proc/self/task", kvc_proc_thread_counts);
 	}
 	return count;
-}
-
-static uint64_t shared_now(void)
-{
-	FILE *maps = fopen("/proc/self/maps", "re");
-	unsigned long long from;
-	unsigned long long to;
-	char line[512];
-	char how[5];
-	uint64_t bytes = 0;
-
-	while (maps && fgets(line, sizeof line, maps))
-		if (sscanf(line, "%llx-%llx %4s", &from, &to, how) == 3 && how[3] == 's')
-			bytes += to - from;
-	if (maps)
-		fclose(maps);
-	return bytes;
 }
 
 static struct baseline baseline_now(unsigned threads)
@@ -108,7 +62,7 @@ static struct baseline baseline_now(unsigned threads)
 	return (struct baseline){
 	        .descriptors = descriptors_now(),
 	        .threads = threads_now(threads),
-	        .shared = shared_now(),
+	        .shared = kvc_proc_shared_bytes("/proc/self/maps"),
 	        .live = kvc_alloc_live(),
 	        .heap = mallinfo2().uordblks,
 	};
