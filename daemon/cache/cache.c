@@ -108,6 +108,7 @@ static void lists_open(struct kvc_cache *cache)
 	kvc_list_init(&cache->sync.current);
 	kvc_list_init(&cache->sync.next);
 	kvc_list_init(&cache->namespaces);
+	cache->pins.free = KVC_IDMAP_NONE;
 	cache->dirty_limit = kvc_arena_bytes(cache->options.arena) / DIRTY_SHARE;
 	cache->stores_max = cache->options.moves_max / 2 ? cache->options.moves_max / 2 : 1;
 }
@@ -383,6 +384,7 @@ void kvc_cache_close(struct kvc_cache *cache)
 	kvc_admission_close(cache);
 	kvc_tenants_close(cache);
 	kvc_expiry_close(&cache->expiry);
+	kvc_pins_close(&cache->pins);
 	kvc_index_close(cache->index);
 	kvc_free(cache);
 }

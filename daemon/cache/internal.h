@@ -66,6 +66,21 @@ struct kvc_sync {
 	struct kvc_list next;
 };
 
+/* One lease's hold on one entry. */
+struct kvc_pin {
+	struct kvc_lease *lease;
+	uint32_t prev; /* of the same entry; KVC_IDMAP_NONE: none */
+	uint32_t next; /* also of those that are free */
+};
+
+struct kvc_pins {
+	struct kvc_pin *of; /* `room` of them */
+	uint32_t room;
+	uint32_t used;          /* numbers ever used */
+	uint32_t free;          /* list through next */
+	struct kvc_idmap first; /* pin of each entry that has any */
+};
+
 enum kvc_cache_state {
 	KVC_CACHE_COLD,
 	KVC_CACHE_RECOVERING,
@@ -105,7 +120,8 @@ struct kvc_cache {
 	uint32_t flights_used;
 	uint32_t free_flights;      /* list through next_free */
 	struct kvc_idmap flight_of; /* entries that have one; room for all flights */
-	struct kvc_fair space;      /* tenants that wait for room */
+	struct kvc_pins pins;
+	struct kvc_fair space; /* tenants that wait for room */
 	struct kvc_task space_task;
 	struct kvc_task stop_task;
 	struct kvc_sync sync;
@@ -196,6 +212,12 @@ void kvc_hints_dropped(struct kvc_cache *cache, uint32_t id);
 
 /* The cache stops: what does not outlive a restart goes now. */
 void kvc_hints_stop(struct kvc_cache *cache);
+
+/* ---- lease.c ---- */
+
+/* The entry is dropped: its pins end, and their references with them. */
+void kvc_pins_dropped(struct kvc_cache *cache, uint32_t id);
+void kvc_pins_close(struct kvc_pins *pins);
 
 /* ---- flight.c ---- */
 

@@ -532,6 +532,72 @@ static void pinned_blocks_stay(void **state)
 	world_close(&w);
 }
 
+/* Pins end with the block, in every lease that has it, whichever was first: nothing of them has to be looked
+ * for when a lease is full. What one lease lets go the others keep. */
+static void pins_end_with_a_drop(void **state)
+{
+	struct kvc_lease *leases[3];
+	struct kvc_storage_key keys[4];
+	struct world w;
+	uint32_t done;
+
+	(void)state;
+	world_open(&w, 20, 0);
+	for (uint32_t i = 0; i < 4; i++) {
+		keys[i] = storage_key(&w, i);
+		assert_int_equal(put(&w, i, i), KVC_OK);
+	}
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(kvc_lease_open(w.cache, 3, &leases[i]), KVC_OK);
+		assert_int_equal(kvc_lease_pin(leases[i], keys, 3, &done), KVC_OK);
+		assert_int_equal(kvc_lease_pin(leases[i], keys + 3, 1, &done), KVC_LIMIT);
+	}
+	assert_int_equal(stat(&w, "cache.pins"), 9);
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(kvc_lease_unpin(leases[i], keys + i, 1), 1);
+	assert_int_equal(stat(&w, "cache.pins"), 6);
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(kvc_cache_drop(w.cache, keys + i, 1), 1);
+		assert_int_equal(stat(&w, "cache.pins"), 4 - 2 * i);
+	}
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(put(&w, i, 10 + i), KVC_OK); /* another block */
+		assert_int_equal(kvc_lease_unpin(leases[i], keys + i, 1), 0);
+		assert_int_equal(kvc_lease_pin(leases[i], keys, i + 1, &done), KVC_OK);
+		assert_int_equal(stat(&w, "cache.pins"), (i + 1) * (i + 2) / 2);
+	}
+	kvc_lease_close(leases[1]);
+	assert_int_equal(stat(&w, "cache.pins"), 4);
+	assert_int_equal(kvc_cache_drop(w.cache, keys, 3), 3);
+	assert_int_equal(stat(&w, "cache.pins"), 0);
+	kvc_lease_close(leases[0]);
+	kvc_lease_close(leases[2]);
+	world_close(&w);
+}
+
+/* A pin for which there is no memory changes nothing. */
+static void a_pin_without_memory(void **state)
+{
+	struct kvc_storage_key key;
+	struct kvc_lease *lease;
+	struct world w;
+	uint32_t done;
+
+	(void)state;
+	world_open(&w, 21, 0);
+	key = storage_key(&w, 0);
+	assert_int_equal(put(&w, 0, 0), KVC_OK);
+	for (uint64_t n = 1; n <= 4; n++) {
+		assert_int_equal(kvc_lease_open(w.cache, 1, &lease), KVC_OK);
+		kvc_alloc_fail_at(n, 0); /* the lease's, the entries', the pins */
+		assert_int_equal(kvc_lease_pin(lease, &key, 1, &done), n < 4 ? KVC_NO_MEMORY : KVC_OK);
+		kvc_alloc_fail_at(0, 0);
+		assert_int_equal(stat(&w, "cache.pins"), n == 4);
+		kvc_lease_close(lease);
+	}
+	world_close(&w);
+}
+
 static void all_pinned_is_no_space(void **state)
 {
 	struct world w;
@@ -666,6 +732,8 @@ int main(void)
 	        cmocka_unit_test(concurrent_gets_share_one_load),
 	        cmocka_unit_test(drop_during_get_and_load),
 	        cmocka_unit_test(pinned_blocks_stay),
+	        cmocka_unit_test(pins_end_with_a_drop),
+	        cmocka_unit_test(a_pin_without_memory),
 	        cmocka_unit_test(all_pinned_is_no_space),
 	        cmocka_unit_test(stop_flushes_and_recovery_finds),
 	        cmocka_unit_test(operations_over_the_limit_are_busy),
