@@ -125,7 +125,7 @@ struct kvc_cache {
 	struct kvc_task space_task;
 	struct kvc_task stop_task;
 	struct kvc_sync sync;
-	struct kvc_list namespaces;
+	struct kvc_ns_table namespaces;
 	struct kvc_cache_counters count;
 	struct kvc_scrub scrub;
 	struct kvc_timer flush_timer;

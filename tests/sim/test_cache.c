@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "daemon/base/alloc.h"
+#include "daemon/cache/internal.h"
 #include "tests/sim/world.h"
 #include "tests/support/row.h"
 
@@ -705,6 +706,81 @@ static void tenants_do_not_meet(void **state)
 	kvc_row_end();
 }
 
+/* The longest way to a namespace. */
+static unsigned longest_bucket(const struct kvc_ns_table *table)
+{
+	unsigned longest = 0;
+
+	for (uint32_t i = 0; i < table->bucket_count; i++) {
+		unsigned length = 0;
+
+		for (const struct kvc_ns *ns = table->buckets[i]; ns; ns = ns->next)
+			length++;
+		longest = length > longest ? length : longest;
+	}
+	return longest;
+}
+
+/* One is found among thousands without a walk over all, each by its own options, in whatever order they come
+ * and go. */
+static void many_namespaces_are_open(void **state)
+{
+	enum { MANY = 4096 };
+	static struct kvc_ns *ns[MANY];
+	struct kvc_ns_options options = ns_options("many");
+	struct kvc_ns *again;
+	struct world w;
+
+	(void)state;
+	world_open(&w, 23, 0);
+	for (uint32_t i = 0; i < MANY; i++) {
+		options.shards = i + 1;
+		assert_int_equal(kvc_ns_open(w.cache, &options, &ns[i]), KVC_OK);
+	}
+	assert_in_range(longest_bucket(&w.cache->namespaces), 1, 12);
+	for (uint32_t i = 0; i < MANY; i++) {
+		options.shards = i + 1;
+		assert_int_equal(kvc_ns_open(w.cache, &options, &again), KVC_OK);
+		assert_ptr_equal(again, ns[i]);
+		kvc_ns_close(again);
+	}
+	for (uint32_t i = 0; i < MANY; i++)
+		kvc_ns_close(ns[(i * 5 + 1) % MANY]);
+	assert_int_equal(w.cache->namespaces.count, 1); /* the world's own */
+	world_close(&w);
+}
+
+/* Without memory for more buckets namespaces are opened all the same. */
+static void namespaces_without_memory_for_a_larger_table(void **state)
+{
+	enum { FEW = 64 };
+	struct kvc_ns_options options = ns_options("few");
+	struct kvc_ns *ns[FEW];
+	uint32_t buckets;
+	struct world w;
+
+	(void)state;
+	world_open(&w, 24, 0);
+	buckets = w.cache->namespaces.bucket_count;
+	for (uint32_t i = 0; i < FEW; i++) {
+		options.shards = i + 1;
+		kvc_alloc_fail_at(w.cache->namespaces.count < buckets ? 0 : 1, 0);
+		assert_int_equal(kvc_ns_open(w.cache, &options, &ns[i]), KVC_OK);
+		kvc_alloc_fail_at(0, 0);
+	}
+	assert_int_equal(w.cache->namespaces.bucket_count, buckets);
+	for (uint32_t i = 0; i < FEW; i++) {
+		struct kvc_ns *again;
+
+		options.shards = i + 1;
+		assert_int_equal(kvc_ns_open(w.cache, &options, &again), KVC_OK);
+		assert_ptr_equal(again, ns[i]);
+		kvc_ns_close(again);
+		kvc_ns_close(ns[i]);
+	}
+	world_close(&w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -739,6 +815,8 @@ int main(void)
 	        cmocka_unit_test(operations_over_the_limit_are_busy),
 	        cmocka_unit_test(tiny_blocks_fill_no_more_than_their_room),
 	        cmocka_unit_test(tenants_do_not_meet),
+	        cmocka_unit_test(many_namespaces_are_open),
+	        cmocka_unit_test(namespaces_without_memory_for_a_larger_table),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
