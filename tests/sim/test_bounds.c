@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include <cmocka.h>
 
@@ -156,6 +157,143 @@ static void namespaces_without_memory_for_a_larger_table(void **state)
 	world_close(&w);
 }
 
+/* ---- tenants ------------------------------------------------------------------------------- */
+
+enum { OTHERS = KVC_TENANTS_MAX - 2 }; /* than nobody, and the world's own */
+
+static kvc_status ns_of(struct world *w, const char *tenant, struct kvc_ns **ns)
+{
+	struct kvc_ns_options options = ns_options(tenant);
+
+	return kvc_ns_open(w->cache, &options, ns);
+}
+
+/* Open the namespaces of that many tenants, each another, and close them again unless there is a place for
+ * them. */
+static void tenants_come(struct world *w, uint32_t first, uint32_t count, struct kvc_ns **kept)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		struct kvc_ns *ns;
+		char name[16];
+
+		snprintf(name, sizeof name, "t%u", first + i);
+		assert_int_equal(ns_of(w, name, &ns), KVC_OK);
+		if (kept)
+			kept[i] = ns;
+		else
+			kvc_ns_close(ns);
+	}
+}
+
+/* A get by that tenant, which is a miss and is counted for it; or of its block. */
+static kvc_status get_by(struct world *w, const char *tenant, uint32_t number)
+{
+	struct kvc_ns *ns, *own;
+	kvc_status status;
+
+	assert_int_equal(ns_of(w, tenant, &ns), KVC_OK);
+	own = world_ns(w, ns);
+	status = get(w, number, number);
+	world_ns(w, own);
+	kvc_ns_close(ns);
+	return status;
+}
+
+static kvc_status put_by(struct world *w, const char *tenant, uint32_t number)
+{
+	struct kvc_ns *ns, *own;
+	kvc_status status;
+
+	assert_int_equal(ns_of(w, tenant, &ns), KVC_OK);
+	own = world_ns(w, ns);
+	status = put(w, number, number);
+	world_ns(w, own);
+	kvc_ns_close(ns);
+	return status;
+}
+
+static void drop_by(struct world *w, const char *tenant, uint32_t number)
+{
+	struct kvc_storage_key key;
+	struct kvc_ns *ns, *own;
+
+	assert_int_equal(ns_of(w, tenant, &ns), KVC_OK);
+	own = world_ns(w, ns);
+	key = storage_key(w, number);
+	world_ns(w, own);
+	assert_int_equal(kvc_cache_drop(w->cache, &key, 1), 1);
+	kvc_ns_close(ns);
+}
+
+/* Of those that have nothing the one goes that has had nothing for longest; none that has a block, or a
+ * namespace open. */
+static void names_that_are_only_opened_keep_nobody_out(void **state)
+{
+	struct world w;
+
+	(void)state;
+	world_open(&w, 25, 0);
+	assert_int_equal(put(&w, 0, 0), KVC_OK);
+	assert_int_equal(put_by(&w, "owner", 1), KVC_OK);
+	assert_int_equal(get_by(&w, "old", 0), KVC_MISS);
+	assert_int_equal(get_by(&w, "young", 0), KVC_MISS);
+	assert_int_equal(get_by(&w, "old", 0), KVC_MISS);
+	tenants_come(&w, 0, OTHERS - 3, NULL);
+	assert_int_equal(tenant_stat(&w, "young", "misses"), 1);
+	tenants_come(&w, OTHERS - 3, 1, NULL);
+	assert_int_equal(tenant_stat(&w, "young", "misses"), 0);
+	assert_int_equal(tenant_stat(&w, "old", "misses"), 2);
+	tenants_come(&w, OTHERS, 2 * OTHERS, NULL);
+	assert_int_equal(tenant_stat(&w, "old", "misses"), 0);
+	assert_int_equal(tenant_stat(&w, "owner", "puts"), 1);
+	assert_int_equal(get_by(&w, "owner", 1), KVC_OK);
+	assert_int_equal(put_by(&w, "new", 2), KVC_OK);
+	assert_int_equal(get(&w, 0, 0), KVC_OK);
+	world_close(&w);
+}
+
+/* The limit itself: it holds as long as all have something. */
+static void tenants_have_a_limit(void **state)
+{
+	static struct kvc_ns *kept[OTHERS];
+	struct kvc_ns *ns;
+	struct world w;
+
+	(void)state;
+	world_open(&w, 26, 0);
+	assert_int_equal(put_by(&w, "owner", 1), KVC_OK);
+	tenants_come(&w, 0, OTHERS - 1, kept);
+	assert_int_equal(ns_of(&w, "new", &ns), KVC_LIMIT);
+	assert_int_equal(get_by(&w, "owner", 1), KVC_OK);
+	kvc_ns_close(kept[0]);
+	assert_int_equal(ns_of(&w, "new", &kept[0]), KVC_OK);
+	assert_int_equal(ns_of(&w, "newer", &ns), KVC_LIMIT);
+	for (uint32_t i = 0; i < OTHERS - 1; i++)
+		kvc_ns_close(kept[i]);
+	world_close(&w);
+}
+
+/* Who is in debt to its rate cannot have itself forgotten, if it has a section of its own. */
+static void a_named_tenant_is_not_crowded_out(void **state)
+{
+	const struct kvc_tenant_budget of[] = {{.name = "named", .put_rate = 1},
+	                                       {.name = "*", .put_rate = 1000}};
+	const struct kvc_tenant_budgets budgets = {.count = 2, .of = of};
+	struct world w;
+
+	(void)state;
+	world_open(&w, 27, 0);
+	kvc_cache_budgets_set(w.cache, &budgets);
+	assert_int_equal(put_by(&w, "named", 0), KVC_OK);
+	assert_int_equal(put_by(&w, "named", 1), KVC_QUOTA);
+	drop_by(&w, "named", 0);
+	assert_int_equal(tenant_stat(&w, "named", "blocks"), 0);
+	tenants_come(&w, 0, 2 * OTHERS, NULL);
+	assert_int_equal(tenant_stat(&w, "named", "puts"), 2);
+	assert_int_equal(put_by(&w, "named", 1), KVC_QUOTA);
+	world_close(&w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -163,6 +301,9 @@ int main(void)
 	        cmocka_unit_test(a_pin_without_memory),
 	        cmocka_unit_test(many_namespaces_are_open),
 	        cmocka_unit_test(namespaces_without_memory_for_a_larger_table),
+	        cmocka_unit_test(names_that_are_only_opened_keep_nobody_out),
+	        cmocka_unit_test(tenants_have_a_limit),
+	        cmocka_unit_test(a_named_tenant_is_not_crowded_out),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
