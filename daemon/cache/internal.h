@@ -29,6 +29,7 @@
 #include "daemon/cache/expiry.h"
 #include "daemon/cache/idmap.h"
 #include "daemon/cache/index.h"
+#include "daemon/cache/lease.h"
 #include "daemon/cache/ns.h"
 #include "daemon/cache/scrub.h"
 #include "daemon/cache/space.h"
@@ -64,21 +65,6 @@ struct kvc_sync {
 	bool running;
 	struct kvc_list current; /* operations that the running sync covers */
 	struct kvc_list next;
-};
-
-/* One lease's hold on one entry. */
-struct kvc_pin {
-	struct kvc_lease *lease;
-	uint32_t prev; /* of the same entry; KVC_IDMAP_NONE: none */
-	uint32_t next; /* also of those that are free */
-};
-
-struct kvc_pins {
-	struct kvc_pin *of; /* `room` of them */
-	uint32_t room;
-	uint32_t used;          /* numbers ever used */
-	uint32_t free;          /* list through next */
-	struct kvc_idmap first; /* pin of each entry that has any */
 };
 
 enum kvc_cache_state {
@@ -212,12 +198,6 @@ void kvc_hints_dropped(struct kvc_cache *cache, uint32_t id);
 
 /* The cache stops: what does not outlive a restart goes now. */
 void kvc_hints_stop(struct kvc_cache *cache);
-
-/* ---- lease.c ---- */
-
-/* The entry is dropped: its pins end, and their references with them. */
-void kvc_pins_dropped(struct kvc_cache *cache, uint32_t id);
-void kvc_pins_close(struct kvc_pins *pins);
 
 /* ---- flight.c ---- */
 

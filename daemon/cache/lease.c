@@ -3,7 +3,6 @@
  * that this takes as long as there are such pins, and a lease never has to be searched for blocks that are
  * gone. */
 #include "daemon/base/alloc.h"
-#include "daemon/cache/idmap.h"
 #include "daemon/cache/internal.h"
 
 enum { PINS_FIRST = 64 };
