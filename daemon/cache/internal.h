@@ -96,6 +96,7 @@ struct kvc_cache {
 	struct kvc_timer expiry_timer;
 	uint32_t ops;      /* unfinished, those included that were refused at once */
 	uint32_t admitted; /* unfinished, without them */
+	uint64_t held;     /* blocks of requests that are not answered */
 	uint32_t stores;   /* flights of that kind */
 	uint32_t lowers;
 	uint32_t ahead; /* loads that were begun ahead, and their bytes */

@@ -126,7 +126,7 @@ static void vacancy_update(struct kvc_cache *cache, struct kvc_tenant *tenant)
 static void tenant_free(struct kvc_cache *cache, struct kvc_tenant *tenant)
 {
 	KVC_PRE(!tenant->blocks && !tenant->namespaces && !tenant->ops && !tenant->ram && !tenant->vram);
-	KVC_PRE(!tenant->moves.stirring && !tenant->storing);
+	KVC_PRE(!tenant->moves.stirring && !tenant->held);
 	for (unsigned i = 0; i < KVC_PRIORITIES; i++)
 		if (tenant->policies[i])
 			kvc_policy_close(tenant->policies[i]);
@@ -390,15 +390,57 @@ void kvc_tenant_active(struct kvc_cache *cache, struct kvc_tenant *tenant)
 	tenant->active_ms = now_ms(cache);
 }
 
+/* Of `most` that all may have, and have `all`, the tenant has `mine` and wants `more`. */
+struct claim {
+	uint64_t most;
+	uint64_t all;
+	uint64_t mine;
+	uint64_t more;
+};
+
+/* The last quarter is for those that stay within their part; a first piece that is larger is let through. */
+static bool claim_fits(const struct kvc_tenants *tenants, const struct kvc_tenant *tenant, struct claim claim)
+{
+	uint64_t left = claim.most > claim.all ? claim.most - claim.all : 0;
+
+	if (claim.more > left)
+		return false;
+	if (tenants->serving < 2 || left - claim.more >= claim.most / 4 || !claim.mine)
+		return true;
+	return claim.mine + claim.more <= claim.most * tenant->budget.weight / tenants->serving_weight;
+}
+
 bool kvc_tenant_op_fits(const struct kvc_cache *cache, const struct kvc_tenant *tenant)
 {
-	const struct kvc_tenants *tenants = &cache->tenants;
-	uint32_t most = cache->options.ops_max;
-	uint32_t left = most > cache->admitted ? most - cache->admitted : 0;
+	struct claim claim = {cache->options.ops_max, cache->admitted, tenant->ops, 1};
 
-	if (tenants->serving < 2 || left > most / 4)
-		return true;
-	return tenant->ops < most * (uint64_t)tenant->budget.weight / tenants->serving_weight;
+	return claim_fits(&cache->tenants, tenant, claim);
+}
+
+kvc_status kvc_ns_blocks_hold(struct kvc_ns *ns, uint32_t blocks)
+{
+	struct kvc_cache *cache = ns->cache;
+	struct kvc_tenant *tenant = ns->tenant;
+	uint64_t most = (uint64_t)KVC_BLOCKS_HELD * cache->options.ops_max;
+	struct claim claim = {most, cache->held, tenant->held, blocks};
+
+	if (claim.most < KVC_BLOCKS_HELD_MIN)
+		claim.most = KVC_BLOCKS_HELD_MIN;
+	if (!claim_fits(&cache->tenants, tenant, claim)) {
+		tenant->count.refused++;
+		kvc_stat_add(cache->count.busy, 1);
+		return KVC_BUSY;
+	}
+	cache->held += blocks;
+	tenant->held += blocks;
+	return KVC_OK;
+}
+
+void kvc_ns_blocks_let_go(struct kvc_ns *ns, uint32_t blocks)
+{
+	KVC_PRE(ns->tenant->held >= blocks && ns->cache->held >= blocks);
+	ns->tenant->held -= blocks;
+	ns->cache->held -= blocks;
 }
 
 static uint64_t pace_now(const struct kvc_tenant_pace *pace, uint64_t now)

@@ -43,7 +43,7 @@ struct kvc_tenant_counts {
 	uint64_t gets;
 	uint64_t hits;
 	uint64_t misses;
-	uint64_t refused; /* KVC_QUOTA, or KVC_BUSY for its share of operations */
+	uint64_t refused; /* KVC_QUOTA, or KVC_BUSY for its share of operations, or of blocks */
 	uint64_t evicted;
 	uint64_t lost;
 	uint64_t put_bytes; /* of sources */
@@ -59,6 +59,7 @@ struct kvc_tenant {
 	uint32_t namespaces; /* open */
 	uint32_t blocks;     /* entries */
 	uint32_t ops;        /* admitted and unfinished */
+	uint64_t held;       /* blocks of its requests that are not answered */
 	uint64_t ram;
 	uint64_t disk;
 	uint64_t storing; /* bytes on their way there */

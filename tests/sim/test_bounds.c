@@ -1,5 +1,5 @@
 /* What clients hold open, however much it is, makes the cache neither slow nor full for others: pins,
- * namespaces. */
+ * namespaces, tenants, requests. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -294,6 +294,58 @@ static void a_named_tenant_is_not_crowded_out(void **state)
 	world_close(&w);
 }
 
+/* ---- requests ------------------------------------------------------------------------------ */
+
+enum { REQUEST = 1024, MOST = KVC_BLOCKS_HELD_MIN };
+
+static uint32_t requests_begin(struct kvc_ns *ns, uint32_t blocks)
+{
+	uint32_t count = 0;
+
+	while (kvc_ns_blocks_hold(ns, blocks) == KVC_OK)
+		count++;
+	return count;
+}
+
+static void requests_end(struct kvc_ns *ns, uint32_t blocks, uint32_t count)
+{
+	while (count--)
+		kvc_ns_blocks_let_go(ns, blocks);
+}
+
+/* Alone a tenant may hold all that may be held; with others three quarters, so that there is room for theirs,
+ * also for one that is larger than a part. */
+static void held_blocks_are_shared(void **state)
+{
+	struct kvc_ns *ns[15];
+	struct world w;
+
+	(void)state;
+	world_open(&w, 28, 0);
+	assert_int_equal(requests_begin(w.ns, REQUEST), MOST / REQUEST);
+	assert_int_equal(tenant_stat(&w, "a", "refused"), 1);
+	requests_end(w.ns, REQUEST, MOST / REQUEST);
+	tenants_come(&w, 0, 1, ns);
+	assert_int_equal(requests_begin(w.ns, REQUEST), MOST / REQUEST * 3 / 4);
+	assert_int_equal(requests_begin(ns[0], REQUEST), MOST / REQUEST / 4);
+	requests_end(ns[0], REQUEST, MOST / REQUEST / 4);
+	tenants_come(&w, 1, 14, ns + 1);
+	assert_int_equal(requests_begin(ns[0], REQUEST), 1); /* a sixteenth of all */
+	assert_int_equal(requests_begin(ns[1], REQUEST + 1), 1);
+	assert_int_equal(requests_begin(ns[1], 1), 0);
+	assert_int_equal(requests_begin(ns[2], 1), REQUEST);
+	assert_int_equal(stat(&w, "cache.busy"), 7);
+	requests_end(w.ns, REQUEST, MOST / REQUEST * 3 / 4);
+	requests_end(ns[0], REQUEST, 1);
+	requests_end(ns[1], REQUEST + 1, 1);
+	requests_end(ns[2], 1, REQUEST);
+	for (unsigned i = 0; i < 15; i++)
+		kvc_ns_close(ns[i]);
+	assert_int_equal(requests_begin(w.ns, 1), MOST);
+	requests_end(w.ns, 1, MOST);
+	world_close(&w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -304,6 +356,7 @@ int main(void)
 	        cmocka_unit_test(names_that_are_only_opened_keep_nobody_out),
 	        cmocka_unit_test(tenants_have_a_limit),
 	        cmocka_unit_test(a_named_tenant_is_not_crowded_out),
+	        cmocka_unit_test(held_blocks_are_shared),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
