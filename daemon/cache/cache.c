@@ -107,7 +107,7 @@ static void lists_open(struct kvc_cache *cache)
 	kvc_fair_init(&cache->space);
 	kvc_list_init(&cache->sync.current);
 	kvc_list_init(&cache->sync.next);
-	kvc_list_init(&cache->namespaces);
+	cache->pins.free = KVC_IDMAP_NONE;
 	cache->dirty_limit = kvc_arena_bytes(cache->options.arena) / DIRTY_SHARE;
 	cache->stores_max = cache->options.moves_max / 2 ? cache->options.moves_max / 2 : 1;
 }
@@ -375,7 +375,7 @@ void kvc_cache_stop(struct kvc_cache *cache, uint64_t flush_ms, void (*done)(voi
 void kvc_cache_close(struct kvc_cache *cache)
 {
 	KVC_PRE(cache->state == KVC_CACHE_COLD || cache->state == KVC_CACHE_STOPPED);
-	KVC_PRE(kvc_list_empty(&cache->namespaces) && !cache->flights_used && !cache->ops);
+	KVC_PRE(!cache->namespaces.count && !cache->flights_used && !cache->ops);
 	KVC_PRE(!kvc_space_wanted(cache) && !cache->space_task.queued && !cache->stop_task.queued);
 	kvc_vram_close(cache->vram);
 	kvc_mover_close(cache->mover);
@@ -383,6 +383,8 @@ void kvc_cache_close(struct kvc_cache *cache)
 	kvc_admission_close(cache);
 	kvc_tenants_close(cache);
 	kvc_expiry_close(&cache->expiry);
+	kvc_pins_close(&cache->pins);
+	kvc_ns_table_close(&cache->namespaces);
 	kvc_index_close(cache->index);
 	kvc_free(cache);
 }

@@ -43,9 +43,10 @@ struct kvc_cache_options {
 	uint64_t disk_day_bytes;     /* that may be written to disk in a day; 0: no limit */
 	uint64_t scrub_rate;         /* bytes a second of what rests in RAM that are checked; 0: none */
 	enum kvc_policy_kind policy; /* who is evicted first; 0: the default */
-	uint32_t ops_max;            /* unfinished put and get operations of all callers; above: KVC_BUSY */
-	uint32_t moves_max;          /* blocks moving between tiers at a time */
-	uint64_t hash_mask;          /* 0; tests force collisions in the index */
+	uint32_t ops_max;   /* unfinished put and get operations of all callers; above: KVC_BUSY. Bounds what
+	                     * requests hold, too: see kvc_ns_blocks_hold */
+	uint32_t moves_max; /* blocks moving between tiers at a time */
+	uint64_t hash_mask; /* 0; tests force collisions in the index */
 };
 
 kvc_status kvc_cache_open(const struct kvc_cache_options *options, struct kvc_cache **cache);
@@ -143,6 +144,14 @@ void kvc_ns_close(struct kvc_ns *ns);
 /* Whether a request of the namespace's tenant may begin now. KVC_QUOTA: it is above its put-rate or get-rate;
  * *rate says which rate that is (bytes a second), *wait_ms how long that lasts. Counted. */
 kvc_status kvc_ns_may_begin(struct kvc_ns *ns, bool put, uint64_t *rate, uint64_t *wait_ms);
+
+/* A request of so many blocks begins, and its memory is needed until it is answered. KVC_BUSY, counted: all
+ * requests hold KVC_BLOCKS_HELD times ops_max blocks (or KVC_BLOCKS_HELD_MIN, if that is more), or their last
+ * quarter is for tenants that hold less. */
+#define KVC_BLOCKS_HELD     4u
+#define KVC_BLOCKS_HELD_MIN 16384u
+kvc_status kvc_ns_blocks_hold(struct kvc_ns *ns, uint32_t blocks);
+void kvc_ns_blocks_let_go(struct kvc_ns *ns, uint32_t blocks);
 
 /* Name of the namespace's tenant; lives as long as the namespace. */
 const char *kvc_ns_tenant(const struct kvc_ns *ns);

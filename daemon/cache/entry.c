@@ -111,28 +111,16 @@ static void entry_free(struct kvc_cache *cache, uint32_t id)
 	kvc_index_free(cache->index, id);
 }
 
-/* Of a dead entry leases keep the number, so that it is not given to another block; not its memory. */
-static void dead_let_go(struct kvc_cache *cache, uint32_t id)
-{
-	struct kvc_entry *entry = kvc_cache_entry(cache, id);
-
-	if (entry->refs == 0) {
-		entry_free(cache, id);
-	} else if (entry->refs == entry->pins) {
-		slab_give_up(cache, entry);
-		kvc_vram_detach(cache, id);
-	}
-}
-
 void kvc_entry_unref(struct kvc_cache *cache, uint32_t id)
 {
 	struct kvc_entry *entry = kvc_cache_entry(cache, id);
 
 	KVC_PRE(entry->refs > 0);
-	entry->refs--;
+	if (--entry->refs)
+		return;
 	if (entry->flags & KVC_ENTRY_DEAD)
-		dead_let_go(cache, id);
-	else if (entry->refs == 0)
+		entry_free(cache, id);
+	else
 		kvc_space_wake(cache); /* it can be evicted now */
 }
 
@@ -181,7 +169,9 @@ void kvc_entry_drop(struct kvc_cache *cache, uint32_t id)
 	kvc_index_unlink(cache->index, id);
 	entry->flags = (uint8_t)((entry->flags | KVC_ENTRY_DEAD) & ~KVC_ENTRY_VISIBLE);
 	kvc_stat_add(cache->count.entries, -1);
-	dead_let_go(cache, id);
+	kvc_pins_dropped(cache, id);
+	if (!entry->refs)
+		entry_free(cache, id);
 }
 
 void kvc_entry_evict(struct kvc_cache *cache, uint32_t id)

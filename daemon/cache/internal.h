@@ -29,6 +29,7 @@
 #include "daemon/cache/expiry.h"
 #include "daemon/cache/idmap.h"
 #include "daemon/cache/index.h"
+#include "daemon/cache/lease.h"
 #include "daemon/cache/ns.h"
 #include "daemon/cache/scrub.h"
 #include "daemon/cache/space.h"
@@ -95,6 +96,7 @@ struct kvc_cache {
 	struct kvc_timer expiry_timer;
 	uint32_t ops;      /* unfinished, those included that were refused at once */
 	uint32_t admitted; /* unfinished, without them */
+	uint64_t held;     /* blocks of requests that are not answered */
 	uint32_t stores;   /* flights of that kind */
 	uint32_t lowers;
 	uint32_t ahead; /* loads that were begun ahead, and their bytes */
@@ -105,11 +107,12 @@ struct kvc_cache {
 	uint32_t flights_used;
 	uint32_t free_flights;      /* list through next_free */
 	struct kvc_idmap flight_of; /* entries that have one; room for all flights */
-	struct kvc_fair space;      /* tenants that wait for room */
+	struct kvc_pins pins;
+	struct kvc_fair space; /* tenants that wait for room */
 	struct kvc_task space_task;
 	struct kvc_task stop_task;
 	struct kvc_sync sync;
-	struct kvc_list namespaces;
+	struct kvc_ns_table namespaces;
 	struct kvc_cache_counters count;
 	struct kvc_scrub scrub;
 	struct kvc_timer flush_timer;

@@ -4,7 +4,7 @@
 #include "daemon/base/checked.h"
 #include "daemon/cache/internal.h"
 
-enum { DESCRIPTION_BYTES = 2048 };
+enum { DESCRIPTION_BYTES = 2048, BUCKETS_FIRST = 16 };
 
 /* A namespace's options as bytes: fixed order, fixed widths, strings with their length. */
 struct description {
@@ -102,24 +102,85 @@ static void incarnate(struct kvc_ns *ns, const uint8_t tenant[KVC_TENANT_ID_BYTE
 
 void kvc_ns_renew(struct kvc_cache *cache, const uint8_t tenant[16])
 {
-	kvc_list_each (node, &cache->namespaces) {
-		struct kvc_ns *ns = kvc_container_of(node, struct kvc_ns, node);
+	const struct kvc_ns_table *table = &cache->namespaces;
 
-		if (!memcmp(ns->tenant->id, tenant, sizeof ns->tenant->id))
-			incarnate(ns, tenant);
-	}
+	for (uint32_t i = 0; i < table->bucket_count; i++)
+		for (struct kvc_ns *ns = table->buckets[i]; ns; ns = ns->next)
+			if (!memcmp(ns->tenant->id, tenant, sizeof ns->tenant->id))
+				incarnate(ns, tenant);
 }
 
-static struct kvc_ns *ns_find(struct kvc_cache *cache, const struct kvc_secret *root)
+/* ---- the table ----------------------------------------------------------------------------- */
+
+/* The root is a keyed hash already. */
+static struct kvc_ns **bucket_of(const struct kvc_ns_table *table, const struct kvc_secret *root)
 {
-	kvc_list_each (node, &cache->namespaces) {
-		struct kvc_ns *ns = kvc_container_of(node, struct kvc_ns, node);
+	uint32_t hash;
 
-		if (!memcmp(ns->root.bytes, root->bytes, sizeof root->bytes))
-			return ns;
-	}
-	return NULL;
+	memcpy(&hash, root->bytes, sizeof hash);
+	return &table->buckets[hash & (table->bucket_count - 1)];
 }
+
+static void table_add(struct kvc_ns_table *table, struct kvc_ns *ns)
+{
+	struct kvc_ns **bucket = bucket_of(table, &ns->root);
+
+	ns->next = *bucket;
+	*bucket = ns;
+	table->count++;
+}
+
+static void table_remove(struct kvc_ns_table *table, const struct kvc_ns *ns)
+{
+	struct kvc_ns **link = bucket_of(table, &ns->root);
+
+	while (*link != ns)
+		link = &(*link)->next;
+	*link = ns->next;
+	table->count--;
+}
+
+/* Room for one more. Without memory for more buckets those that there are do. */
+static kvc_status table_reserve(struct kvc_ns_table *table)
+{
+	struct kvc_ns_table grown = {
+	        .bucket_count = table->bucket_count ? 2 * table->bucket_count : BUCKETS_FIRST,
+	};
+
+	if (table->count < table->bucket_count)
+		return KVC_OK;
+	grown.buckets = kvc_calloc(grown.bucket_count, sizeof(struct kvc_ns *));
+	if (!grown.buckets)
+		return table->buckets ? KVC_OK : KVC_NO_MEMORY;
+	for (uint32_t i = 0; i < table->bucket_count; i++) {
+		while (table->buckets[i]) {
+			struct kvc_ns *ns = table->buckets[i];
+
+			table->buckets[i] = ns->next;
+			table_add(&grown, ns);
+		}
+	}
+	kvc_ns_table_close(table);
+	*table = grown;
+	return KVC_OK;
+}
+
+void kvc_ns_table_close(struct kvc_ns_table *table)
+{
+	kvc_free(table->buckets);
+	*table = (struct kvc_ns_table){0};
+}
+
+static struct kvc_ns *ns_find(const struct kvc_cache *cache, const struct kvc_secret *root)
+{
+	struct kvc_ns *ns = cache->namespaces.count ? *bucket_of(&cache->namespaces, root) : NULL;
+
+	while (ns && memcmp(ns->root.bytes, root->bytes, sizeof root->bytes) != 0)
+		ns = ns->next;
+	return ns;
+}
+
+/* ---- life ---------------------------------------------------------------------------------- */
 
 static kvc_status tenant_open(struct kvc_cache *cache, const char *name, struct kvc_tenant **tenant)
 {
@@ -150,6 +211,8 @@ kvc_status kvc_ns_open(struct kvc_cache *cache, const struct kvc_ns_options *opt
 		*out = ns;
 		return KVC_OK;
 	}
+	if (table_reserve(&cache->namespaces) != KVC_OK)
+		return KVC_NO_MEMORY;
 	ns = kvc_calloc(1, sizeof *ns);
 	if (!ns)
 		return KVC_NO_MEMORY;
@@ -160,7 +223,7 @@ kvc_status kvc_ns_open(struct kvc_cache *cache, const struct kvc_ns_options *opt
 	}
 	*ns = candidate;
 	incarnate(ns, ns->tenant->id);
-	kvc_list_push(&cache->namespaces, &ns->node);
+	table_add(&cache->namespaces, ns);
 	*out = ns;
 	return KVC_OK;
 }
@@ -170,7 +233,7 @@ void kvc_ns_close(struct kvc_ns *ns)
 	KVC_PRE(ns->refs > 0);
 	if (--ns->refs)
 		return;
-	kvc_list_remove(&ns->node);
+	table_remove(&ns->cache->namespaces, ns);
 	kvc_tenant_closed(ns->cache, ns->tenant);
 	kvc_free(ns);
 }

@@ -84,8 +84,7 @@ static kvc_status op_admit(const struct kvc_cache *cache, const struct kvc_op *o
 {
 	if (cache->state >= KVC_CACHE_STOPPING)
 		return KVC_SHUTDOWN;
-	if (cache->state != KVC_CACHE_READY || cache->admitted >= cache->options.ops_max ||
-	    !kvc_tenant_op_fits(cache, op->tenant))
+	if (cache->state != KVC_CACHE_READY || !kvc_tenant_op_fits(cache, op->tenant))
 		return KVC_BUSY;
 	return KVC_OK;
 }

@@ -110,10 +110,23 @@ struct kvc_tenant *kvc_tenant_find(const struct kvc_cache *cache, const uint8_t 
 	return NULL;
 }
 
+/* It has got something, or lost it. */
+static void vacancy_update(struct kvc_cache *cache, struct kvc_tenant *tenant)
+{
+	bool vacant = tenant->number && !tenant->blocks && !tenant->namespaces;
+
+	if (vacant == !kvc_list_empty(&tenant->vacant_node))
+		return;
+	if (vacant)
+		kvc_list_push(&cache->tenants.vacant, &tenant->vacant_node);
+	else
+		kvc_list_remove(&tenant->vacant_node);
+}
+
 static void tenant_free(struct kvc_cache *cache, struct kvc_tenant *tenant)
 {
 	KVC_PRE(!tenant->blocks && !tenant->namespaces && !tenant->ops && !tenant->ram && !tenant->vram);
-	KVC_PRE(!tenant->moves.stirring);
+	KVC_PRE(!tenant->moves.stirring && !tenant->held);
 	for (unsigned i = 0; i < KVC_PRIORITIES; i++)
 		if (tenant->policies[i])
 			kvc_policy_close(tenant->policies[i]);
@@ -127,22 +140,43 @@ static bool is_idle(const struct kvc_cache *cache, const struct kvc_tenant *tena
 	return now_ms(cache) - tenant->active_ms >= cache->tenants.idle_ms;
 }
 
-/* Those that nothing refers to, and that did nothing for long. */
+static bool is_named(const struct kvc_tenant *tenant)
+{
+	return tenant->budget.name[0] && strcmp(tenant->budget.name, "*") != 0;
+}
+
+static void tenant_forget(struct kvc_cache *cache, struct kvc_tenant *tenant)
+{
+	struct kvc_tenants *tenants = &cache->tenants;
+	uint16_t *link = bucket_of(tenants, tenant->id);
+
+	while (*link != tenant->number)
+		link = &tenants->of[*link]->chain;
+	*link = tenant->chain;
+	kvc_list_remove(&tenant->vacant_node);
+	tenant_free(cache, tenant);
+}
+
+static struct kvc_tenant *tenant_of_vacant(struct kvc_list *node)
+{
+	return kvc_container_of(node, struct kvc_tenant, vacant_node);
+}
+
+/* Vacant ones that did nothing for long, as far as the first that did; and if all numbers are taken, one
+ * more. At most KVC_TENANT_BUDGETS_MAX are named. */
 static void tenants_sweep(struct kvc_cache *cache)
 {
 	struct kvc_tenants *tenants = &cache->tenants;
 
-	for (uint32_t i = 1; i < tenants->count; i++) {
-		struct kvc_tenant *tenant = tenants->of[i];
-		uint16_t *link;
-
-		if (!tenant || tenant->blocks || tenant->namespaces || tenant->ops || tenant->ram ||
-		    !is_idle(cache, tenant))
+	while (!kvc_list_empty(&tenants->vacant) && is_idle(cache, tenant_of_vacant(tenants->vacant.next)))
+		tenant_forget(cache, tenant_of_vacant(tenants->vacant.next));
+	if (tenants->present < KVC_TENANTS_MAX)
+		return;
+	kvc_list_each (node, &tenants->vacant) {
+		if (is_named(tenant_of_vacant(node)))
 			continue;
-		for (link = bucket_of(tenants, tenant->id); *link != i;)
-			link = &tenants->of[*link]->chain;
-		*link = tenant->chain;
-		tenant_free(cache, tenant);
+		tenant_forget(cache, tenant_of_vacant(node));
+		return;
 	}
 }
 
@@ -187,6 +221,7 @@ static kvc_status tenant_make(struct kvc_cache *cache, const uint8_t id[KVC_TENA
 	memcpy(tenant->id, id, KVC_TENANT_ID_BYTES);
 	tenant->active_ms = now_ms(cache);
 	kvc_list_init(&tenant->ram_node);
+	kvc_list_init(&tenant->vacant_node);
 	kvc_list_init(&tenant->space_urgent);
 	kvc_list_init(&tenant->space_normal);
 	kvc_fair_flow_init(&tenant->space_turn, 0);
@@ -213,6 +248,7 @@ kvc_status kvc_tenant_get(struct kvc_cache *cache, const uint8_t id[KVC_TENANT_I
 		return status;
 	(*tenant)->chain = *bucket_of(tenants, id);
 	*bucket_of(tenants, id) = (*tenant)->number;
+	vacancy_update(cache, *tenant);
 	kvc_tenants_stale(cache);
 	return KVC_OK;
 }
@@ -226,6 +262,7 @@ kvc_status kvc_tenants_open(struct kvc_cache *cache)
 
 	tenants->idle_ms = IDLE_MS;
 	kvc_list_init(&tenants->in_ram);
+	kvc_list_init(&tenants->vacant);
 	kvc_list_init(&tenants->drops);
 	status = tenant_make(cache, nobody, &unknown);
 	if (status != KVC_OK)
@@ -257,6 +294,7 @@ void kvc_tenant_opened(struct kvc_cache *cache, struct kvc_tenant *tenant, const
 	kvc_tenant_active(cache, tenant);
 	if (tenant->namespaces++)
 		return;
+	vacancy_update(cache, tenant);
 	cache->tenants.serving++;
 	cache->tenants.serving_weight += tenant->budget.weight;
 }
@@ -266,6 +304,7 @@ void kvc_tenant_closed(struct kvc_cache *cache, struct kvc_tenant *tenant)
 	KVC_PRE(tenant->namespaces > 0);
 	if (--tenant->namespaces)
 		return;
+	vacancy_update(cache, tenant);
 	cache->tenants.serving--;
 	cache->tenants.serving_weight -= tenant->budget.weight;
 }
@@ -276,6 +315,7 @@ void kvc_tenant_entry_new(struct kvc_cache *cache, uint32_t id, struct kvc_tenan
 {
 	kvc_cache_entry(cache, id)->tenant = tenant->number;
 	tenant->blocks++;
+	vacancy_update(cache, tenant);
 }
 
 void kvc_tenant_entry_gone(struct kvc_cache *cache, uint32_t id)
@@ -284,6 +324,7 @@ void kvc_tenant_entry_gone(struct kvc_cache *cache, uint32_t id)
 
 	KVC_PRE(tenant->blocks > 0);
 	tenant->blocks--;
+	vacancy_update(cache, tenant);
 }
 
 void kvc_tenant_ram_add(struct kvc_cache *cache, struct kvc_tenant *tenant, uint64_t bytes)
@@ -349,15 +390,57 @@ void kvc_tenant_active(struct kvc_cache *cache, struct kvc_tenant *tenant)
 	tenant->active_ms = now_ms(cache);
 }
 
+/* Of `most` that all may have, and have `all`, the tenant has `mine` and wants `more`. */
+struct claim {
+	uint64_t most;
+	uint64_t all;
+	uint64_t mine;
+	uint64_t more;
+};
+
+/* The last quarter is for those that stay within their part; a first piece that is larger is let through. */
+static bool claim_fits(const struct kvc_tenants *tenants, const struct kvc_tenant *tenant, struct claim claim)
+{
+	uint64_t left = claim.most > claim.all ? claim.most - claim.all : 0;
+
+	if (claim.more > left)
+		return false;
+	if (tenants->serving < 2 || left - claim.more >= claim.most / 4 || !claim.mine)
+		return true;
+	return claim.mine + claim.more <= claim.most * tenant->budget.weight / tenants->serving_weight;
+}
+
 bool kvc_tenant_op_fits(const struct kvc_cache *cache, const struct kvc_tenant *tenant)
 {
-	const struct kvc_tenants *tenants = &cache->tenants;
-	uint32_t most = cache->options.ops_max;
-	uint32_t left = most > cache->admitted ? most - cache->admitted : 0;
+	struct claim claim = {cache->options.ops_max, cache->admitted, tenant->ops, 1};
 
-	if (tenants->serving < 2 || left > most / 4)
-		return true;
-	return tenant->ops < most * (uint64_t)tenant->budget.weight / tenants->serving_weight;
+	return claim_fits(&cache->tenants, tenant, claim);
+}
+
+kvc_status kvc_ns_blocks_hold(struct kvc_ns *ns, uint32_t blocks)
+{
+	struct kvc_cache *cache = ns->cache;
+	struct kvc_tenant *tenant = ns->tenant;
+	uint64_t most = (uint64_t)KVC_BLOCKS_HELD * cache->options.ops_max;
+	struct claim claim = {most, cache->held, tenant->held, blocks};
+
+	if (claim.most < KVC_BLOCKS_HELD_MIN)
+		claim.most = KVC_BLOCKS_HELD_MIN;
+	if (!claim_fits(&cache->tenants, tenant, claim)) {
+		tenant->count.refused++;
+		kvc_stat_add(cache->count.busy, 1);
+		return KVC_BUSY;
+	}
+	cache->held += blocks;
+	tenant->held += blocks;
+	return KVC_OK;
+}
+
+void kvc_ns_blocks_let_go(struct kvc_ns *ns, uint32_t blocks)
+{
+	KVC_PRE(ns->tenant->held >= blocks && ns->cache->held >= blocks);
+	ns->tenant->held -= blocks;
+	ns->cache->held -= blocks;
 }
 
 static uint64_t pace_now(const struct kvc_tenant_pace *pace, uint64_t now)

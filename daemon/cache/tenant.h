@@ -1,8 +1,10 @@
 /* Tenants: what each has and does, what it may, and whose block goes when room is short.
  *
  * A tenant is known by the 16 bytes that its blocks' records carry, and by its name as soon as a namespace of
- * it is opened. It lives as long as entries or namespaces refer to it; one that nothing refers to is kept for
- * its statistics until it has been idle for a while and another one is made.
+ * it is opened. It lives as long as entries or namespaces refer to it; one that nothing refers to, which is
+ * vacant, is kept for its statistics until it has been idle for a while and another one is made, or until
+ * there are so many that another one has no other place. Then the one that was vacant for longest goes, but
+ * not one that the configuration names: it would come back with full token buckets.
  *
  *   used    bytes of slabs in the arena that hold, or will hold, its blocks
  *   share   what it is promised: its `ram`, else its part by weight of what those with one leave, of all
@@ -41,7 +43,7 @@ struct kvc_tenant_counts {
 	uint64_t gets;
 	uint64_t hits;
 	uint64_t misses;
-	uint64_t refused; /* KVC_QUOTA, or KVC_BUSY for its share of operations */
+	uint64_t refused; /* KVC_QUOTA, or KVC_BUSY for its share of operations, or of blocks */
 	uint64_t evicted;
 	uint64_t lost;
 	uint64_t put_bytes; /* of sources */
@@ -57,16 +59,18 @@ struct kvc_tenant {
 	uint32_t namespaces; /* open */
 	uint32_t blocks;     /* entries */
 	uint32_t ops;        /* admitted and unfinished */
+	uint64_t held;       /* blocks of its requests that are not answered */
 	uint64_t ram;
 	uint64_t disk;
 	uint64_t storing; /* bytes on their way there */
 	uint64_t vram;
 	uint64_t share;
-	uint64_t active_ms;       /* at the last operation */
-	struct kvc_list ram_node; /* in cache->tenants.in_ram */
-	uint32_t tried;           /* the search for a victim that asked it */
-	uint32_t disk_hand;       /* the entry at which the search for what it gives up on disk goes on */
-	bool squeezed;            /* someone waits for room that its own dirty blocks must make */
+	uint64_t active_ms;          /* at the last operation */
+	struct kvc_list ram_node;    /* in cache->tenants.in_ram */
+	struct kvc_list vacant_node; /* in cache->tenants.vacant */
+	uint32_t tried;              /* the search for a victim that asked it */
+	uint32_t disk_hand;          /* the entry at which the search for what it gives up on disk goes on */
+	bool squeezed;               /* someone waits for room that its own dirty blocks must make */
 	struct kvc_policy *policies[KVC_PRIORITIES];
 	struct kvc_rate put_rate;
 	struct kvc_rate get_rate;
@@ -89,6 +93,7 @@ struct kvc_tenants {
 	uint32_t serving;         /* of them, with open namespaces */
 	uint64_t serving_weight;  /* of those */
 	struct kvc_list in_ram;   /* those that use RAM */
+	struct kvc_list vacant;   /* those that nothing refers to, for longest first */
 	uint64_t shares_until_ms; /* how long the shares may stay as they are; 0: no longer */
 	uint32_t search;          /* for a victim, the last one */
 	uint32_t clock;           /* of all policies */
@@ -108,7 +113,8 @@ void kvc_tenants_close(struct kvc_cache *cache);
 /* The id of a name. */
 void kvc_tenant_id(const struct kvc_cache *cache, const char *name, uint8_t id[KVC_TENANT_ID_BYTES]);
 
-/* The tenant with that id, made if there is none. KVC_LIMIT: there are KVC_TENANTS_MAX; KVC_NO_MEMORY. */
+/* The tenant with that id, made if there is none. KVC_LIMIT: there are KVC_TENANTS_MAX, and none can go;
+ * KVC_NO_MEMORY. */
 kvc_status kvc_tenant_get(struct kvc_cache *cache, const uint8_t id[KVC_TENANT_ID_BYTES],
                           struct kvc_tenant **tenant);
 

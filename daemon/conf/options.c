@@ -316,7 +316,8 @@ const struct kvc_option kvc_options[] = {
          .min = 1,
          .max = 1048576,
          .initial = "16384",
-         .help = "Unfinished block operations of all connections; above, requests are answered with busy."},
+         .help = "Unfinished block operations of all connections; above, requests are answered with busy. "
+                 "Unanswered requests may have four times as many blocks (16384 at least)."},
         {.section = "limits",
          .name = "moves",
          .type = KVC_OPTION_COUNT,

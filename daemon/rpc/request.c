@@ -45,6 +45,14 @@ static struct kvc_request *request_make(struct kvc_session *session, const struc
 	return request;
 }
 
+/* The namespace is there at least as long as what is held of it. */
+static void held_let_go(struct kvc_request *request)
+{
+	kvc_ns_blocks_let_go(request->ns->ns, request->held);
+	kvc_stat_add(request->session->rpc->cells.inflight_blocks, -(int64_t)request->held);
+	kvc_session_ns_unref(request->ns);
+}
+
 /* Everything that it holds is let go. The session looks at itself after it. */
 static void request_free(struct kvc_request *request)
 {
@@ -58,7 +66,7 @@ static void request_free(struct kvc_request *request)
 	if (request->pool)
 		kvc_device_unref(request->pool);
 	if (request->ns)
-		kvc_session_ns_unref(request->ns);
+		held_let_go(request);
 	kvc_list_remove(&request->node);
 	if (session->filling == request)
 		session->filling = NULL;
@@ -381,12 +389,36 @@ static kvc_status payload_check(struct building *building)
 	return KVC_OK;
 }
 
+/* The request, if there may be one of that size now. Page ids count as the blocks in whose memory they would
+ * fit. */
+static kvc_status request_hold(const struct building *building, struct kvc_request **made)
+{
+	const struct kvc_blocks_request *message = building->message;
+	uint64_t pages_bytes = (uint64_t)message->page_count * sizeof(uint32_t);
+	uint32_t held = message->count + (uint32_t)(pages_bytes / sizeof(struct kvc_request_op));
+	struct kvc_request *request;
+
+	if (kvc_ns_blocks_hold(building->ns->ns, held) != KVC_OK)
+		return kvc_problem_set(building->problem, KVC_BUSY,
+		                       "blocks: %u are over what requests that wait may have now",
+		                       message->count);
+	request = request_make(building->session, building->frame, message->count, message->page_count);
+	if (!request) {
+		kvc_ns_blocks_let_go(building->ns->ns, held);
+		return kvc_problem_set(building->problem, KVC_NO_MEMORY, "out of memory");
+	}
+	request->ns = building->ns;
+	request->ns->refs++;
+	request->held = held;
+	kvc_stat_add(building->session->rpc->cells.inflight_blocks, held);
+	*made = request;
+	return KVC_OK;
+}
+
 static kvc_status memory_take(const struct building *building, struct kvc_request *request)
 {
 	kvc_status status;
 
-	request->ns = building->ns;
-	request->ns->refs++;
 	if (building->region) {
 		request->region = kvc_region_ref(building->region->region);
 		return KVC_OK;
@@ -529,7 +561,7 @@ static kvc_status ops_fill(const struct building *building, struct kvc_request *
 static kvc_status request_build(struct building *building, struct kvc_request **built)
 {
 	const struct kvc_blocks_request *message = building->message;
-	struct kvc_request *request;
+	struct kvc_request *request = NULL;
 	kvc_status status = ids_find(building);
 
 	if (status == KVC_OK)
@@ -538,11 +570,10 @@ static kvc_status request_build(struct building *building, struct kvc_request **
 		status = payload_check(building);
 	if (status == KVC_OK)
 		status = rate_check(building);
+	if (status == KVC_OK)
+		status = request_hold(building, &request);
 	if (status != KVC_OK)
 		return status;
-	request = request_make(building->session, building->frame, message->count, message->page_count);
-	if (!request)
-		return kvc_problem_set(building->problem, KVC_NO_MEMORY, "out of memory");
 	request->due_ms = kvc_loop_now_ms(building->session->rpc->loop) + message->deadline.ms;
 	request->expires_ns = message->deadline.expires_ns;
 	status = memory_take(building, request);

@@ -5,9 +5,10 @@
  *   WAITING (detach of host memory in use)    ----------------------------------> answered and freed
  *
  * A request, its operations and their page ids are one allocation, owned by the session. It holds references
- * to its namespace and region or pool, and owns its payload. The reply is sent when the last operation is
- * done, because only then is the client's memory let go; the deadline cancels operations, it does not answer
- * for them. Loop thread. */
+ * to its namespace and region or pool, and owns its payload. What all of them together take is bounded, and
+ * no tenant may have all of it (kvc_ns_blocks_hold). The reply is sent when the last operation is done,
+ * because only then is the client's memory let go; the deadline cancels operations, it does not answer for
+ * them. Loop thread. */
 #ifndef KVC_RPC_REQUEST_H
 #define KVC_RPC_REQUEST_H
 
@@ -42,6 +43,7 @@ struct kvc_request {
 	struct kvc_device *pool;     /* cuda */
 	struct kvc_payload *payload; /* inline */
 	struct kvc_problem *refusal; /* refused */
+	uint32_t held;               /* its memory, in blocks: see kvc_ns_blocks_hold */
 	uint32_t count;
 	uint32_t unfinished;
 	uint32_t *pages; /* cuda: ids of all blocks, behind the operations */

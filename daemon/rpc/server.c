@@ -40,6 +40,7 @@ static void cells_open(struct kvc_rpc_cells *cells, struct kvc_stats *stats)
 	cells->accepted = kvc_stats_cell(stats, "rpc.accepted");
 	cells->hangups = kvc_stats_cell(stats, "rpc.hangups");
 	cells->inflight = kvc_stats_cell(stats, "rpc.inflight");
+	cells->inflight_blocks = kvc_stats_cell(stats, "rpc.inflight_blocks");
 	cells->bytes_in = kvc_stats_cell(stats, "rpc.received_bytes");
 	cells->bytes_out = kvc_stats_cell(stats, "rpc.sent_bytes");
 	cells->inline_bytes = kvc_stats_cell(stats, "rpc.inline_bytes");

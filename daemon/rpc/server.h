@@ -37,8 +37,9 @@ enum kvc_drop {
 struct kvc_rpc_cells {
 	kvc_stat_cell *connections; /* now */
 	kvc_stat_cell *accepted;
-	kvc_stat_cell *hangups;  /* ended by the client */
-	kvc_stat_cell *inflight; /* requests that wait for the cache, now */
+	kvc_stat_cell *hangups;         /* ended by the client */
+	kvc_stat_cell *inflight;        /* requests that wait for the cache, now */
+	kvc_stat_cell *inflight_blocks; /* what they hold */
 	kvc_stat_cell *bytes_in;
 	kvc_stat_cell *bytes_out;
 	kvc_stat_cell *inline_bytes; /* buffers of inline payloads, now */

@@ -1,6 +1,7 @@
 /* See fake_cache.h. Its own memory comes from malloc, so that tests can count and fail the daemon's. */
 #include "tests/fake/fake_cache.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,6 +23,8 @@ struct kvc_cache {
 	struct kvc_list waiting;
 	unsigned objects;
 	bool above_rate;
+	unsigned held;
+	unsigned held_max;
 	struct kvc_tenant_drop *drop; /* that runs */
 	struct kvc_task drop_task;
 	unsigned read_ahead;
@@ -47,6 +50,7 @@ struct kvc_cache *kvc_fake_cache_open(struct kvc_loop *loop)
 
 	KVC_INVARIANT(cache);
 	cache->loop = loop;
+	cache->held_max = UINT_MAX;
 	kvc_list_init(&cache->waiting);
 	return cache;
 }
@@ -54,6 +58,7 @@ struct kvc_cache *kvc_fake_cache_open(struct kvc_loop *loop)
 void kvc_fake_cache_close(struct kvc_cache *cache)
 {
 	KVC_INVARIANT(kvc_list_empty(&cache->waiting) && cache->objects == 0);
+	KVC_INVARIANT(cache->held == 0);
 	for (unsigned i = 0; i < BLOCKS; i++)
 		free(cache->blocks[i].data);
 	free(cache);
@@ -305,6 +310,30 @@ kvc_status kvc_ns_may_begin(struct kvc_ns *ns, bool put, uint64_t *rate, uint64_
 	*rate = 1000;
 	*wait_ms = 7;
 	return ns->cache->above_rate ? KVC_QUOTA : KVC_OK;
+}
+
+kvc_status kvc_ns_blocks_hold(struct kvc_ns *ns, uint32_t blocks)
+{
+	if (ns->cache->held + blocks > ns->cache->held_max)
+		return KVC_BUSY;
+	ns->cache->held += blocks;
+	return KVC_OK;
+}
+
+void kvc_ns_blocks_let_go(struct kvc_ns *ns, uint32_t blocks)
+{
+	KVC_INVARIANT(ns->cache->held >= blocks);
+	ns->cache->held -= blocks;
+}
+
+void kvc_fake_held_max(struct kvc_cache *cache, unsigned blocks)
+{
+	cache->held_max = blocks;
+}
+
+unsigned kvc_fake_held(const struct kvc_cache *cache)
+{
+	return cache->held;
 }
 
 void kvc_fake_quota(struct kvc_cache *cache, bool above)

@@ -32,6 +32,10 @@ const struct kvc_block_view *kvc_fake_oldest_view(const struct kvc_cache *cache)
  * ms. */
 void kvc_fake_quota(struct kvc_cache *cache, bool above);
 
+/* Requests may hold so many blocks, of all tenants together; and how many they do. */
+void kvc_fake_held_max(struct kvc_cache *cache, unsigned blocks);
+unsigned kvc_fake_held(const struct kvc_cache *cache);
+
 /* Namespaces and leases that are open, blocks that are stored. */
 unsigned kvc_fake_open_objects(const struct kvc_cache *cache);
 unsigned kvc_fake_blocks(const struct kvc_cache *cache);

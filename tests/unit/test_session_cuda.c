@@ -223,6 +223,31 @@ static void test_put_and_get(void **state)
 	close(fd);
 }
 
+/* Page ids take memory until the answer, too: here that of one block. */
+static void test_pages_count_as_blocks(void **state)
+{
+	enum { COUNT = 64 };
+	static const uint32_t some[3] = {0, 1, 2};
+	int fd = client_with_pool();
+	struct kvc_ses_transfer t;
+
+	(void)state;
+	kvc_fake_mode_set(kvc_ses.cache, KVC_FAKE_HOLD);
+	transfer_init(&t, COUNT);
+	for (unsigned i = 0; i < COUNT; i++) {
+		memcpy(page_ids[i], some, sizeof some);
+		t.blocks[i].first_token = 1;
+		t.blocks[i].n_pages = 3;
+	}
+	kvc_ses_send_request(fd, KVC_VERB_GET, &t.get.base, NULL, 0);
+	kvc_ses_settle();
+	assert_int_equal(kvc_fake_waiting(kvc_ses.cache), COUNT);
+	assert_int_equal(stat_of("rpc.inflight_blocks"), COUNT + 1);
+	close(fd);
+	kvc_ses_settle();
+	assert_int_equal(stat_of("rpc.inflight_blocks"), 0);
+}
+
 /* Nothing is waited for between the frames: the session takes the next when the engine has answered. */
 static void test_pipelined(void **state)
 {
@@ -852,6 +877,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        GPUS(test_put_and_get),
+	        GPUS(test_pages_count_as_blocks),
 	        GPUS(test_pipelined),
 	        GPUS(test_e5_chunks),
 	        NO_GPU(test_e5_no_gpu),

@@ -253,6 +253,85 @@ static void test_refusal_takes_a_moment(void **state)
 	assert_int_equal(kvc_stat_get(kvc_stats_cell(kvc_ses.stats, "rpc.connections")), 0);
 }
 
+static int64_t inflight_blocks(void)
+{
+	return kvc_stat_get(kvc_stats_cell(kvc_ses.stats, "rpc.inflight_blocks"));
+}
+
+static uint64_t get_blocks(int fd, struct kvc_ses_transfer *t, uint32_t count)
+{
+	uint64_t id;
+
+	kvc_ses_transfer_init(t, count, KVCELLAR__PLANE__PLANE_SHM);
+	id = kvc_ses_send_request(fd, KVC_VERB_GET, &t->get.base, NULL, 0);
+	kvc_ses_settle();
+	return id;
+}
+
+/* A request holds the memory of all its blocks until it is answered, also those that are done: what is above
+ * the bound is turned away before it takes any, and comes through later. */
+static void test_blocks_of_unanswered_requests_are_bounded(void **state)
+{
+	struct kvc_ses_transfer t;
+	uint64_t first, second;
+	uint8_t *memory;
+	int fd = kvc_ses_client_with_region(&memory);
+
+	(void)state;
+	kvc_fake_held_max(kvc_ses.cache, 8);
+	kvc_fake_mode_set(kvc_ses.cache, KVC_FAKE_HOLD);
+	first = get_blocks(fd, &t, 6);
+	kvc_fake_release(kvc_ses.cache, 5);
+	assert_int_equal(inflight_blocks(), 6);
+	assert_int_equal(kvc_ses_next_status(fd, get_blocks(fd, &t, 3)), KVC_BUSY);
+	assert_int_equal(kvc_fake_waiting(kvc_ses.cache), 1);
+	second = get_blocks(fd, &t, 2);
+	assert_int_equal(inflight_blocks(), 8);
+	kvc_fake_release(kvc_ses.cache, 1);
+	kvc_ses_assert_blocks(fd, first, "111111");
+	assert_int_equal(inflight_blocks(), 2);
+	kvc_fake_release(kvc_ses.cache, 2);
+	kvc_ses_assert_blocks(fd, second, "11");
+	first = get_blocks(fd, &t, 8);
+	kvc_fake_release(kvc_ses.cache, 8);
+	kvc_ses_assert_blocks(fd, first, "11111111");
+	assert_int_equal(inflight_blocks(), 0);
+	munmap(memory, KVC_SES_REGION_BYTES);
+	close(fd);
+}
+
+/* Whatever ends a request gives its part back: it cannot be built, its payload never comes whole, its client
+ * goes. A refusal that takes a moment has none. */
+static void test_blocks_are_given_back(void **state)
+{
+	static uint8_t data[2 * KVC_TEST_BLOCK_BYTES];
+	struct kvc_ses_transfer t;
+	uint8_t *memory;
+	int fd = kvc_ses_client_with_region(&memory);
+
+	(void)state;
+	kvc_ses_transfer_init(&t, 2, KVCELLAR__PLANE__PLANE_SHM);
+	t.blocks[1].key_offset = KVC_SES_REGION_BYTES;
+	assert_int_equal(kvc_ses_call(fd, KVC_VERB_GET, &t.get.base), KVC_SHAPE);
+	assert_int_equal(inflight_blocks(), 0);
+	kvc_fake_quota(kvc_ses.cache, true);
+	get_blocks(fd, &t, 2);
+	assert_int_equal(inflight(), 1);
+	assert_int_equal(inflight_blocks(), 0);
+	kvc_fake_quota(kvc_ses.cache, false);
+	kvc_fake_mode_set(kvc_ses.cache, KVC_FAKE_HOLD);
+	get_blocks(fd, &t, 3);
+	kvc_ses_transfer_init(&t, 2, KVCELLAR__PLANE__PLANE_INLINE);
+	kvc_ses_send_request(fd, KVC_VERB_PUT, &t.put.base, data, sizeof data);
+	kvc_ses_settle();
+	assert_int_equal(inflight_blocks(), 5);
+	close(fd);
+	kvc_ses_settle();
+	assert_int_equal(inflight_blocks(), 0);
+	assert_int_equal(kvc_fake_held(kvc_ses.cache), 0);
+	munmap(memory, KVC_SES_REGION_BYTES);
+}
+
 #define ROW(test) cmocka_unit_test_setup_teardown(test, kvc_ses_setup, kvc_ses_teardown)
 
 int main(void)
@@ -266,6 +345,8 @@ int main(void)
 	        ROW(test_drop_without_memory),
 	        ROW(test_above_the_rate),
 	        ROW(test_refusal_takes_a_moment),
+	        ROW(test_blocks_of_unanswered_requests_are_bounded),
+	        ROW(test_blocks_are_given_back),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
