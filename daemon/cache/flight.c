@@ -58,6 +58,33 @@ static struct kvc_op *waiter_pop(struct kvc_list *waiters)
 	return node ? kvc_container_of(node, struct kvc_op, wait_node) : NULL;
 }
 
+/* Whether the block was lost in every tier while something was on its way with it. */
+static bool rests_nowhere(const struct kvc_entry *entry)
+{
+	return entry->slab == KVC_EXTENT_NONE && !(entry->flags & (KVC_ENTRY_ON_DISK | KVC_ENTRY_IN_VRAM));
+}
+
+void kvc_flight_arrived(struct kvc_flight *flight, kvc_status status)
+{
+	struct kvc_cache *cache = flight->cache;
+	uint32_t id = flight->entry;
+	const struct kvc_entry *entry = kvc_cache_entry(cache, id);
+	struct kvc_list waiters;
+	struct kvc_op *op;
+
+	if (!(entry->flags & KVC_ENTRY_DEAD) && rests_nowhere(entry))
+		kvc_entry_drop(cache, id);
+	kvc_entry_ref(cache, id);
+	kvc_flight_end(flight, &waiters);
+	while ((op = waiter_pop(&waiters))) {
+		if (op->kind == KVC_OP_PUT)
+			kvc_put_arrived(op, status);
+		else
+			kvc_get_arrived(op, status);
+	}
+	kvc_entry_unref(cache, id);
+}
+
 /* ---- loads ---- */
 
 /* Whether what is on disk is of no use any more: it did not match, or it cannot be read. */
@@ -71,8 +98,6 @@ static void load_end(struct kvc_flight *flight, kvc_status status)
 	struct kvc_cache *cache = flight->cache;
 	uint32_t id = flight->entry;
 	struct kvc_entry *entry = kvc_cache_entry(cache, id);
-	struct kvc_list waiters;
-	struct kvc_op *op;
 
 	if (flight->ahead) {
 		cache->ahead--;
@@ -80,14 +105,10 @@ static void load_end(struct kvc_flight *flight, kvc_status status)
 	}
 	if (status == KVC_CORRUPT)
 		kvc_stat_add(cache->count.corrupt, 1);
-	if (!(entry->flags & KVC_ENTRY_DEAD) && (load_lost(status) || !(entry->flags & KVC_ENTRY_ON_DISK)) &&
-	    entry->slab == KVC_EXTENT_NONE && !(entry->flags & KVC_ENTRY_IN_VRAM))
+	if (!(entry->flags & KVC_ENTRY_DEAD) && load_lost(status) && entry->slab == KVC_EXTENT_NONE &&
+	    !(entry->flags & KVC_ENTRY_IN_VRAM))
 		kvc_entry_drop(cache, id);
-	kvc_entry_ref(cache, id);
-	kvc_flight_end(flight, &waiters);
-	while ((op = waiter_pop(&waiters)))
-		kvc_get_loaded(op, status);
-	kvc_entry_unref(cache, id);
+	kvc_flight_arrived(flight, status);
 	kvc_cache_check_stopped(cache);
 }
 

@@ -180,7 +180,7 @@ static void get_from_vram(struct kvc_op *op)
 	kvc_move_submit(cache->mover, &op->move);
 }
 
-void kvc_get_loaded(struct kvc_op *op, kvc_status status)
+void kvc_get_arrived(struct kvc_op *op, kvc_status status)
 {
 	if (status == KVC_OK) {
 		get_from_ram(op);

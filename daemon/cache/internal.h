@@ -204,6 +204,9 @@ kvc_status kvc_flight_begin(struct kvc_cache *cache, uint32_t id, enum kvc_fligh
                             struct kvc_flight **flight);
 /* Ends it; the waiters are moved to `waiters`. */
 void kvc_flight_end(struct kvc_flight *flight, struct kvc_list *waiters);
+/* Ends one that was to bring the block into RAM: the puts and gets that waited go on. What rests nowhere by
+ * now is dropped first. */
+void kvc_flight_arrived(struct kvc_flight *flight, kvc_status status);
 /* NULL: it has none. */
 struct kvc_flight *kvc_entry_flight(struct kvc_cache *cache, uint32_t id);
 
@@ -253,7 +256,7 @@ enum kvc_op_state {
 	KVC_OP_SPACE, /* put: waits for a slab */
 	KVC_OP_ENCODE,
 	KVC_OP_FILL, /* put: waits for another put of the same key */
-	KVC_OP_LOAD, /* get: waits for a load or lower; put, durable: for a lower */
+	KVC_OP_LOAD, /* get, or durable put of what is not in RAM: waits for a load or lower */
 	KVC_OP_DECODE,
 	KVC_OP_STORE, /* put: waits for a store */
 	KVC_OP_SYNC,
@@ -266,11 +269,11 @@ void kvc_op_wait(struct kvc_op *op, struct kvc_flight *flight, enum kvc_op_state
 
 void kvc_put_start(struct kvc_op *op);
 void kvc_put_abandon(struct kvc_op *op, kvc_status status);
-void kvc_put_lowered(struct kvc_op *op, kvc_status status);
+void kvc_put_arrived(struct kvc_op *op, kvc_status status);
 void kvc_put_stored(struct kvc_op *op, kvc_status status);
 void kvc_put_synced(struct kvc_op *op, kvc_status status);
 void kvc_get_start(struct kvc_op *op);
-void kvc_get_loaded(struct kvc_op *op, kvc_status status);
+void kvc_get_arrived(struct kvc_op *op, kvc_status status);
 
 /* An operation, flight or sync has ended: is the stop complete? */
 void kvc_cache_check_stopped(struct kvc_cache *cache);

@@ -3,32 +3,12 @@
 #include "daemon/cache/internal.h"
 #include "daemon/cache/vram.h"
 
-/* Puts and gets that waited for the block to be in RAM. */
-static void waiters_go_on(struct kvc_list *waiters, kvc_status status)
-{
-	struct kvc_list *node;
-
-	while ((node = kvc_list_pop(waiters))) {
-		struct kvc_op *op = kvc_container_of(node, struct kvc_op, wait_node);
-
-		if (op->kind == KVC_OP_PUT)
-			kvc_put_lowered(op, status);
-		else
-			kvc_get_loaded(op, status);
-	}
-}
-
 static void lower_end(struct kvc_flight *flight, kvc_status status)
 {
 	struct kvc_cache *cache = flight->cache;
-	uint32_t id = flight->entry;
-	struct kvc_list waiters;
 
 	cache->lowers--;
-	kvc_entry_ref(cache, id);
-	kvc_flight_end(flight, &waiters);
-	waiters_go_on(&waiters, status);
-	kvc_entry_unref(cache, id);
+	kvc_flight_arrived(flight, status);
 	kvc_cleaner_run(cache);
 	kvc_cache_check_stopped(cache);
 }

@@ -39,8 +39,9 @@ static void put_store(struct kvc_op *op, uint32_t id)
 		kvc_op_finish(op, status);
 }
 
-/* The block that rested in VRAM only is in RAM, or is gone: then it is put anew. */
-void kvc_put_lowered(struct kvc_op *op, kvc_status status)
+/* The block that rested in VRAM only, or whose place on disk was lost while it was loaded, is in RAM; or it
+ * is gone: then it is put anew. */
+void kvc_put_arrived(struct kvc_op *op, kvc_status status)
 {
 	if (status == KVC_OK) {
 		put_settle(op, op->entry);

@@ -496,6 +496,35 @@ static void drop_during_get_and_load(void **state)
 	kvc_row_end();
 }
 
+/* The place is given up while a get loads the block, and a durable put of it comes: it must be a put's end,
+ * of a block that is on disk. */
+static void durable_put_of_a_block_lost_while_loaded(void **state)
+{
+	(void)state;
+	for (unsigned readable = 0; readable < 2; readable++) {
+		struct job reader, writer;
+		struct kvc_storage_key key;
+		struct world w;
+
+		world_open(&w, 33, 1000);
+		push_out(&w);
+		key = storage_key(&w, 0);
+		get_submit(&w, &reader, 0);
+		sim_tier_lose(w.disk, &key, readable);
+		put_submit(&w, &writer, 0, 0, true);
+		assert_int_equal(finish(&w, &reader), readable ? KVC_OK : KVC_MISS);
+		assert_int_equal(finish(&w, &writer), KVC_OK);
+		settle(&w);
+		cache_end(&w, 0);
+		kvc_arena_close(w.arena);
+		assert_int_equal(kvc_arena_open(ARENA, w.stats, &w.arena), KVC_OK);
+		sim_tier_crash(w.disk, true);
+		cache_begin(&w);
+		assert_int_equal(get(&w, 0, 0), KVC_OK);
+		world_close(&w);
+	}
+}
+
 static void pinned_blocks_stay(void **state)
 {
 	struct world w;
@@ -665,6 +694,7 @@ int main(void)
 	        cmocka_unit_test(hung_disk_ends_by_the_deadline),
 	        cmocka_unit_test(concurrent_gets_share_one_load),
 	        cmocka_unit_test(drop_during_get_and_load),
+	        cmocka_unit_test(durable_put_of_a_block_lost_while_loaded),
 	        cmocka_unit_test(pinned_blocks_stay),
 	        cmocka_unit_test(all_pinned_is_no_space),
 	        cmocka_unit_test(stop_flushes_and_recovery_finds),

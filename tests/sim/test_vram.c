@@ -188,6 +188,45 @@ static void lost_while_it_is_lowered(void **state)
 	world_close(&w);
 }
 
+/* While it waits for room to be lowered the block is lost in VRAM, and then on disk: it is nowhere. */
+static void lost_everywhere_while_it_is_lowered(void **state)
+{
+	enum { FILL = 500 };
+	struct kvc_storage_key key;
+	struct job reader, writer;
+	uint32_t number = 2000;
+	struct world w;
+
+	(void)state;
+	world_open_gpu(&w, 21, 1000, 8);
+	assert_int_equal(put(&w, 1, 11), KVC_OK);
+	put_submit(&w, &writer, 1, 11, true);
+	assert_int_equal(finish(&w, &writer), KVC_OK);
+	world_form(&w, KVC_OP_HOST);
+	for (uint32_t i = 1000; i < 1000 + FILL; i++) /* it goes from RAM, not from VRAM */
+		assert_int_equal(put(&w, i, i), KVC_OK);
+	assert_int_equal(rest_of(&w, 1), KVC_REST_VRAM);
+	w.disk->faults.hang = 1; /* what is dirty stays in RAM, which is soon full of it */
+	do {
+		put_submit(&w, &writer, number, number, false);
+		number++;
+		settle(&w);
+	} while (writer.done);
+	get_submit(&w, &reader, 1);
+	settle(&w);
+	assert_false(reader.done);
+	sim_gpu_kill(w.gpu);
+	key = storage_key(&w, 1);
+	sim_tier_lose(w.disk, &key, false);
+	w.disk->faults.hang = 0;
+	sim_tier_release(w.disk);
+	assert_int_equal(finish(&w, &reader), KVC_MISS);
+	assert_int_equal(get(&w, 1, 11), KVC_MISS);
+	assert_int_equal(put(&w, 1, 12), KVC_OK);
+	assert_int_equal(get(&w, 1, 12), KVC_OK);
+	world_close(&w);
+}
+
 static void dropped_while_it_is_lowered(void **state)
 {
 	struct kvc_storage_key key;
@@ -410,6 +449,7 @@ int main(void)
 	        cmocka_unit_test(a_lost_engine_loses_what_was_only_there),
 	        cmocka_unit_test(what_runs_fails_retryably),
 	        cmocka_unit_test(lost_while_it_is_lowered),
+	        cmocka_unit_test(lost_everywhere_while_it_is_lowered),
 	        cmocka_unit_test(dropped_while_it_is_lowered),
 	        cmocka_unit_test(durable_goes_to_disk),
 	        cmocka_unit_test(durable_put_of_a_block_lost_while_lowered),
