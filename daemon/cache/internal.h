@@ -156,6 +156,12 @@ static inline uint32_t kvc_listed_count(const struct kvc_cache *cache, enum kvc_
 void kvc_entry_ref(struct kvc_cache *cache, uint32_t id);
 void kvc_entry_unref(struct kvc_cache *cache, uint32_t id);
 
+/* Whether whoever asks, and holds a reference, is the only one who uses the entry. Leases only keep it. */
+static inline bool kvc_entry_used_by_one(const struct kvc_entry *entry)
+{
+	return entry->refs == entry->pins + 1u;
+}
+
 /* Give up the RAM of an entry that nothing refers to. What is not on disk is gone then. */
 void kvc_entry_evict(struct kvc_cache *cache, uint32_t id);
 

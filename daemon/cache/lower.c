@@ -25,7 +25,7 @@ static void lower_place(struct kvc_flight *flight)
 		entry->flags |= KVC_ENTRY_LOOSE;
 	kvc_entry_list(cache, flight->entry, KVC_POLICY_READ, KVC_ENTRY_NONE);
 	kvc_stat_add(cache->count.lowered, 1);
-	if (cache->state == KVC_CACHE_STOPPING)
+	if (cache->state == KVC_CACHE_STOPPING && kvc_entry_used_by_one(entry))
 		kvc_vram_detach(cache, flight->entry);
 }
 

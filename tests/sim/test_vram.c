@@ -359,6 +359,92 @@ static void a_flip_in_vram_with_a_copy_in_ram(void **state)
 	world_close(&w);
 }
 
+/* A second get still reads the damaged copy: nobody else gets its room before that is done. */
+static void a_flip_in_vram_while_another_reads(void **state)
+{
+	struct sim_gpu_faults flip = {.flip = 1};
+	struct job readers[2], writer;
+	struct world w;
+
+	(void)state;
+	world_open_gpu(&w, 22, 0, 1);
+	world_form(&w, KVC_OP_HOST);
+	assert_int_equal(put(&w, 1, 11), KVC_OK);
+	world_form(&w, KVC_OP_DEVICE);
+	assert_int_equal(get(&w, 1, 11), KVC_OK);
+	sim_gpu_faults_set(w.gpu, &flip);
+	for (unsigned i = 0; i < 2; i++)
+		get_submit(&w, &readers[i], 1);
+	while (stat(&w, "cache.corrupt") == 0)
+		assert_true(sim_step(w.loop));
+	assert_false(readers[1].done);
+	put_submit(&w, &writer, 2, 22, false);
+	assert_int_equal(finish(&w, &writer), KVC_OK);
+	assert_int_equal(rest_of(&w, 2), KVC_REST_RAM);
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(finish(&w, &readers[i]), KVC_MISS);
+	assert_int_equal(stat(&w, "vram.used_bytes"), 0);
+	assert_int_equal(put(&w, 1, 12), KVC_OK);
+	world_close(&w);
+}
+
+/* A lease keeps the block and reads nothing: the sound copy is left to it. */
+static void a_flip_in_vram_of_a_pinned_block(void **state)
+{
+	struct sim_gpu_faults flip = {.flip = 1};
+	struct kvc_storage_key key;
+	struct kvc_lease *lease;
+	struct world w;
+	uint32_t done;
+
+	(void)state;
+	world_open_gpu(&w, 23, 0, 8);
+	world_form(&w, KVC_OP_HOST);
+	assert_int_equal(put(&w, 1, 11), KVC_OK);
+	world_form(&w, KVC_OP_DEVICE);
+	assert_int_equal(get(&w, 1, 11), KVC_OK);
+	assert_int_equal(kvc_lease_open(w.cache, 10, &lease), KVC_OK);
+	key = storage_key(&w, 1);
+	assert_int_equal(kvc_lease_pin(lease, &key, 1, &done), KVC_OK);
+	sim_gpu_faults_set(w.gpu, &flip);
+	assert_int_equal(get(&w, 1, 11), KVC_OK);
+	assert_int_equal(stat(&w, "cache.corrupt"), 1);
+	kvc_lease_close(lease);
+	world_close(&w);
+}
+
+static void not_stopped(void *context)
+{
+	(void)context;
+}
+
+/* At a stop a block leaves VRAM as soon as it has been lowered, but not while a get reads it there. */
+static void what_is_read_stays_in_vram_at_a_stop(void **state)
+{
+	struct job lowering, reader;
+	struct world w;
+
+	(void)state;
+	world_open_gpu(&w, 24, 100, 8);
+	assert_int_equal(put(&w, 1, 11), KVC_OK);
+	world_form(&w, KVC_OP_HOST);
+	get_submit(&w, &lowering, 1);
+	world_form(&w, KVC_OP_DEVICE);
+	get_submit(&w, &reader, 1);
+	kvc_cache_stop(w.cache, 1000, not_stopped, NULL);
+	while (stat(&w, "cache.lowered") == 0)
+		assert_true(sim_step(w.loop));
+	assert_false(reader.done);
+	assert_int_equal(stat(&w, "vram.blocks"), 1);
+	assert_int_equal(finish(&w, &lowering), KVC_OK);
+	assert_int_equal(finish(&w, &reader), KVC_OK);
+	assert_true(restored_is(&w, &reader, 11));
+	settle(&w);
+	assert_int_equal(w.disk->stores, 1);
+	cache_free(&w);
+	world_close(&w);
+}
+
 static void stop_flushes_vram_and_recovery_finds(void **state)
 {
 	enum { BLOCKS = 20 };
@@ -457,6 +543,9 @@ int main(void)
 	        cmocka_unit_test(a_part_of_a_block_rests_in_ram),
 	        cmocka_unit_test(a_flip_in_vram_is_a_miss),
 	        cmocka_unit_test(a_flip_in_vram_with_a_copy_in_ram),
+	        cmocka_unit_test(a_flip_in_vram_while_another_reads),
+	        cmocka_unit_test(a_flip_in_vram_of_a_pinned_block),
+	        cmocka_unit_test(what_is_read_stays_in_vram_at_a_stop),
 	        cmocka_unit_test(stop_flushes_vram_and_recovery_finds),
 	        cmocka_unit_test(pinned_blocks_stay_in_vram),
 	        cmocka_unit_test(images_come_and_go),
