@@ -130,10 +130,10 @@ void kvc_entry_unref(struct kvc_cache *cache, uint32_t id)
 
 	KVC_PRE(entry->refs > 0);
 	entry->refs--;
+	if (entry->refs == entry->pins)
+		kvc_space_wake(cache); /* it can be evicted now; or, if not, who waits for that may hear so */
 	if (entry->flags & KVC_ENTRY_DEAD)
 		dead_let_go(cache, id);
-	else if (entry->refs == 0)
-		kvc_space_wake(cache); /* it can be evicted now */
 }
 
 void kvc_entry_placed(struct kvc_cache *cache, uint32_t id, const struct kvc_record *record)

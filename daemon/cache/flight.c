@@ -123,6 +123,7 @@ static void load_place(struct kvc_flight *flight)
 	if (!entry->tenant && kvc_record_parse(flight->move.slab, bytes, &record) == KVC_OK)
 		kvc_tenant_adopt_id(cache, flight->entry, record.tenant);
 	entry->slab = flight->space.slab;
+	kvc_space_settle(cache, &flight->space);
 	kvc_tenant_ram_sub(cache, flight->space.tenant, bytes);
 	kvc_tenant_ram_add(cache, kvc_entry_tenant(cache, entry), bytes);
 }
@@ -141,7 +142,7 @@ static void load_done(struct kvc_move *move)
 		kvc_stat_add(cache->count.promoted, 1);
 		kvc_entry_list(cache, flight->entry, KVC_POLICY_READ, KVC_ENTRY_NONE);
 	} else {
-		kvc_space_release(cache, flight->space.tenant, flight->space.slab);
+		kvc_space_return(cache, &flight->space);
 	}
 	load_end(flight, status);
 }
@@ -179,7 +180,7 @@ static void load_granted(struct kvc_space_req *req, kvc_status status)
 		return;
 	}
 	if (status == KVC_OK) {
-		kvc_space_release(cache, req->tenant, req->slab);
+		kvc_space_return(cache, req);
 		status = KVC_MISS;
 	}
 	load_end(flight, status);

@@ -21,6 +21,7 @@ static void lower_place(struct kvc_flight *flight)
 
 	kvc_record_seal(&flight->record, flight->move.slab);
 	entry->slab = flight->space.slab;
+	kvc_space_settle(cache, &flight->space);
 	if (!cache->options.disk)
 		entry->flags |= KVC_ENTRY_LOOSE;
 	kvc_entry_list(cache, flight->entry, KVC_POLICY_READ, KVC_ENTRY_NONE);
@@ -39,7 +40,7 @@ static void lower_done(struct kvc_move *move)
 	if (move->status == KVC_OK && !dead) {
 		lower_place(flight);
 	} else {
-		kvc_space_release(cache, flight->space.tenant, flight->space.slab);
+		kvc_space_return(cache, &flight->space);
 	}
 	if (!dead && move->status != KVC_OK && move->status != KVC_ENGINE_LOST) {
 		kvc_stat_add(move->status == KVC_CORRUPT ? cache->count.corrupt : cache->count.lost, 1);
@@ -55,7 +56,7 @@ static kvc_status lower_move(struct kvc_flight *flight)
 	uint32_t cell = kvc_vram_cell(cache, flight->entry);
 
 	if (cell == KVC_CELL_NONE) {
-		kvc_space_release(cache, flight->space.tenant, flight->space.slab);
+		kvc_space_return(cache, &flight->space);
 		return KVC_MISS;
 	}
 	flight->record = *kvc_vram_record(cache, cell);

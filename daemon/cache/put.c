@@ -106,7 +106,7 @@ static void room_release(struct kvc_op *op)
 		op->cell = KVC_CELL_NONE;
 		return;
 	}
-	kvc_space_release(op->cache, op->space.tenant, op->space.slab);
+	kvc_space_return(op->cache, &op->space);
 }
 
 /* No block comes of this put; it holds no room. */
@@ -150,6 +150,7 @@ static void commit_in_ram(struct kvc_op *op)
 	kvc_space_shrink(cache, &op->space, kvc_record_bytes(op->move.length));
 	kvc_record_seal(&record, kvc_slab_data(cache->options.arena, op->space.slab));
 	entry->slab = op->space.slab;
+	kvc_space_settle(cache, &op->space);
 	if (!cache->options.disk)
 		entry->flags |= KVC_ENTRY_LOOSE;
 	if (op->has_parent)

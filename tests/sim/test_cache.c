@@ -582,6 +582,30 @@ static void all_pinned_is_no_space(void **state)
 	world_close(&w);
 }
 
+/* A put waits for what runs, which may free room; when that is done and has freed none, it hears so. */
+static void all_pinned_and_read_is_no_space(void **state)
+{
+	struct world w;
+	struct kvc_lease *lease;
+	struct job reader, writer;
+	uint32_t done, i = 0;
+
+	(void)state;
+	world_open(&w, 34, 0);
+	assert_int_equal(kvc_lease_open(w.cache, 1000, &lease), KVC_OK);
+	while (put(&w, i, i) == KVC_OK) {
+		struct kvc_storage_key key = storage_key(&w, i++);
+
+		assert_int_equal(kvc_lease_pin(lease, &key, 1, &done), KVC_OK);
+	}
+	get_submit(&w, &reader, 0);
+	put_submit(&w, &writer, i, i, false);
+	assert_int_equal(finish(&w, &reader), KVC_OK);
+	assert_int_equal(finish(&w, &writer), KVC_NO_SPACE);
+	kvc_lease_close(lease);
+	world_close(&w);
+}
+
 static void stop_flushes_and_recovery_finds(void **state)
 {
 	struct world w;
@@ -697,6 +721,7 @@ int main(void)
 	        cmocka_unit_test(durable_put_of_a_block_lost_while_loaded),
 	        cmocka_unit_test(pinned_blocks_stay),
 	        cmocka_unit_test(all_pinned_is_no_space),
+	        cmocka_unit_test(all_pinned_and_read_is_no_space),
 	        cmocka_unit_test(stop_flushes_and_recovery_finds),
 	        cmocka_unit_test(operations_over_the_limit_are_busy),
 	        cmocka_unit_test(tiny_blocks_fill_no_more_than_their_room),

@@ -179,6 +179,48 @@ static void idle_tenants_are_not_protected(void **state)
 	tenants_close(&t);
 }
 
+/* What is pinned frees no room however often it is used: whoever pins more than its share, and is never at
+ * rest, does not keep others from the room of what is their own. */
+static void pins_above_the_share_hold_up_nobody(void **state)
+{
+	enum { PINNED = ARENA / RECORD * 6 / 10, NEW = 20 };
+	struct kvc_storage_key key;
+	struct kvc_lease *lease;
+	struct job readers[2], writer;
+	struct tenants t;
+	uint32_t done;
+
+	(void)state;
+	tenants_open(&t, 19, 0);
+	assert_int_equal(kvc_lease_open(t.w.cache, PINNED, &lease), KVC_OK);
+	for (uint32_t i = 0; i < PINNED; i++) {
+		puts_as(&t, t.a, i, 1);
+		key = storage_key(&t.w, i);
+		assert_int_equal(kvc_lease_pin(lease, &key, 1, &done), KVC_OK);
+	}
+	puts_as(&t, t.b, 0, ARENA / RECORD - PINNED);
+	world_ns(&t.w, t.a);
+	get_submit(&t.w, &readers[0], 0);
+	get_submit(&t.w, &readers[1], 0);
+	for (uint32_t i = 0; i < NEW; i++) {
+		world_ns(&t.w, t.b);
+		put_submit(&t.w, &writer, 1000 + i, i, false);
+		world_ns(&t.w, t.a);
+		for (unsigned steps = 0; !writer.done && steps < 1000; steps++) {
+			sim_step(t.w.loop);
+			for (unsigned r = 0; r < 2; r++)
+				if (readers[r].done)
+					get_submit(&t.w, &readers[r], 0);
+		}
+		assert_true(writer.done && writer.op.status == KVC_OK);
+	}
+	settle(&t.w);
+	assert_int_equal(present(&t, t.a, 0, PINNED), PINNED);
+	assert_true(tenant_stat(&t.w, "b", "evicted") >= NEW);
+	kvc_lease_close(lease);
+	tenants_close(&t);
+}
+
 /* ---- priorities ---------------------------------------------------------------------------- */
 
 static kvc_status put_with(struct tenants *t, uint32_t number, enum kvc_priority priority)
@@ -605,6 +647,7 @@ int main(void)
 	        cmocka_unit_test(room_goes_to_who_wants_it),
 	        cmocka_unit_test(shares_follow_weights_and_guarantees),
 	        cmocka_unit_test(idle_tenants_are_not_protected),
+	        cmocka_unit_test(pins_above_the_share_hold_up_nobody),
 	        cmocka_unit_test(low_priority_goes_first),
 	        cmocka_unit_test(high_priority_has_half_at_most),
 	        cmocka_unit_test(ram_max_is_kept),
