@@ -55,7 +55,8 @@ struct kvc_flight {
 	struct kvc_move move;       /* of a load, lower or store */
 	struct kvc_record record;
 	struct kvc_cache *cache;
-	bool ahead; /* a load that nobody had asked for when it began */
+	struct kvc_ns *ns; /* of a lower that moves, held: its plan is in use, even if the cell is gone */
+	bool ahead;        /* a load that nobody had asked for when it began */
 };
 
 /* Group commit: one sync runs, later callers wait for the next. */

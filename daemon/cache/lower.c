@@ -37,6 +37,7 @@ static void lower_done(struct kvc_move *move)
 	const struct kvc_entry *entry = kvc_cache_entry(cache, flight->entry);
 	bool dead = entry->flags & KVC_ENTRY_DEAD;
 
+	kvc_ns_close(flight->ns);
 	if (move->status == KVC_OK && !dead) {
 		lower_place(flight);
 	} else {
@@ -60,10 +61,12 @@ static kvc_status lower_move(struct kvc_flight *flight)
 		return KVC_MISS;
 	}
 	flight->record = *kvc_vram_record(cache, cell);
+	flight->ns = kvc_vram_ns(cache, cell);
+	flight->ns->refs++;
 	flight->move = (struct kvc_move){
 	        .kind = KVC_MOVE_LOWER,
-	        .flow = &kvc_vram_ns(cache, cell)->tenant->moves,
-	        .plan = kvc_ns_plan(kvc_vram_ns(cache, cell)),
+	        .flow = &flight->ns->tenant->moves,
+	        .plan = kvc_ns_plan(flight->ns),
 	        .gpu = kvc_gpu_engine(kvc_vram_gpu(cache, cell)),
 	        .vram = kvc_vram_offset(cache, cell),
 	        .slab = kvc_slab_data(cache->options.arena, flight->space.slab),

@@ -1,4 +1,5 @@
 /* The VRAM tier and the other forms of a block (a GPU's pool, an image), in the simulated world of sim.h. */
+#include <malloc.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -225,6 +226,31 @@ static void lost_everywhere_while_it_is_lowered(void **state)
 	assert_int_equal(put(&w, 1, 12), KVC_OK);
 	assert_int_equal(get(&w, 1, 12), KVC_OK);
 	world_close(&w);
+}
+
+/* The engine still sees the plan of a block that it lowers when everybody has closed the namespace, and the
+ * block is gone with the engine. */
+static void lost_while_it_is_lowered_for_nobody(void **state)
+{
+	enum { BLOCKS = 8 };
+	struct kvc_ns_options options = ns_options("b");
+	struct kvc_ns *own, *other;
+	struct world w;
+
+	(void)state;
+	(void)mallopt(M_PERTURB, 0xDB); /* what is freed is not as it was */
+	world_open_gpu(&w, 25, 0, BLOCKS);
+	assert_int_equal(kvc_ns_open(w.cache, &options, &other), KVC_OK);
+	own = world_ns(&w, other);
+	for (uint32_t i = 0; i < BLOCKS; i++)
+		assert_int_equal(put(&w, i, i), KVC_OK);
+	world_ns(&w, own);
+	kvc_ns_close(other);
+	sim_gpu_kill(w.gpu);
+	settle(&w);
+	assert_true(stat(&w, "move.lower") > stat(&w, "cache.lowered"));
+	world_close(&w);
+	(void)mallopt(M_PERTURB, 0);
 }
 
 static void dropped_while_it_is_lowered(void **state)
@@ -535,6 +561,7 @@ int main(void)
 	        cmocka_unit_test(a_lost_engine_loses_what_was_only_there),
 	        cmocka_unit_test(what_runs_fails_retryably),
 	        cmocka_unit_test(lost_while_it_is_lowered),
+	        cmocka_unit_test(lost_while_it_is_lowered_for_nobody),
 	        cmocka_unit_test(lost_everywhere_while_it_is_lowered),
 	        cmocka_unit_test(dropped_while_it_is_lowered),
 	        cmocka_unit_test(durable_goes_to_disk),
