@@ -264,7 +264,7 @@ static void store_done(struct kvc_move *move)
 	struct kvc_op *op;
 
 	kvc_admission_stored(cache, id, move->status);
-	kvc_entry_tenant(cache, entry)->storing -= kvc_record_bytes(entry->image_bytes);
+	flight->tenant->storing -= kvc_record_bytes(entry->image_bytes);
 	if (move->status == KVC_OK)
 		store_place(flight);
 	else
@@ -295,10 +295,11 @@ kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, struct kvc_flig
 	entry->hints = (uint8_t)(flight->record.ends ? entry->hints | KVC_HINT_MARKED
 	                                             : entry->hints & ~KVC_HINT_MARKED);
 	cache->stores++;
-	kvc_entry_tenant(cache, entry)->storing += kvc_record_bytes(entry->image_bytes);
+	flight->tenant = kvc_entry_tenant(cache, entry);
+	flight->tenant->storing += kvc_record_bytes(entry->image_bytes);
 	flight->move = (struct kvc_move){
 	        .kind = KVC_MOVE_STORE,
-	        .flow = &kvc_entry_tenant(cache, entry)->moves,
+	        .flow = &flight->tenant->moves,
 	        .slab = record,
 	        .image_bytes = entry->image_bytes,
 	        .record = &flight->record,

@@ -55,6 +55,8 @@ struct kvc_flight {
 	struct kvc_move move;       /* of a load, lower or store */
 	struct kvc_record record;
 	struct kvc_cache *cache;
+	struct kvc_tenant
+	        *tenant;   /* of a store: who is charged until it is done, whosever the block is by then */
 	struct kvc_ns *ns; /* of a lower that moves, held: its plan is in use, even if the cell is gone */
 	bool ahead;        /* a load that nobody had asked for when it began */
 };
