@@ -173,6 +173,7 @@ static void put_commit(struct kvc_op *op)
 	struct kvc_entry *entry = kvc_cache_entry(cache, op->entry);
 	struct kvc_list waiters;
 
+	kvc_admission_sized(cache, op->entry, op->move.length);
 	entry->image_bytes = (uint32_t)op->move.length;
 	entry->flags |= KVC_ENTRY_VISIBLE;
 	if (op->cell != KVC_CELL_NONE)
