@@ -84,14 +84,19 @@ static bool parent_kept(struct kvc_cache *cache, bool has_parent, uint32_t paren
 	return flags & KVC_ENTRY_ON_DISK || !(flags & KVC_ENTRY_LOOSE);
 }
 
+static void refuse(struct kvc_cache *cache, struct kvc_entry *entry)
+{
+	show(cache);
+	kvc_stat_add(cache->count.wear_throttled, 1);
+	entry->flags |= KVC_ENTRY_LOOSE;
+}
+
 static bool ask(struct kvc_cache *cache, uint32_t id, const struct kvc_admit_block *block)
 {
 	struct kvc_entry *entry = kvc_cache_entry(cache, id);
 
 	if (!kvc_admit_ask(cache->admit, now_ns(cache), block)) {
-		show(cache);
-		kvc_stat_add(cache->count.wear_throttled, 1);
-		entry->flags |= KVC_ENTRY_LOOSE;
+		refuse(cache, entry);
 		return false;
 	}
 	entry->flags = (uint8_t)((entry->flags | KVC_ENTRY_PAID) & ~KVC_ENTRY_LOOSE);
@@ -133,6 +138,18 @@ void kvc_admission_arrive(struct kvc_cache *cache, const struct kvc_op *op, uint
 	                                 .coin = op->coin,
 	                                 .bytes = record_bytes(entry)};
 	(void)ask(cache, id, &block);
+}
+
+/* Tiles that cannot be coded make the image longer. */
+void kvc_admission_sized(struct kvc_cache *cache, uint32_t id, uint64_t image_bytes)
+{
+	struct kvc_entry *entry = kvc_cache_entry(cache, id);
+
+	if (!(entry->flags & KVC_ENTRY_PAID) ||
+	    kvc_admit_resize(cache->admit, record_bytes(entry), kvc_record_bytes(image_bytes)))
+		return;
+	entry->flags &= (uint8_t)~KVC_ENTRY_PAID;
+	refuse(cache, entry);
 }
 
 /* The entry's parent is named by its record. */

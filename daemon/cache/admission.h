@@ -23,6 +23,9 @@ void kvc_admission_close(struct kvc_cache *cache);
 /* The new entry of a put; `parent` may be KVC_ENTRY_NONE. */
 void kvc_admission_arrive(struct kvc_cache *cache, const struct kvc_op *op, uint32_t id, uint32_t parent);
 
+/* The image of the put turned out to have so many bytes; the entry says yet what was charged for. */
+void kvc_admission_sized(struct kvc_cache *cache, uint32_t id, uint64_t image_bytes);
+
 /* The entry is used. Told in the order of the chain. */
 void kvc_admission_use(struct kvc_cache *cache, uint32_t id);
 

@@ -116,12 +116,11 @@ void kvc_entry_unref(struct kvc_cache *cache, uint32_t id)
 	struct kvc_entry *entry = kvc_cache_entry(cache, id);
 
 	KVC_PRE(entry->refs > 0);
-	if (--entry->refs)
-		return;
-	if (entry->flags & KVC_ENTRY_DEAD)
+	entry->refs--;
+	if (!(entry->flags & KVC_ENTRY_DEAD) && entry->refs == entry->pins)
+		kvc_space_wake(cache); /* it can be evicted now; or, if not, who waits for that may hear so */
+	else if (!entry->refs)
 		entry_free(cache, id);
-	else
-		kvc_space_wake(cache); /* it can be evicted now */
 }
 
 void kvc_entry_placed(struct kvc_cache *cache, uint32_t id, const struct kvc_record *record)

@@ -58,6 +58,33 @@ static struct kvc_op *waiter_pop(struct kvc_list *waiters)
 	return node ? kvc_container_of(node, struct kvc_op, wait_node) : NULL;
 }
 
+/* Whether the block was lost in every tier while something was on its way with it. */
+static bool rests_nowhere(const struct kvc_entry *entry)
+{
+	return entry->slab == KVC_EXTENT_NONE && !(entry->flags & (KVC_ENTRY_ON_DISK | KVC_ENTRY_IN_VRAM));
+}
+
+void kvc_flight_arrived(struct kvc_flight *flight, kvc_status status)
+{
+	struct kvc_cache *cache = flight->cache;
+	uint32_t id = flight->entry;
+	const struct kvc_entry *entry = kvc_cache_entry(cache, id);
+	struct kvc_list waiters;
+	struct kvc_op *op;
+
+	if (!(entry->flags & KVC_ENTRY_DEAD) && rests_nowhere(entry))
+		kvc_entry_drop(cache, id);
+	kvc_entry_ref(cache, id);
+	kvc_flight_end(flight, &waiters);
+	while ((op = waiter_pop(&waiters))) {
+		if (op->kind == KVC_OP_PUT)
+			kvc_put_arrived(op, status);
+		else
+			kvc_get_arrived(op, status);
+	}
+	kvc_entry_unref(cache, id);
+}
+
 /* ---- loads ---- */
 
 /* Whether what is on disk is of no use any more: it did not match, or it cannot be read. */
@@ -71,8 +98,6 @@ static void load_end(struct kvc_flight *flight, kvc_status status)
 	struct kvc_cache *cache = flight->cache;
 	uint32_t id = flight->entry;
 	struct kvc_entry *entry = kvc_cache_entry(cache, id);
-	struct kvc_list waiters;
-	struct kvc_op *op;
 
 	if (flight->ahead) {
 		cache->ahead--;
@@ -80,14 +105,10 @@ static void load_end(struct kvc_flight *flight, kvc_status status)
 	}
 	if (status == KVC_CORRUPT)
 		kvc_stat_add(cache->count.corrupt, 1);
-	if (!(entry->flags & KVC_ENTRY_DEAD) && (load_lost(status) || !(entry->flags & KVC_ENTRY_ON_DISK)) &&
-	    entry->slab == KVC_EXTENT_NONE && !(entry->flags & KVC_ENTRY_IN_VRAM))
+	if (!(entry->flags & KVC_ENTRY_DEAD) && load_lost(status) && entry->slab == KVC_EXTENT_NONE &&
+	    !(entry->flags & KVC_ENTRY_IN_VRAM))
 		kvc_entry_drop(cache, id);
-	kvc_entry_ref(cache, id);
-	kvc_flight_end(flight, &waiters);
-	while ((op = waiter_pop(&waiters)))
-		kvc_get_loaded(op, status);
-	kvc_entry_unref(cache, id);
+	kvc_flight_arrived(flight, status);
 	kvc_cache_check_stopped(cache);
 }
 
@@ -102,6 +123,7 @@ static void load_place(struct kvc_flight *flight)
 	if (!entry->tenant && kvc_record_parse(flight->move.slab, bytes, &record) == KVC_OK)
 		kvc_tenant_adopt_id(cache, flight->entry, record.tenant);
 	entry->slab = flight->space.slab;
+	kvc_space_settle(cache, &flight->space);
 	kvc_tenant_ram_sub(cache, flight->space.tenant, bytes);
 	kvc_tenant_ram_add(cache, kvc_entry_tenant(cache, entry), bytes);
 }
@@ -120,7 +142,7 @@ static void load_done(struct kvc_move *move)
 		kvc_stat_add(cache->count.promoted, 1);
 		kvc_entry_list(cache, flight->entry, KVC_POLICY_READ, KVC_ENTRY_NONE);
 	} else {
-		kvc_space_release(cache, flight->space.tenant, flight->space.slab);
+		kvc_space_return(cache, &flight->space);
 	}
 	load_end(flight, status);
 }
@@ -158,7 +180,7 @@ static void load_granted(struct kvc_space_req *req, kvc_status status)
 		return;
 	}
 	if (status == KVC_OK) {
-		kvc_space_release(cache, req->tenant, req->slab);
+		kvc_space_return(cache, req);
 		status = KVC_MISS;
 	}
 	load_end(flight, status);
@@ -242,7 +264,7 @@ static void store_done(struct kvc_move *move)
 	struct kvc_op *op;
 
 	kvc_admission_stored(cache, id, move->status);
-	kvc_entry_tenant(cache, entry)->storing -= kvc_record_bytes(entry->image_bytes);
+	flight->tenant->storing -= kvc_record_bytes(entry->image_bytes);
 	if (move->status == KVC_OK)
 		store_place(flight);
 	else
@@ -273,10 +295,11 @@ kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, struct kvc_flig
 	entry->hints = (uint8_t)(flight->record.ends ? entry->hints | KVC_HINT_MARKED
 	                                             : entry->hints & ~KVC_HINT_MARKED);
 	cache->stores++;
-	kvc_entry_tenant(cache, entry)->storing += kvc_record_bytes(entry->image_bytes);
+	flight->tenant = kvc_entry_tenant(cache, entry);
+	flight->tenant->storing += kvc_record_bytes(entry->image_bytes);
 	flight->move = (struct kvc_move){
 	        .kind = KVC_MOVE_STORE,
-	        .flow = &kvc_entry_tenant(cache, entry)->moves,
+	        .flow = &flight->tenant->moves,
 	        .slab = record,
 	        .image_bytes = entry->image_bytes,
 	        .record = &flight->record,

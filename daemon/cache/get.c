@@ -35,7 +35,8 @@ static void get_sound(struct kvc_op *op)
 	entry->flags &= (uint8_t)~KVC_ENTRY_UNREAD;
 }
 
-/* The copy that was read is damaged. One in VRAM may not be the only one. */
+/* The copy that was read is damaged. One in VRAM may not be the only one; but while others read it, or lower
+ * it, its room stays taken, and so the whole block goes. */
 static void get_corrupt(struct kvc_op *op)
 {
 	static const char *const after[] = {
@@ -51,7 +52,8 @@ static void get_corrupt(struct kvc_op *op)
 	         entry->key.bytes[1], entry->key.bytes[2], entry->key.bytes[3], after[op->from]);
 	if (entry->flags & KVC_ENTRY_DEAD)
 		return;
-	if (op->from == KVC_REST_VRAM && (entry->slab != KVC_EXTENT_NONE || entry->flags & KVC_ENTRY_ON_DISK))
+	if (op->from == KVC_REST_VRAM && kvc_entry_used_by_one(entry) &&
+	    (entry->slab != KVC_EXTENT_NONE || entry->flags & KVC_ENTRY_ON_DISK))
 		kvc_vram_detach(cache, op->entry);
 	else
 		kvc_entry_drop(cache, op->entry);
@@ -180,7 +182,7 @@ static void get_from_vram(struct kvc_op *op)
 	kvc_move_submit(cache->mover, &op->move);
 }
 
-void kvc_get_loaded(struct kvc_op *op, kvc_status status)
+void kvc_get_arrived(struct kvc_op *op, kvc_status status)
 {
 	if (status == KVC_OK) {
 		get_from_ram(op);

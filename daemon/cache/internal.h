@@ -56,7 +56,10 @@ struct kvc_flight {
 	struct kvc_move move;       /* of a load, lower or store */
 	struct kvc_record record;
 	struct kvc_cache *cache;
-	bool ahead; /* a load that nobody had asked for when it began */
+	struct kvc_tenant
+	        *tenant;   /* of a store: who is charged until it is done, whosever the block is by then */
+	struct kvc_ns *ns; /* of a lower that moves, held: its plan is in use, even if the cell is gone */
+	bool ahead;        /* a load that nobody had asked for when it began */
 };
 
 /* Group commit: one sync runs, later callers wait for the next. */
@@ -159,6 +162,12 @@ static inline uint32_t kvc_listed_count(const struct kvc_cache *cache, enum kvc_
 void kvc_entry_ref(struct kvc_cache *cache, uint32_t id);
 void kvc_entry_unref(struct kvc_cache *cache, uint32_t id);
 
+/* Whether whoever asks, and holds a reference, is the only one who uses the entry. Leases only keep it. */
+static inline bool kvc_entry_used_by_one(const struct kvc_entry *entry)
+{
+	return entry->refs == entry->pins + 1u;
+}
+
 /* Give up the RAM of an entry that nothing refers to. What is not on disk is gone then. */
 void kvc_entry_evict(struct kvc_cache *cache, uint32_t id);
 
@@ -207,6 +216,9 @@ kvc_status kvc_flight_begin(struct kvc_cache *cache, uint32_t id, enum kvc_fligh
                             struct kvc_flight **flight);
 /* Ends it; the waiters are moved to `waiters`. */
 void kvc_flight_end(struct kvc_flight *flight, struct kvc_list *waiters);
+/* Ends one that was to bring the block into RAM: the puts and gets that waited go on. What rests nowhere by
+ * now is dropped first. */
+void kvc_flight_arrived(struct kvc_flight *flight, kvc_status status);
 /* NULL: it has none. */
 struct kvc_flight *kvc_entry_flight(struct kvc_cache *cache, uint32_t id);
 
@@ -256,7 +268,7 @@ enum kvc_op_state {
 	KVC_OP_SPACE, /* put: waits for a slab */
 	KVC_OP_ENCODE,
 	KVC_OP_FILL, /* put: waits for another put of the same key */
-	KVC_OP_LOAD, /* get: waits for a load or lower; put, durable: for a lower */
+	KVC_OP_LOAD, /* get, or durable put of what is not in RAM: waits for a load or lower */
 	KVC_OP_DECODE,
 	KVC_OP_STORE, /* put: waits for a store */
 	KVC_OP_SYNC,
@@ -269,11 +281,11 @@ void kvc_op_wait(struct kvc_op *op, struct kvc_flight *flight, enum kvc_op_state
 
 void kvc_put_start(struct kvc_op *op);
 void kvc_put_abandon(struct kvc_op *op, kvc_status status);
-void kvc_put_lowered(struct kvc_op *op, kvc_status status);
+void kvc_put_arrived(struct kvc_op *op, kvc_status status);
 void kvc_put_stored(struct kvc_op *op, kvc_status status);
 void kvc_put_synced(struct kvc_op *op, kvc_status status);
 void kvc_get_start(struct kvc_op *op);
-void kvc_get_loaded(struct kvc_op *op, kvc_status status);
+void kvc_get_arrived(struct kvc_op *op, kvc_status status);
 
 /* An operation, flight or sync has ended: is the stop complete? */
 void kvc_cache_check_stopped(struct kvc_cache *cache);

@@ -3,32 +3,12 @@
 #include "daemon/cache/internal.h"
 #include "daemon/cache/vram.h"
 
-/* Puts and gets that waited for the block to be in RAM. */
-static void waiters_go_on(struct kvc_list *waiters, kvc_status status)
-{
-	struct kvc_list *node;
-
-	while ((node = kvc_list_pop(waiters))) {
-		struct kvc_op *op = kvc_container_of(node, struct kvc_op, wait_node);
-
-		if (op->kind == KVC_OP_PUT)
-			kvc_put_lowered(op, status);
-		else
-			kvc_get_loaded(op, status);
-	}
-}
-
 static void lower_end(struct kvc_flight *flight, kvc_status status)
 {
 	struct kvc_cache *cache = flight->cache;
-	uint32_t id = flight->entry;
-	struct kvc_list waiters;
 
 	cache->lowers--;
-	kvc_entry_ref(cache, id);
-	kvc_flight_end(flight, &waiters);
-	waiters_go_on(&waiters, status);
-	kvc_entry_unref(cache, id);
+	kvc_flight_arrived(flight, status);
 	kvc_cleaner_run(cache);
 	kvc_cache_check_stopped(cache);
 }
@@ -41,11 +21,12 @@ static void lower_place(struct kvc_flight *flight)
 
 	kvc_record_seal(&flight->record, flight->move.slab);
 	entry->slab = flight->space.slab;
+	kvc_space_settle(cache, &flight->space);
 	if (!cache->options.disk)
 		entry->flags |= KVC_ENTRY_LOOSE;
 	kvc_entry_list(cache, flight->entry, KVC_POLICY_READ, KVC_ENTRY_NONE);
 	kvc_stat_add(cache->count.lowered, 1);
-	if (cache->state == KVC_CACHE_STOPPING)
+	if (cache->state == KVC_CACHE_STOPPING && kvc_entry_used_by_one(entry))
 		kvc_vram_detach(cache, flight->entry);
 }
 
@@ -56,10 +37,11 @@ static void lower_done(struct kvc_move *move)
 	const struct kvc_entry *entry = kvc_cache_entry(cache, flight->entry);
 	bool dead = entry->flags & KVC_ENTRY_DEAD;
 
+	kvc_ns_close(flight->ns);
 	if (move->status == KVC_OK && !dead) {
 		lower_place(flight);
 	} else {
-		kvc_space_release(cache, flight->space.tenant, flight->space.slab);
+		kvc_space_return(cache, &flight->space);
 	}
 	if (!dead && move->status != KVC_OK && move->status != KVC_ENGINE_LOST) {
 		kvc_stat_add(move->status == KVC_CORRUPT ? cache->count.corrupt : cache->count.lost, 1);
@@ -75,14 +57,16 @@ static kvc_status lower_move(struct kvc_flight *flight)
 	uint32_t cell = kvc_vram_cell(cache, flight->entry);
 
 	if (cell == KVC_CELL_NONE) {
-		kvc_space_release(cache, flight->space.tenant, flight->space.slab);
+		kvc_space_return(cache, &flight->space);
 		return KVC_MISS;
 	}
 	flight->record = *kvc_vram_record(cache, cell);
+	flight->ns = kvc_vram_ns(cache, cell);
+	flight->ns->refs++;
 	flight->move = (struct kvc_move){
 	        .kind = KVC_MOVE_LOWER,
-	        .flow = &kvc_vram_ns(cache, cell)->tenant->moves,
-	        .plan = kvc_ns_plan(kvc_vram_ns(cache, cell)),
+	        .flow = &flight->ns->tenant->moves,
+	        .plan = kvc_ns_plan(flight->ns),
 	        .gpu = kvc_gpu_engine(kvc_vram_gpu(cache, cell)),
 	        .vram = kvc_vram_offset(cache, cell),
 	        .slab = kvc_slab_data(cache->options.arena, flight->space.slab),

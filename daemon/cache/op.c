@@ -3,7 +3,7 @@
  *   put: IDLE -> SPACE -> ENCODE -> (durable: STORE -> SYNC ->) done
  *        IDLE -> FILL (another put of this key is under way) -> as from IDLE
  *        ENCODE -> SPACE again, when raw tiles make the image larger than planned
- *        IDLE -> LOAD -> STORE (durable, present in VRAM only)
+ *        IDLE -> LOAD -> STORE (durable, present in VRAM only, or its place is lost during a load)
  *   get: IDLE -> (on disk, or in VRAM where it is of no use: LOAD ->) DECODE -> done
  *        DECODE -> IDLE -> ... again, when the copy in VRAM was damaged and there is another */
 #include "daemon/base/alloc.h"

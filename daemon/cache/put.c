@@ -39,8 +39,9 @@ static void put_store(struct kvc_op *op, uint32_t id)
 		kvc_op_finish(op, status);
 }
 
-/* The block that rested in VRAM only is in RAM, or is gone: then it is put anew. */
-void kvc_put_lowered(struct kvc_op *op, kvc_status status)
+/* The block that rested in VRAM only, or whose place on disk was lost while it was loaded, is in RAM; or it
+ * is gone: then it is put anew. */
+void kvc_put_arrived(struct kvc_op *op, kvc_status status)
 {
 	if (status == KVC_OK) {
 		put_settle(op, op->entry);
@@ -105,7 +106,7 @@ static void room_release(struct kvc_op *op)
 		op->cell = KVC_CELL_NONE;
 		return;
 	}
-	kvc_space_release(op->cache, op->space.tenant, op->space.slab);
+	kvc_space_return(op->cache, &op->space);
 }
 
 /* No block comes of this put; it holds no room. */
@@ -149,6 +150,7 @@ static void commit_in_ram(struct kvc_op *op)
 	kvc_space_shrink(cache, &op->space, kvc_record_bytes(op->move.length));
 	kvc_record_seal(&record, kvc_slab_data(cache->options.arena, op->space.slab));
 	entry->slab = op->space.slab;
+	kvc_space_settle(cache, &op->space);
 	if (!cache->options.disk)
 		entry->flags |= KVC_ENTRY_LOOSE;
 	if (op->has_parent)
@@ -171,6 +173,7 @@ static void put_commit(struct kvc_op *op)
 	struct kvc_entry *entry = kvc_cache_entry(cache, op->entry);
 	struct kvc_list waiters;
 
+	kvc_admission_sized(cache, op->entry, op->move.length);
 	entry->image_bytes = (uint32_t)op->move.length;
 	entry->flags |= KVC_ENTRY_VISIBLE;
 	if (op->cell != KVC_CELL_NONE)

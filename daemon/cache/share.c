@@ -286,6 +286,18 @@ uint32_t kvc_tenants_victim(struct kvc_cache *cache, unsigned kinds, bool within
 	return KVC_POLICY_NONE;
 }
 
+/* Bytes of RAM that can go, now or when what runs has ended: all but what is pinned, or dropped and still in
+ * use. */
+static uint64_t movable(const struct kvc_tenant *tenant)
+{
+	uint64_t bytes = tenant->coming + tenant->storing;
+
+	for (unsigned i = 0; i < KVC_PRIORITIES; i++)
+		if (tenant->policies[i])
+			bytes += policy_bytes(tenant->policies[i]);
+	return bytes;
+}
+
 bool kvc_tenants_over_busy(struct kvc_cache *cache)
 {
 	bool writable = kvc_cache_disk_writable(cache);
@@ -296,7 +308,7 @@ bool kvc_tenants_over_busy(struct kvc_cache *cache)
 	kvc_list_each (node, &cache->tenants.in_ram) {
 		const struct kvc_tenant *tenant = tenant_of_node(node);
 
-		if (tenant->ram > tenant->share &&
+		if (movable(tenant) > tenant->share &&
 		    (tenant->moves.stirring || (writable && kvc_tenant_count(tenant, KVC_LIST_DIRTY))))
 			return true;
 	}

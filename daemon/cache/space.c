@@ -78,6 +78,11 @@ static kvc_status limit_keep(struct kvc_cache *cache, struct kvc_space_req *req)
 /* Why a request was not granted, if it was not. */
 enum trial { TRIAL_ENDED, TRIAL_NO_ROOM, TRIAL_OWN_LIMIT };
 
+static uint64_t granted_bytes(const struct kvc_cache *cache, const struct kvc_space_req *req)
+{
+	return kvc_slab_bytes(cache->options.arena, req->slab);
+}
+
 /* TRIAL_ENDED: *status is KVC_OK, KVC_NO_SPACE (never), KVC_QUOTA (never) or KVC_NO_MEMORY. */
 static enum trial try_reserve(struct kvc_cache *cache, struct kvc_space_req *req, kvc_status *status)
 {
@@ -90,8 +95,10 @@ static enum trial try_reserve(struct kvc_cache *cache, struct kvc_space_req *req
 	do
 		*status = kvc_slab_reserve(cache->options.arena, req->bytes, &req->slab);
 	while (*status == KVC_NO_SPACE && evict_one(cache));
-	if (*status == KVC_OK)
-		kvc_tenant_ram_add(cache, req->tenant, kvc_slab_bytes(cache->options.arena, req->slab));
+	if (*status == KVC_OK) {
+		kvc_tenant_ram_add(cache, req->tenant, granted_bytes(cache, req));
+		req->tenant->coming += granted_bytes(cache, req);
+	}
 	if (*status != KVC_NO_SPACE || !hope(cache))
 		return TRIAL_ENDED;
 	return TRIAL_NO_ROOM;
@@ -181,13 +188,32 @@ void kvc_space_release(struct kvc_cache *cache, struct kvc_tenant *tenant, uint3
 	kvc_space_wake(cache);
 }
 
+static void coming_sub(struct kvc_tenant *tenant, uint64_t bytes)
+{
+	KVC_INVARIANT(tenant->coming >= bytes);
+	tenant->coming -= bytes;
+}
+
+void kvc_space_return(struct kvc_cache *cache, const struct kvc_space_req *req)
+{
+	coming_sub(req->tenant, granted_bytes(cache, req));
+	kvc_space_release(cache, req->tenant, req->slab);
+}
+
 void kvc_space_shrink(struct kvc_cache *cache, const struct kvc_space_req *req, uint64_t bytes)
 {
-	uint64_t before = kvc_slab_bytes(cache->options.arena, req->slab);
+	uint64_t less = granted_bytes(cache, req);
 
-	if (kvc_slab_shrink(cache->options.arena, req->slab, bytes) == KVC_OK)
-		kvc_tenant_ram_sub(cache, req->tenant,
-		                   before - kvc_slab_bytes(cache->options.arena, req->slab));
+	if (kvc_slab_shrink(cache->options.arena, req->slab, bytes) != KVC_OK)
+		return;
+	less -= granted_bytes(cache, req);
+	coming_sub(req->tenant, less);
+	kvc_tenant_ram_sub(cache, req->tenant, less);
+}
+
+void kvc_space_settle(struct kvc_cache *cache, const struct kvc_space_req *req)
+{
+	coming_sub(req->tenant, granted_bytes(cache, req));
 }
 
 void kvc_space_hurry(struct kvc_cache *cache, struct kvc_space_req *req)

@@ -39,9 +39,14 @@ kvc_status kvc_space_request(struct kvc_cache *cache, struct kvc_space_req *req)
 /* Stop waiting; `granted` is not called. */
 void kvc_space_cancel(struct kvc_cache *cache, struct kvc_space_req *req);
 
-/* Give back a slab, or its end, that the tenant was charged for. */
-void kvc_space_release(struct kvc_cache *cache, struct kvc_tenant *tenant, uint32_t slab);
+/* What becomes of a slab that was granted: it is given back; its end is; or it is a block's from now on. */
+void kvc_space_return(struct kvc_cache *cache, const struct kvc_space_req *req);
 void kvc_space_shrink(struct kvc_cache *cache, const struct kvc_space_req *req, uint64_t bytes);
+void kvc_space_settle(struct kvc_cache *cache, const struct kvc_space_req *req);
+
+/* Give back the slab of a block, that the tenant was charged for. */
+void kvc_space_release(struct kvc_cache *cache, struct kvc_tenant *tenant, uint32_t slab);
+
 /* Someone waits for it now: it goes before those that nobody waits for so. It is still waiting. */
 void kvc_space_hurry(struct kvc_cache *cache, struct kvc_space_req *req);
 

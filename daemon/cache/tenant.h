@@ -61,6 +61,7 @@ struct kvc_tenant {
 	uint32_t ops;        /* admitted and unfinished */
 	uint64_t held;       /* blocks of its requests that are not answered */
 	uint64_t ram;
+	uint64_t coming; /* of that, granted and no block's yet */
 	uint64_t disk;
 	uint64_t storing; /* bytes on their way there */
 	uint64_t vram;
@@ -186,8 +187,8 @@ uint32_t kvc_tenants_to_clean(struct kvc_cache *cache, bool (*may_go)(void *cach
 /* Listed blocks of a class. */
 uint32_t kvc_tenant_count(const struct kvc_tenant *tenant, unsigned kind);
 
-/* Whether blocks of those above their share will be free to go when what runs has ended; or there is one
- * tenant only. */
+/* Whether blocks of those that are above their share, not counting what they have pinned, will be free to go
+ * when what runs has ended; or there is one tenant only. */
 bool kvc_tenants_over_busy(struct kvc_cache *cache);
 
 /* Room for a block on disk under the tenant's disk-max: what it has there that was not used lately is

@@ -139,6 +139,15 @@ void kvc_admit_refund(struct kvc_admit *admit, uint64_t bytes)
 	admit->credit = fmin(admit->credit_max, admit->credit + (double)bytes);
 }
 
+bool kvc_admit_resize(struct kvc_admit *admit, uint64_t asked, uint64_t bytes)
+{
+	bool fits = admit->credit + (double)asked >= (double)bytes;
+
+	admit->credit += (double)asked - (fits ? (double)bytes : 0);
+	admit->credit = fmin(admit->credit_max, admit->credit);
+	return fits;
+}
+
 static uint32_t mark_of(uint64_t hash)
 {
 	return (uint32_t)(hash >> 32) | 1;

@@ -75,6 +75,10 @@ bool kvc_admit_ask(struct kvc_admit *admit, uint64_t now_ns, const struct kvc_ad
 /* A block that was admitted was not written after all. */
 void kvc_admit_refund(struct kvc_admit *admit, uint64_t bytes);
 
+/* A block that was admitted turned out to have other bytes than were asked for. False: there is no credit for
+ * them; then it is not admitted after all, and costs nothing. */
+bool kvc_admit_resize(struct kvc_admit *admit, uint64_t asked, uint64_t bytes);
+
 /* A block that was refused is gone; a later kvc_admit_came_back of its hash is true, once. Forgets others. */
 void kvc_admit_remember(struct kvc_admit *admit, uint64_t hash);
 bool kvc_admit_came_back(struct kvc_admit *admit, uint64_t hash);

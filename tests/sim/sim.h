@@ -98,6 +98,10 @@ kvc_status sim_tier_open(struct kvc_loop *loop, struct sim_random *random, uint3
 /* Let requests that hang go on. */
 void sim_tier_release(struct sim_tier *tier);
 
+/* The tier gives up what it has of a block, as after a failed sync, though it may be being read: which ends
+ * as if nothing had happened if it is `readable`. */
+void sim_tier_lose(struct sim_tier *tier, const struct kvc_storage_key *key, bool readable);
+
 /* Ask the owner for his note and keep it, as the disk tier does at a stop; *note is a copy of it. */
 void sim_tier_note(struct sim_tier *tier, struct kvc_tier_note *note);
 

@@ -134,13 +134,19 @@ static kvc_status scatter(struct kvc_gpu *gpu, struct kvc_engine_job *job, struc
 	                              room->scratch);
 }
 
+/* What the job names is there, from its submission to its end. */
+static void job_check(const struct kvc_gpu *gpu, const struct kvc_engine_job *job)
+{
+	KVC_INVARIANT(job->plan->raw_image_bytes <= ROOM);
+	KVC_INVARIANT(job->vram == KVC_VRAM_NONE || (job->vram + job->image_bytes <= gpu->vram_bytes &&
+	                                             job->image_bytes == job->plan->image_bytes));
+}
+
 static kvc_status job_run(struct kvc_gpu *gpu, struct kvc_engine_job *job)
 {
 	static struct room room;
 
-	KVC_INVARIANT(job->plan->raw_image_bytes <= ROOM);
-	KVC_INVARIANT(job->vram == KVC_VRAM_NONE || (job->vram + job->image_bytes <= gpu->vram_bytes &&
-	                                             job->image_bytes == job->plan->image_bytes));
+	job_check(gpu, job);
 	if (job->op == KVC_ENGINE_ENCODE)
 		return gather(gpu, job, &room);
 	if (job->op == KVC_ENGINE_DECODE)
@@ -167,6 +173,7 @@ static void jobs_fail(struct kvc_gpu *gpu)
 	while ((node = kvc_list_pop(&gpu->jobs))) {
 		struct kvc_engine_job *job = kvc_container_of(node, struct kvc_engine_job, node);
 
+		job_check(gpu, job);
 		job->status = KVC_ENGINE_LOST;
 		job->done(job);
 	}
@@ -218,6 +225,7 @@ static void gpu_submit(struct kvc_engine *engine, struct kvc_engine_job *job)
 {
 	struct kvc_gpu *gpu = kvc_container_of(engine, struct kvc_gpu, engine);
 
+	job_check(gpu, job);
 	job->cancelled = false;
 	job->length = 0;
 	kvc_list_push(&gpu->jobs, &job->node);

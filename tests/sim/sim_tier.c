@@ -13,6 +13,7 @@ struct slot {
 	uint64_t epoch;
 	uint32_t readers;
 	bool synced;
+	bool lost; /* given up while it is read */
 };
 
 struct tier_state {
@@ -42,6 +43,7 @@ static void slot_empty(struct slot *slot)
 {
 	free(slot->bytes);
 	slot->bytes = NULL;
+	slot->lost = false;
 }
 
 /* The next slot in turn that nobody reads; its record is given up first. */
@@ -86,13 +88,10 @@ static kvc_status store(struct tier_state *state, struct kvc_tier_req *req)
 	return KVC_OK;
 }
 
-static kvc_status load(struct tier_state *state, struct kvc_tier_req *req)
+static kvc_status slot_read(struct tier_state *state, const struct slot *slot, struct kvc_tier_req *req)
 {
-	struct slot *slot = &state->slots[req->record.place.segment];
 	uint64_t length = kvc_record_bytes(req->record.image_bytes);
 
-	state->sim.loads++;
-	slot->readers--;
 	if (sim_one_in(state->random, state->sim.faults.load_error)) {
 		state->sim.errors++;
 		return KVC_IO;
@@ -108,6 +107,17 @@ static kvc_status load(struct tier_state *state, struct kvc_tier_req *req)
 		state->sim.flips++;
 	}
 	return kvc_record_match(req->slab, length, &req->record);
+}
+
+static kvc_status load(struct tier_state *state, struct kvc_tier_req *req)
+{
+	struct slot *slot = &state->slots[req->record.place.segment];
+	kvc_status status = slot_read(state, slot, req);
+
+	state->sim.loads++;
+	if (--slot->readers == 0 && slot->lost)
+		slot_empty(slot);
+	return status;
 }
 
 static kvc_status sync_all(struct tier_state *state)
@@ -161,6 +171,32 @@ void sim_tier_release(struct sim_tier *tier)
 
 	while ((node = kvc_list_pop(&state->hanging)))
 		sim_event_add(state->loop, kvc_container_of(node, struct sim_event, node));
+}
+
+static void slot_lose(struct tier_state *state, uint32_t number, bool readable)
+{
+	struct slot *slot = &state->slots[number];
+
+	state->events.reclaimed(state->events.context, slot->cookie,
+	                        (struct kvc_place){.segment = number, .page = 1});
+	slot->lost = slot->readers && readable;
+	if (!slot->lost)
+		slot_empty(slot);
+}
+
+void sim_tier_lose(struct sim_tier *tier, const struct kvc_storage_key *key, bool readable)
+{
+	struct tier_state *state = kvc_container_of(tier, struct tier_state, sim);
+
+	for (uint32_t i = 0; i < state->slot_count; i++) {
+		const struct slot *slot = &state->slots[i];
+		struct kvc_record record;
+
+		if (slot->bytes && !slot->lost &&
+		    kvc_record_parse(slot->bytes, slot->length, &record) == KVC_OK &&
+		    !memcmp(&record.key, key, sizeof *key))
+			slot_lose(state, i, readable);
+	}
 }
 
 static void tier_forget(struct kvc_tier *tier, const struct kvc_record *record)

@@ -240,6 +240,67 @@ static void failed_stores_are_refunded(void **state)
 	world_close(&w);
 }
 
+/* ---- blocks that cannot be coded ---- */
+
+enum { RAW_HEADS = 4, RAW_DIM = 128, RAW_ELEMENTS = RAW_HEADS * RAW_DIM * TOKENS };
+
+static struct kvc_ns *raw_ns(struct world *w)
+{
+	struct kvc_ns_options options = ns_options("a");
+	struct kvc_ns *ns;
+
+	options.shape.heads = RAW_HEADS;
+	options.shape.key_dim = options.shape.value_dim = RAW_DIM;
+	assert_int_equal(kvc_ns_open(w->cache, &options, &ns), KVC_OK);
+	return ns;
+}
+
+/* A put of nothing but NaNs, whose image is as long as what it is made of. Bytes of its record. */
+static uint64_t raw_put(struct world *w, uint32_t number)
+{
+	static uint16_t nans[RAW_ELEMENTS];
+	struct job job;
+
+	for (unsigned i = 0; i < RAW_ELEMENTS; i++)
+		nans[i] = 0x7FC0;
+	job_init(w, &job, KVC_OP_PUT, number);
+	job.op.view.key = job.op.view.value = nans;
+	kvc_op_submit(w->cache, &job.op);
+	assert_int_equal(finish(w, &job), KVC_OK);
+	return kvc_record_bytes(job.op.image_bytes);
+}
+
+/* What was charged before the size was known is made good when it is, and given back as that. */
+static void what_cannot_be_coded_is_charged_for_its_size(void **state)
+{
+	struct kvc_storage_key key;
+	struct kvc_ns *own, *raw;
+	uint64_t credit, bytes;
+	struct world w;
+	uint32_t puts = 0;
+
+	(void)state;
+	begin(&w, 8);
+	raw = raw_ns(&w);
+	own = world_ns(&w, raw);
+	credit = account(&w).credit;
+	bytes = raw_put(&w, 0);
+	assert_true(bytes > kvc_record_bytes(kvc_ns_plan(raw)->image_bytes));
+	assert_int_equal(account(&w).credit, credit - bytes);
+	key = storage_key(&w, 0);
+	assert_int_equal(kvc_cache_drop(w.cache, &key, 1), 1);
+	assert_int_equal(account(&w).credit, credit);
+	while (stat(&w, "disk.wear_throttled") == 0) /* one whose whole size is not to be had is refused */
+		raw_put(&w, puts++);
+	assert_in_range(account(&w).credit, 0, credit - (puts - 1) * bytes);
+	assert_int_equal(puts - 1, credit / bytes);
+	world_ns(&w, own);
+	kvc_ns_close(raw);
+	restart(&w);
+	assert_int_equal(w.disk->stores, puts - 1);
+	world_close(&w);
+}
+
 static void the_account_outlives_a_restart(void **state)
 {
 	struct kvc_admit_state saved;
@@ -302,6 +363,7 @@ int main(void)
 	        cmocka_unit_test(what_comes_back_is_written),
 	        cmocka_unit_test(durable_puts_are_charged),
 	        cmocka_unit_test(failed_stores_are_refunded),
+	        cmocka_unit_test(what_cannot_be_coded_is_charged_for_its_size),
 	        cmocka_unit_test(the_account_outlives_a_restart),
 	        cmocka_unit_test(an_exhausted_budget_shapes_writes_only),
 	};

@@ -496,6 +496,35 @@ static void drop_during_get_and_load(void **state)
 	kvc_row_end();
 }
 
+/* The place is given up while a get loads the block, and a durable put of it comes: it must be a put's end,
+ * of a block that is on disk. */
+static void durable_put_of_a_block_lost_while_loaded(void **state)
+{
+	(void)state;
+	for (unsigned readable = 0; readable < 2; readable++) {
+		struct job reader, writer;
+		struct kvc_storage_key key;
+		struct world w;
+
+		world_open(&w, 33, 1000);
+		push_out(&w);
+		key = storage_key(&w, 0);
+		get_submit(&w, &reader, 0);
+		sim_tier_lose(w.disk, &key, readable);
+		put_submit(&w, &writer, 0, 0, true);
+		assert_int_equal(finish(&w, &reader), readable ? KVC_OK : KVC_MISS);
+		assert_int_equal(finish(&w, &writer), KVC_OK);
+		settle(&w);
+		cache_end(&w, 0);
+		kvc_arena_close(w.arena);
+		assert_int_equal(kvc_arena_open(ARENA, w.stats, &w.arena), KVC_OK);
+		sim_tier_crash(w.disk, true);
+		cache_begin(&w);
+		assert_int_equal(get(&w, 0, 0), KVC_OK);
+		world_close(&w);
+	}
+}
+
 static void pinned_blocks_stay(void **state)
 {
 	struct world w;
@@ -550,6 +579,30 @@ static void all_pinned_is_no_space(void **state)
 	assert_int_equal(put(&w, i, i), KVC_NO_SPACE);
 	kvc_lease_close(lease);
 	assert_int_equal(put(&w, i, i), KVC_OK);
+	world_close(&w);
+}
+
+/* A put waits for what runs, which may free room; when that is done and has freed none, it hears so. */
+static void all_pinned_and_read_is_no_space(void **state)
+{
+	struct world w;
+	struct kvc_lease *lease;
+	struct job reader, writer;
+	uint32_t done, i = 0;
+
+	(void)state;
+	world_open(&w, 34, 0);
+	assert_int_equal(kvc_lease_open(w.cache, 1000, &lease), KVC_OK);
+	while (put(&w, i, i) == KVC_OK) {
+		struct kvc_storage_key key = storage_key(&w, i++);
+
+		assert_int_equal(kvc_lease_pin(lease, &key, 1, &done), KVC_OK);
+	}
+	get_submit(&w, &reader, 0);
+	put_submit(&w, &writer, i, i, false);
+	assert_int_equal(finish(&w, &reader), KVC_OK);
+	assert_int_equal(finish(&w, &writer), KVC_NO_SPACE);
+	kvc_lease_close(lease);
 	world_close(&w);
 }
 
@@ -665,8 +718,10 @@ int main(void)
 	        cmocka_unit_test(hung_disk_ends_by_the_deadline),
 	        cmocka_unit_test(concurrent_gets_share_one_load),
 	        cmocka_unit_test(drop_during_get_and_load),
+	        cmocka_unit_test(durable_put_of_a_block_lost_while_loaded),
 	        cmocka_unit_test(pinned_blocks_stay),
 	        cmocka_unit_test(all_pinned_is_no_space),
+	        cmocka_unit_test(all_pinned_and_read_is_no_space),
 	        cmocka_unit_test(stop_flushes_and_recovery_finds),
 	        cmocka_unit_test(operations_over_the_limit_are_busy),
 	        cmocka_unit_test(tiny_blocks_fill_no_more_than_their_room),

@@ -23,6 +23,10 @@ struct history {
 	uint64_t ends_ms[TENANTS][NUMBERS];
 	bool over[JOBS]; /* the block that a get asks for had ended when it began */
 	struct kvc_ns *ns[TENANTS];
+	bool lost; /* the disk has just given up this block, which an operation is about; so is the next one
+	            */
+	uint32_t lost_number;
+	unsigned lost_tenant;
 	struct kvc_tenant_drop drop;
 	bool drops;
 };
@@ -73,6 +77,11 @@ static void history_submit(struct world *w, struct history *history, struct job 
 	uint32_t content = (uint32_t)(sim_next(&w->random) % CONTENTS);
 	unsigned tenant = (unsigned)(sim_next(&w->random) % TENANTS);
 
+	if (history->lost) {
+		number = history->lost_number;
+		tenant = history->lost_tenant;
+		history->lost = false;
+	}
 	world_ns(w, history->ns[tenant]);
 	if (w->gpu)
 		world_form(w, (enum kvc_op_form)(sim_next(&w->random) % (KVC_OP_IMAGE + 1)));
@@ -172,10 +181,31 @@ static void history_step(struct world *w, struct history *history, struct job *j
 	} else if (job->done) {
 		if (job->op.kind == KVC_OP_GET && job->op.status == KVC_OK)
 			history_get(w, history, job, history->over[j]);
+		assert_false(job->op.kind == KVC_OP_PUT && job->op.status == KVC_MISS);
 		*busy = false;
 	} else if (sim_one_in(&w->random, 30)) {
 		kvc_op_cancel(&job->op, KVC_DEADLINE);
 	}
+}
+
+/* The disk gives up the place of a block that an operation is about, perhaps while it is read. */
+static void place_lose(struct world *w, struct history *history, const struct job *job)
+{
+	if (!w->disk || job->done)
+		return;
+	sim_tier_lose(w->disk, &job->op.key, sim_one_in(&w->random, 2));
+	history->lost = true;
+	history->lost_number = job->number;
+	history->lost_tenant = tenant_of(history, job->op.ns);
+}
+
+static uint32_t job_free(struct world *w, const bool busy[JOBS])
+{
+	uint32_t j = (uint32_t)(sim_next(&w->random) % JOBS);
+
+	for (uint32_t i = 0; i < JOBS && busy[j]; i++)
+		j = (j + 1) % JOBS;
+	return j;
 }
 
 /* Another process finds neither what ends nor what is ephemeral. */
@@ -241,6 +271,11 @@ static void history_run(uint64_t seed, uint32_t steps)
 		history_step(&w, &history, jobs, j, &busy[j]);
 		if (sim_one_in(&w.random, 5))
 			history_other(&w, &history, lease);
+		if (busy[j] && sim_one_in(&w.random, 10))
+			place_lose(&w, &history, &jobs[j]);
+		j = job_free(&w, busy);
+		if (history.lost && !busy[j])
+			history_step(&w, &history, jobs, j, &busy[j]);
 		if (sim_one_in(&w.random, 100))
 			tenants_other(&w, &history);
 		if (sim_one_in(&w.random, 10))

@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "daemon/base/alloc.h"
 #include "tests/sim/world.h"
 
 enum {
@@ -176,6 +177,48 @@ static void idle_tenants_are_not_protected(void **state)
 	puts_as(&t, t.a, 2 * FLOOD, FLOOD);
 	assert_int_equal(tenant_stat(&t.w, "b", "evicted"), B_OWN);
 	assert_int_equal(ram_of(&t, "b"), 0);
+	tenants_close(&t);
+}
+
+/* What is pinned frees no room however often it is used: whoever pins more than its share, and is never at
+ * rest, does not keep others from the room of what is their own. */
+static void pins_above_the_share_hold_up_nobody(void **state)
+{
+	enum { PINNED = ARENA / RECORD * 6 / 10, NEW = 20 };
+	struct kvc_storage_key key;
+	struct kvc_lease *lease;
+	struct job readers[2], writer;
+	struct tenants t;
+	uint32_t done;
+
+	(void)state;
+	tenants_open(&t, 19, 0);
+	assert_int_equal(kvc_lease_open(t.w.cache, PINNED, &lease), KVC_OK);
+	for (uint32_t i = 0; i < PINNED; i++) {
+		puts_as(&t, t.a, i, 1);
+		key = storage_key(&t.w, i);
+		assert_int_equal(kvc_lease_pin(lease, &key, 1, &done), KVC_OK);
+	}
+	puts_as(&t, t.b, 0, ARENA / RECORD - PINNED);
+	world_ns(&t.w, t.a);
+	get_submit(&t.w, &readers[0], 0);
+	get_submit(&t.w, &readers[1], 0);
+	for (uint32_t i = 0; i < NEW; i++) {
+		world_ns(&t.w, t.b);
+		put_submit(&t.w, &writer, 1000 + i, i, false);
+		world_ns(&t.w, t.a);
+		for (unsigned steps = 0; !writer.done && steps < 1000; steps++) {
+			sim_step(t.w.loop);
+			for (unsigned r = 0; r < 2; r++)
+				if (readers[r].done)
+					get_submit(&t.w, &readers[r], 0);
+		}
+		assert_true(writer.done && writer.op.status == KVC_OK);
+	}
+	settle(&t.w);
+	assert_int_equal(present(&t, t.a, 0, PINNED), PINNED);
+	assert_true(tenant_stat(&t.w, "b", "evicted") >= NEW);
+	kvc_lease_close(lease);
 	tenants_close(&t);
 }
 
@@ -491,6 +534,53 @@ static void nobodys_blocks_are_adopted(void **state)
 	tenants_close(&t);
 }
 
+/* Nobody's blocks that are written anew, and turn out to be b's meanwhile: what is on its way to disk is
+ * nobody's to the end, and b's account is right after it. */
+static void adopted_while_it_is_written(void **state)
+{
+	enum { BLOCKS = 4, DIRTY = ARENA / RECORD * 6 / 10 };
+	static const struct kvc_tenant_budget limits[] = {{.name = "b", .disk_max = 100 * RECORD}};
+	struct kvc_storage_key keys[BLOCKS];
+	struct tenants t;
+	struct job job;
+
+	(void)state;
+	tenants_open(&t, 20, 400);
+	puts_as(&t, t.b, 0, BLOCKS);
+	for (uint32_t i = 0; i < BLOCKS; i++)
+		keys[i] = storage_key(&t.w, i);
+	world_ns(&t.w, t.a);
+	kvc_ns_close(t.b);
+	cache_end(&t.w, 1000);
+	kvc_arena_close(t.w.arena);
+	assert_int_equal(kvc_arena_open(ARENA, t.w.stats, &t.w.arena), KVC_OK);
+	sim_tier_crash(t.w.disk, false);
+	t.w.disk->faults.no_tenants = 1;
+	cache_begin(&t.w);
+	settle(&t.w);
+	assert_int_equal(kvc_cache_prefetch(t.w.cache, keys, BLOCKS), BLOCKS);
+	kvc_alloc_fail_at(1, 1); /* the header names b, for whom there is no memory */
+	settle(&t.w);
+	kvc_alloc_fail_at(0, 0);
+	for (uint32_t i = 0; i < BLOCKS; i++)
+		sim_tier_lose(t.w.disk, &keys[i], false);
+	t.w.disk->faults.hang = 1;
+	for (uint32_t i = 0; i < DIRTY; i++)
+		assert_int_equal(put(&t.w, i, i), KVC_OK);
+	assert_true(stat(&t.w, "move.store_pending") > BLOCKS);
+	tenants_begin(&t);
+	assert_int_equal(present(&t, t.b, 0, BLOCKS), BLOCKS);
+	t.w.disk->faults.hang = 0;
+	sim_tier_release(t.w.disk);
+	settle(&t.w);
+	assert_int_equal(tenant_stat(&t.w, "b", "disk_bytes"), BLOCKS * RECORD);
+	assert_int_equal(kvc_cache_drop(t.w.cache, keys, BLOCKS), BLOCKS);
+	budgets(&t, limits, 1);
+	put_submit(&t.w, &job, 5000, 5000, true);
+	assert_int_equal(finish(&t.w, &job), KVC_OK);
+	tenants_close(&t);
+}
+
 /* ---- drop ---------------------------------------------------------------------------------- */
 
 struct dropping {
@@ -605,6 +695,7 @@ int main(void)
 	        cmocka_unit_test(room_goes_to_who_wants_it),
 	        cmocka_unit_test(shares_follow_weights_and_guarantees),
 	        cmocka_unit_test(idle_tenants_are_not_protected),
+	        cmocka_unit_test(pins_above_the_share_hold_up_nobody),
 	        cmocka_unit_test(low_priority_goes_first),
 	        cmocka_unit_test(high_priority_has_half_at_most),
 	        cmocka_unit_test(ram_max_is_kept),
@@ -615,6 +706,7 @@ int main(void)
 	        cmocka_unit_test(queues_are_shared),
 	        cmocka_unit_test(recovered_blocks_have_their_tenant),
 	        cmocka_unit_test(nobodys_blocks_are_adopted),
+	        cmocka_unit_test(adopted_while_it_is_written),
 	        cmocka_unit_test(drop_forgets_a_tenant),
 	        cmocka_unit_test(drop_meets_what_is_under_way),
 	        cmocka_unit_test(drop_meets_a_stop),

@@ -1,4 +1,5 @@
 /* The VRAM tier and the other forms of a block (a GPU's pool, an image), in the simulated world of sim.h. */
+#include <malloc.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -188,6 +189,70 @@ static void lost_while_it_is_lowered(void **state)
 	world_close(&w);
 }
 
+/* While it waits for room to be lowered the block is lost in VRAM, and then on disk: it is nowhere. */
+static void lost_everywhere_while_it_is_lowered(void **state)
+{
+	enum { FILL = 500 };
+	struct kvc_storage_key key;
+	struct job reader, writer;
+	uint32_t number = 2000;
+	struct world w;
+
+	(void)state;
+	world_open_gpu(&w, 21, 1000, 8);
+	assert_int_equal(put(&w, 1, 11), KVC_OK);
+	put_submit(&w, &writer, 1, 11, true);
+	assert_int_equal(finish(&w, &writer), KVC_OK);
+	world_form(&w, KVC_OP_HOST);
+	for (uint32_t i = 1000; i < 1000 + FILL; i++) /* it goes from RAM, not from VRAM */
+		assert_int_equal(put(&w, i, i), KVC_OK);
+	assert_int_equal(rest_of(&w, 1), KVC_REST_VRAM);
+	w.disk->faults.hang = 1; /* what is dirty stays in RAM, which is soon full of it */
+	do {
+		put_submit(&w, &writer, number, number, false);
+		number++;
+		settle(&w);
+	} while (writer.done);
+	get_submit(&w, &reader, 1);
+	settle(&w);
+	assert_false(reader.done);
+	sim_gpu_kill(w.gpu);
+	key = storage_key(&w, 1);
+	sim_tier_lose(w.disk, &key, false);
+	w.disk->faults.hang = 0;
+	sim_tier_release(w.disk);
+	assert_int_equal(finish(&w, &reader), KVC_MISS);
+	assert_int_equal(get(&w, 1, 11), KVC_MISS);
+	assert_int_equal(put(&w, 1, 12), KVC_OK);
+	assert_int_equal(get(&w, 1, 12), KVC_OK);
+	world_close(&w);
+}
+
+/* The engine still sees the plan of a block that it lowers when everybody has closed the namespace, and the
+ * block is gone with the engine. */
+static void lost_while_it_is_lowered_for_nobody(void **state)
+{
+	enum { BLOCKS = 8 };
+	struct kvc_ns_options options = ns_options("b");
+	struct kvc_ns *own, *other;
+	struct world w;
+
+	(void)state;
+	(void)mallopt(M_PERTURB, 0xDB); /* what is freed is not as it was */
+	world_open_gpu(&w, 25, 0, BLOCKS);
+	assert_int_equal(kvc_ns_open(w.cache, &options, &other), KVC_OK);
+	own = world_ns(&w, other);
+	for (uint32_t i = 0; i < BLOCKS; i++)
+		assert_int_equal(put(&w, i, i), KVC_OK);
+	world_ns(&w, own);
+	kvc_ns_close(other);
+	sim_gpu_kill(w.gpu);
+	settle(&w);
+	assert_true(stat(&w, "move.lower") > stat(&w, "cache.lowered"));
+	world_close(&w);
+	(void)mallopt(M_PERTURB, 0);
+}
+
 static void dropped_while_it_is_lowered(void **state)
 {
 	struct kvc_storage_key key;
@@ -320,6 +385,92 @@ static void a_flip_in_vram_with_a_copy_in_ram(void **state)
 	world_close(&w);
 }
 
+/* A second get still reads the damaged copy: nobody else gets its room before that is done. */
+static void a_flip_in_vram_while_another_reads(void **state)
+{
+	struct sim_gpu_faults flip = {.flip = 1};
+	struct job readers[2], writer;
+	struct world w;
+
+	(void)state;
+	world_open_gpu(&w, 22, 0, 1);
+	world_form(&w, KVC_OP_HOST);
+	assert_int_equal(put(&w, 1, 11), KVC_OK);
+	world_form(&w, KVC_OP_DEVICE);
+	assert_int_equal(get(&w, 1, 11), KVC_OK);
+	sim_gpu_faults_set(w.gpu, &flip);
+	for (unsigned i = 0; i < 2; i++)
+		get_submit(&w, &readers[i], 1);
+	while (stat(&w, "cache.corrupt") == 0)
+		assert_true(sim_step(w.loop));
+	assert_false(readers[1].done);
+	put_submit(&w, &writer, 2, 22, false);
+	assert_int_equal(finish(&w, &writer), KVC_OK);
+	assert_int_equal(rest_of(&w, 2), KVC_REST_RAM);
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(finish(&w, &readers[i]), KVC_MISS);
+	assert_int_equal(stat(&w, "vram.used_bytes"), 0);
+	assert_int_equal(put(&w, 1, 12), KVC_OK);
+	world_close(&w);
+}
+
+/* A lease keeps the block and reads nothing: the sound copy is left to it. */
+static void a_flip_in_vram_of_a_pinned_block(void **state)
+{
+	struct sim_gpu_faults flip = {.flip = 1};
+	struct kvc_storage_key key;
+	struct kvc_lease *lease;
+	struct world w;
+	uint32_t done;
+
+	(void)state;
+	world_open_gpu(&w, 23, 0, 8);
+	world_form(&w, KVC_OP_HOST);
+	assert_int_equal(put(&w, 1, 11), KVC_OK);
+	world_form(&w, KVC_OP_DEVICE);
+	assert_int_equal(get(&w, 1, 11), KVC_OK);
+	assert_int_equal(kvc_lease_open(w.cache, 10, &lease), KVC_OK);
+	key = storage_key(&w, 1);
+	assert_int_equal(kvc_lease_pin(lease, &key, 1, &done), KVC_OK);
+	sim_gpu_faults_set(w.gpu, &flip);
+	assert_int_equal(get(&w, 1, 11), KVC_OK);
+	assert_int_equal(stat(&w, "cache.corrupt"), 1);
+	kvc_lease_close(lease);
+	world_close(&w);
+}
+
+static void not_stopped(void *context)
+{
+	(void)context;
+}
+
+/* At a stop a block leaves VRAM as soon as it has been lowered, but not while a get reads it there. */
+static void what_is_read_stays_in_vram_at_a_stop(void **state)
+{
+	struct job lowering, reader;
+	struct world w;
+
+	(void)state;
+	world_open_gpu(&w, 24, 100, 8);
+	assert_int_equal(put(&w, 1, 11), KVC_OK);
+	world_form(&w, KVC_OP_HOST);
+	get_submit(&w, &lowering, 1);
+	world_form(&w, KVC_OP_DEVICE);
+	get_submit(&w, &reader, 1);
+	kvc_cache_stop(w.cache, 1000, not_stopped, NULL);
+	while (stat(&w, "cache.lowered") == 0)
+		assert_true(sim_step(w.loop));
+	assert_false(reader.done);
+	assert_int_equal(stat(&w, "vram.blocks"), 1);
+	assert_int_equal(finish(&w, &lowering), KVC_OK);
+	assert_int_equal(finish(&w, &reader), KVC_OK);
+	assert_true(restored_is(&w, &reader, 11));
+	settle(&w);
+	assert_int_equal(w.disk->stores, 1);
+	cache_free(&w);
+	world_close(&w);
+}
+
 static void stop_flushes_vram_and_recovery_finds(void **state)
 {
 	enum { BLOCKS = 20 };
@@ -410,6 +561,8 @@ int main(void)
 	        cmocka_unit_test(a_lost_engine_loses_what_was_only_there),
 	        cmocka_unit_test(what_runs_fails_retryably),
 	        cmocka_unit_test(lost_while_it_is_lowered),
+	        cmocka_unit_test(lost_while_it_is_lowered_for_nobody),
+	        cmocka_unit_test(lost_everywhere_while_it_is_lowered),
 	        cmocka_unit_test(dropped_while_it_is_lowered),
 	        cmocka_unit_test(durable_goes_to_disk),
 	        cmocka_unit_test(durable_put_of_a_block_lost_while_lowered),
@@ -417,6 +570,9 @@ int main(void)
 	        cmocka_unit_test(a_part_of_a_block_rests_in_ram),
 	        cmocka_unit_test(a_flip_in_vram_is_a_miss),
 	        cmocka_unit_test(a_flip_in_vram_with_a_copy_in_ram),
+	        cmocka_unit_test(a_flip_in_vram_while_another_reads),
+	        cmocka_unit_test(a_flip_in_vram_of_a_pinned_block),
+	        cmocka_unit_test(what_is_read_stays_in_vram_at_a_stop),
 	        cmocka_unit_test(stop_flushes_vram_and_recovery_finds),
 	        cmocka_unit_test(pinned_blocks_stay_in_vram),
 	        cmocka_unit_test(images_come_and_go),

@@ -232,6 +232,23 @@ static void credit_is_charged_and_refunded(void **state)
 	kvc_admit_close(admit);
 }
 
+/* Of a block that is longer than it was taken for the rest is paid too, or it is refused. */
+static void a_longer_block_is_paid_or_refused(void **state)
+{
+	struct kvc_admit *admit = admit_open(NULL, 0);
+	uint64_t credit = kvc_admit_credit(admit, 0);
+
+	(void)state;
+	assert_true(ask_one(admit, 0, KVC_ADMIT_AGAIN, 0, 0));
+	assert_true(kvc_admit_resize(admit, MIB, 3 * MIB));
+	assert_int_equal(kvc_admit_credit(admit, 0), credit - 3 * MIB);
+	kvc_admit_refund(admit, 3 * MIB);
+	assert_true(ask_one(admit, 0, KVC_ADMIT_AGAIN, 0, 0));
+	assert_false(kvc_admit_resize(admit, MIB, credit + 1));
+	assert_int_equal(kvc_admit_credit(admit, 0), credit);
+	kvc_admit_close(admit);
+}
+
 static void a_restart_keeps_the_state(void **state)
 {
 	struct kvc_admit *admit = admit_open(NULL, 7 * DAY);
@@ -338,6 +355,7 @@ int main(void)
 	        cmocka_unit_test(refused_blocks_are_remembered_once),
 	        cmocka_unit_test(the_daily_figure_is_of_24_hours),
 	        cmocka_unit_test(credit_is_charged_and_refunded),
+	        cmocka_unit_test(a_longer_block_is_paid_or_refused),
 	        cmocka_unit_test(a_restart_keeps_the_state),
 	        cmocka_unit_test(the_longest_account_is_taken),
 	        cmocka_unit_test(a_state_that_makes_no_sense_is_none),
