@@ -80,13 +80,13 @@ static void copy_store(struct disk_copy *copy, kvc_status status)
 	struct kvc_record *record = &copy->req.record;
 
 	copy->segment->loads--;
+	kvc_disk_segment_settle(copy->segment); /* all of it may have been dropped meanwhile */
 	if (status == KVC_OK)
 		status = kvc_record_parse(copy->req.slab, kvc_record_bytes(copy->from.image_bytes), record);
 	if (status == KVC_OK && !has_key(disk, record))
 		status = KVC_MISS;
 	record->copy = true;
 	if (status != KVC_OK || disk->keep.cut || !disk->base.writable) {
-		kvc_disk_segment_settle(copy->segment);
 		copy_end(copy);
 		return;
 	}
