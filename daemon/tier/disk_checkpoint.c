@@ -79,9 +79,12 @@ static void io_start(struct kvc_disk *disk, enum disk_checkpoint_step step, enum
 
 /* --- rows ----------------------------------------------------------------------------------------- */
 
+/* A segment is not while records of it are written again: the owner knows their new places, which may not be
+ * on stable storage (I9). */
 static bool at_rest(const struct disk_segment *segment)
 {
-	return segment->state == DISK_SEALED && segment->live_records && !segment->writes;
+	return segment->state == DISK_SEALED && segment->live_records && !segment->writes &&
+	       segment != segment->disk->keep.segment;
 }
 
 static bool rows_room(struct disk_checkpoint *job, uint32_t pages)
@@ -161,7 +164,7 @@ static void rows_tick(struct kvc_disk *disk)
 	struct disk_segment *segment = job->segment;
 
 	if (segment && (!at_rest(segment) || segment->epoch != job->epoch))
-		segment = job->segment = NULL; /* reclaimed meanwhile */
+		segment = job->segment = NULL; /* reclaimed meanwhile, or about to be */
 	for (uint32_t n = 0; segment && n < ROWS_A_TURN && job->entry < segment->entry_count; n++)
 		if (!row_add(disk, &segment->entries[job->entry++]))
 			segment = job->segment = NULL;
