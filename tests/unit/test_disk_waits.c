@@ -1,6 +1,7 @@
-/* One of the disk tier's own jobs hangs, which stores come to wait for: they are answered, the tier takes no
- * more of them, what is there is still read, and it comes back when the job has ended. Loads and writes that
- * hang are in test_disk_fault.c. */
+/* What stores wait for does not come: they are answered, the tier takes no more of them, what is there is
+ * still read, and it comes back by itself. Either one of the tier's own jobs hangs, or there is no segment to
+ * be had. Loads and writes that hang are in test_disk_fault.c. */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -116,7 +117,9 @@ static void waiting_stores_are_answered(void)
 	assert_int_equal(rig_end(stores[WAITING - 1]), KVC_UNAVAILABLE);
 }
 
-static void test_preparing(void **state)
+/* --- jobs that hang ------------------------------------------------------------------------------- */
+
+static void test_hanging_prepare(void **state)
 {
 	(void)state;
 	KVC_ROW("B19 B20");
@@ -128,7 +131,7 @@ static void test_preparing(void **state)
 	stays_off_until_release();
 }
 
-static void test_copying(void **state)
+static void test_hanging_copy(void **state)
 {
 	(void)state;
 	KVC_ROW("B19 B20");
@@ -144,7 +147,7 @@ static void test_copying(void **state)
 	stays_off_until_release();
 }
 
-static void test_syncing(void **state)
+static void test_hanging_sync(void **state)
 {
 	struct rig_request *sync;
 
@@ -162,7 +165,7 @@ static void test_syncing(void **state)
 }
 
 /* Of the tenant whose key is being written, and of one that comes meanwhile. */
-static void test_writing_the_keyring(void **state)
+static void test_hanging_keyring(void **state)
 {
 	struct rig_request *first, *second;
 
@@ -181,15 +184,79 @@ static void test_writing_the_keyring(void **state)
 	stays_off_until_release();
 }
 
-#define HANG_TEST(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+/* --- no segment ----------------------------------------------------------------------------------- */
+
+static struct {
+	bool records_fail;
+	bool allocations_held;
+} trouble;
+
+/* There is no space for another file, and on demand what is written into those that are there fails. */
+static void full_hook(void *context, const struct kvc_io_req *req, struct kvc_io_fault *fault)
+{
+	(void)context;
+	if (req->op == KVC_IO_ALLOCATE && trouble.allocations_held)
+		fault->kind = KVC_FAULT_HOLD;
+	else if (req->op == KVC_IO_ALLOCATE)
+		*fault = (struct kvc_io_fault){.kind = KVC_FAULT_ERROR, .error = ENOSPC};
+	else if (trouble.records_fail && req->op == KVC_IO_WRITE && req->wanted == rig_record_bytes(SIZE))
+		*fault = (struct kvc_io_fault){.kind = KVC_FAULT_ERROR, .error = EIO};
+	kvc_row.injected += fault->kind == KVC_FAULT_ERROR;
+}
+
+/* The files that are there are recycled until writes have failed too often in each; then another one is tried
+ * all the same. A success behind each failure, so that it is not they that stop the writing. */
+static void recycle_up(void)
+{
+	kvc_io_fault_install(full_hook, NULL);
+	for (uint32_t i = 0; !rig_stat(&rig, "disk.recycled_for_space"); i++)
+		store_some(100 + i, 1);
+	trouble.allocations_held = true;
+	for (uint32_t i = 0; i < 40 && !kvc_io_fault_held(); i++) {
+		trouble.records_fail = i % 2;
+		assert_int_equal(rig_store(&rig, 200 + i, SIZE), i % 2 ? KVC_IO : KVC_OK);
+	}
+	assert_true(kvc_io_fault_held() > 0);
+	trouble.records_fail = true;
+	assert_int_equal(rig_store(&rig, 300, SIZE), KVC_IO); /* in the last one */
+	trouble.records_fail = false;
+	assert_true(rig.tier->writable);
+}
+
+/* Stores that wait for a segment then are answered. */
+static void test_nothing_to_recycle(void **state)
+{
+	struct rig_request *stores[WAITING];
+
+	(void)state;
+	KVC_ROW("B11");
+	rig.options.bytes = 4u << 20;
+	rig_start(&rig);
+	store_some(0, 8); /* one segment is full, the next one open */
+	recycle_up();
+	for (uint32_t i = 0; i < WAITING; i++)
+		stores[i] = rig_store_begin(&rig, 2000 + i, SIZE);
+	trouble.allocations_held = false;
+	kvc_io_fault_release();
+	for (uint32_t i = 0; i < WAITING; i++)
+		assert_int_equal(rig_end(stores[i]), KVC_NO_SPACE);
+	assert_false(rig.tier->writable);
+	assert_int_equal(rig_store(&rig, 3000, SIZE), KVC_NO_SPACE);
+	assert_int_equal(rig_stat(&rig, "disk.offs"), 1);
+	release();
+	assert_true(kvc_test_run_until(rig.loop, writable_again, &rig, OFF_MS));
+	store_some(3100, 3);
+	rig_check_all(&rig, false);
+}
+
+#define WAIT_TEST(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        HANG_TEST(test_preparing),
-	        HANG_TEST(test_copying),
-	        HANG_TEST(test_syncing),
-	        HANG_TEST(test_writing_the_keyring),
+	        WAIT_TEST(test_nothing_to_recycle), WAIT_TEST(test_hanging_prepare),
+	        WAIT_TEST(test_hanging_copy),       WAIT_TEST(test_hanging_sync),
+	        WAIT_TEST(test_hanging_keyring),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
