@@ -112,6 +112,7 @@ void kvc_io_submit(struct kvc_io *io, struct kvc_io_req *req)
 {
 	req_check(req);
 	req->io = io;
+	req->since_ms = kvc_loop_now_ms(io->loop);
 	req->transferred = 0;
 	req->wanted = 0;
 	for (uint32_t i = 0; i < req->iov_count; i++)

@@ -75,6 +75,7 @@ struct kvc_io_req {
 	                       * else of the errno */
 	int error;            /* the errno behind status, 0 if there is none */
 	uint64_t transferred; /* bytes */
+	uint64_t since_ms;    /* the loop's time when it was submitted */
 
 	/* private */
 	struct kvc_io *io;

@@ -219,6 +219,7 @@ static void progress_run(struct kvc_task *task)
 	kvc_disk_keyring_progress(disk);
 	kvc_disk_gather(disk);
 	kvc_disk_sync_progress(disk);
+	kvc_disk_watch(disk);
 	close_progress(disk);
 }
 

@@ -4,8 +4,8 @@
  *     ^        any failure: back to IDLE, what is there stays in force
  *
  * ROWS asks the owner what each record of one segment is, some at a time; SECTION writes them. Only segments
- * that are sealed and at rest are taken, and only if the owner knows every record that is his: a record whose
- * store ends later is never left out of a segment that the checkpoint speaks for (I8). */
+ * that are sealed and at rest, or given up, are taken, and only if the owner knows every record that is his:
+ * a record whose store ends later is never left out of a segment that the checkpoint speaks for (I8). */
 #include <stdlib.h>
 
 #include "daemon/base/alloc.h"
@@ -79,9 +79,17 @@ static void io_start(struct kvc_disk *disk, enum disk_checkpoint_step step, enum
 
 /* --- rows ----------------------------------------------------------------------------------------- */
 
-static bool at_rest(const struct disk_segment *segment)
+/* The epoch that a section can speak of; 0: none. Where all was given up it says so, with no row: the header
+ * is still there. While records are written again the owner knows their new places, which may not be on
+ * stable storage (I9). */
+static uint64_t epoch_at_rest(const struct disk_segment *segment)
 {
-	return segment->state == DISK_SEALED && segment->live_records && !segment->writes;
+	if (segment == segment->disk->keep.segment)
+		return 0;
+	if (!segment->epoch)
+		return segment->left_epoch;
+	return segment->state == DISK_SEALED && segment->live_records && !segment->writes ? segment->epoch
+	                                                                                  : 0;
 }
 
 static bool rows_room(struct disk_checkpoint *job, uint32_t pages)
@@ -101,11 +109,12 @@ static bool segment_next(struct kvc_disk *disk)
 
 	for (; job->next < disk->segment_count; job->next++) {
 		struct disk_segment *segment = &disk->segments[job->next];
+		uint64_t epoch = epoch_at_rest(segment);
 
-		if (!at_rest(segment) || !rows_room(job, kvc_summary_pages(segment->live_records)))
+		if (!epoch || !rows_room(job, kvc_summary_pages(segment->live_records)))
 			continue;
 		job->segment = segment;
-		job->epoch = segment->epoch;
+		job->epoch = epoch;
 		job->entry = 0;
 		job->count = 0;
 		job->capacity = kvc_summary_capacity(job->rows_pages);
@@ -147,6 +156,7 @@ static void section_write(struct kvc_disk *disk)
 	struct kvc_segment_header header;
 
 	kvc_disk_segment_header(job->segment, &header);
+	header.epoch = job->epoch;
 	kvc_summary_seal(job->rows, &header, job->count, job->segment->end_page, disk->generation);
 	kvc_checkpoint_put(job->head, job->sections++, &section);
 	job->segment = NULL;
@@ -160,8 +170,8 @@ static void rows_tick(struct kvc_disk *disk)
 	struct disk_checkpoint *job = &disk->checkpoint;
 	struct disk_segment *segment = job->segment;
 
-	if (segment && (!at_rest(segment) || segment->epoch != job->epoch))
-		segment = job->segment = NULL; /* reclaimed meanwhile */
+	if (segment && (epoch_at_rest(segment) != job->epoch || job->entry > segment->entry_count))
+		segment = job->segment = NULL; /* reclaimed meanwhile, or about to be */
 	for (uint32_t n = 0; segment && n < ROWS_A_TURN && job->entry < segment->entry_count; n++)
 		if (!row_add(disk, &segment->entries[job->entry++]))
 			segment = job->segment = NULL;

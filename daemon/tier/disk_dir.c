@@ -259,7 +259,8 @@ static kvc_status super_read(struct kvc_disk *disk, const char *directory, const
 }
 
 /* A new directory, or an old one that starts empty: a new instance id voids all that lies there. The keyring
- * comes first, as a superblock promises one. */
+ * comes before the superblock, which promises one; the old superblock goes before both, as the old keyring
+ * ends with the first write of the new one. */
 static kvc_status super_create(struct kvc_disk *disk, const struct kvc_disk_options *options,
                                const struct disk_detail *detail)
 {
@@ -271,6 +272,8 @@ static kvc_status super_create(struct kvc_disk *disk, const struct kvc_disk_opti
 	memcpy(disk->super.instance, random.bytes, sizeof disk->super.instance);
 	disk->super.sequence = 0;
 	disk->super.epoch_limit = 1;
+	if ((unlinkat(disk->dir_fd, "super", 0) && errno != ENOENT) || fsync(disk->dir_fd))
+		return fail_errno(detail, options->directory, "its old superblock cannot be removed");
 	status = kvc_disk_keyring_create(disk, options, detail);
 	if (status != KVC_OK)
 		return status;

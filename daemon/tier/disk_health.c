@@ -1,14 +1,16 @@
 /* Switching the tier off when it fails, and on again.
  *
- * Writing stops after WRITE_FAILURES failures in a row, or at once when there is no space; reads of what is
- * there go on. Reading stops, and all else with it, after READ_FAILURES failures within a minute, or when a
- * load or a write hangs for STALL_MS: what is in flight then keeps its memory until the kernel lets go of it,
- * but nothing is added. After a pause, which doubles each time, the tier is tried again; the first failure
- * then stops it again. */
+ * Writing stops after WRITE_FAILURES failures in a row, at once when there is no space, or when something
+ * hangs for STALL_MS that stores wait for; reads of what is there go on. Reading stops, and all else with it,
+ * after READ_FAILURES failures within a minute, or when a load or a write hangs for STALL_MS: what is in
+ * flight then keeps its memory until the kernel lets go of it, but nothing is added. After a pause, which
+ * doubles each time, the tier is tried again; the first failure then stops it again. */
 #include <string.h>
 
 #include "daemon/base/log.h"
 #include "daemon/tier/disk_private.h"
+
+#define NEVER UINT64_MAX
 
 enum {
 	WRITE_FAILURES = 3,
@@ -53,27 +55,6 @@ static void resume(struct kvc_disk *disk, struct disk_breaker *breaker)
 	kvc_disk_progress(disk);
 }
 
-/* A clean segment is the proof that writing works; making one is the try. */
-static void writing_fired(struct kvc_timer *timer)
-{
-	struct disk_breaker *breaker = kvc_container_of(timer, struct disk_breaker, timer);
-	struct kvc_disk *disk = kvc_container_of(breaker, struct kvc_disk, writing);
-
-	breaker->failures = WRITE_FAILURES - 1;
-	if (breaker->cause == KVC_INTERNAL)
-		for (uint32_t i = 0; i < disk->segment_count; i++)
-			if (!disk->segments[i].aside)
-				disk->segments[i].failures = 0;
-	resume(disk, breaker);
-	if (!disk->ready && !disk->open)
-		kvc_disk_prepare(disk, true);
-}
-
-void kvc_disk_no_segment(struct kvc_disk *disk)
-{
-	trip(disk, &disk->writing, KVC_INTERNAL, "writes failed in every segment");
-}
-
 /* --- stalls --------------------------------------------------------------------------------------- */
 
 /* Nothing has ended since this was submitted, and for STALL_MS. */
@@ -94,24 +75,89 @@ static bool stalled(const struct kvc_disk *disk)
 	       (!kvc_list_empty(&disk->writes.busy) && !write->encrypting && hangs(disk, write->since_ms));
 }
 
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+/* When the oldest was submitted of the tier's own jobs that stores come to wait for; NEVER: none is in
+ * flight. */
+static uint64_t job_since_ms(const struct kvc_disk *disk)
+{
+	uint64_t since_ms = NEVER;
+
+	for (uint32_t i = 0; i < DISK_COPIES; i++)
+		if (disk->keep.copies[i].reading)
+			since_ms = earlier(since_ms, disk->keep.copies[i].io.since_ms);
+	if (disk->prepare.step != DISK_PREPARE_IDLE)
+		since_ms = earlier(since_ms, disk->prepare.io.since_ms);
+	if (disk->keyring.step != DISK_KEYRING_IDLE)
+		since_ms = earlier(since_ms, disk->keyring.io.since_ms);
+	if (disk->sync.step == DISK_SYNC_FILES)
+		since_ms = earlier(since_ms, disk->sync.since_ms);
+	return since_ms;
+}
+
+/* Nothing else does its work: it is judged by itself, even while loads and writes end. */
+static bool job_hangs(const struct kvc_disk *disk)
+{
+	uint64_t since_ms = job_since_ms(disk);
+
+	return since_ms != NEVER && kvc_loop_now_ms(disk->loop) - since_ms >= STALL_MS;
+}
+
+static void stall(struct kvc_disk *disk, struct disk_breaker *breaker)
+{
+	if (breaker->off)
+		return;
+	kvc_stat_add(disk->count.stalls, 1);
+	trip(disk, breaker, KVC_IO, "requests hang");
+}
+
 static void watchdog_fired(struct kvc_timer *timer)
 {
 	struct kvc_disk *disk = kvc_container_of(timer, struct kvc_disk, watchdog);
 
-	if (stalled(disk) && !disk->reading.off) {
-		kvc_stat_add(disk->count.stalls, 1);
-		trip(disk, &disk->reading, KVC_IO, "requests hang");
-	}
+	if (stalled(disk))
+		stall(disk, &disk->reading);
+	if (job_hangs(disk))
+		stall(disk, &disk->writing);
 	kvc_disk_watch(disk);
 }
 
 /* A timer that cannot be had, for want of memory, is asked for again with the next request. */
 void kvc_disk_watch(struct kvc_disk *disk)
 {
-	bool busy = !kvc_list_empty(&disk->loads.busy) || !kvc_list_empty(&disk->writes.busy);
+	bool busy = !kvc_list_empty(&disk->loads.busy) || !kvc_list_empty(&disk->writes.busy) ||
+	            job_since_ms(disk) != NEVER;
 
 	if (busy && !disk->watchdog.heap_slot)
 		(void)kvc_timer_start(disk->loop, &disk->watchdog, WATCH_MS);
+}
+
+/* --- writes --------------------------------------------------------------------------------------- */
+
+/* A clean segment is the proof that writing works; making one is the try. */
+static void writing_fired(struct kvc_timer *timer)
+{
+	struct disk_breaker *breaker = kvc_container_of(timer, struct disk_breaker, timer);
+	struct kvc_disk *disk = kvc_container_of(breaker, struct kvc_disk, writing);
+
+	breaker->failures = WRITE_FAILURES - 1;
+	if (job_hangs(disk) && kvc_timer_start(disk->loop, timer, breaker->pause_ms) == KVC_OK)
+		return; /* no use yet */
+	if (breaker->cause == KVC_INTERNAL)
+		for (uint32_t i = 0; i < disk->segment_count; i++)
+			if (!disk->segments[i].aside)
+				disk->segments[i].failures = 0;
+	resume(disk, breaker);
+	if (!disk->ready && !disk->open)
+		kvc_disk_prepare(disk, true);
+}
+
+void kvc_disk_no_segment(struct kvc_disk *disk)
+{
+	trip(disk, &disk->writing, KVC_INTERNAL, "writes failed in every segment");
 }
 
 /* --- reads ---------------------------------------------------------------------------------------- */

@@ -68,6 +68,7 @@ struct disk_copy {
 	struct kvc_disk *disk;
 	struct disk_segment *segment; /* where it lies */
 	bool busy;
+	bool reading;
 	struct kvc_record from;
 	struct kvc_io_req io;
 	struct iovec iov;

@@ -80,13 +80,13 @@ static void copy_store(struct disk_copy *copy, kvc_status status)
 	struct kvc_record *record = &copy->req.record;
 
 	copy->segment->loads--;
+	kvc_disk_segment_settle(copy->segment); /* all of it may have been dropped meanwhile */
 	if (status == KVC_OK)
 		status = kvc_record_parse(copy->req.slab, kvc_record_bytes(copy->from.image_bytes), record);
 	if (status == KVC_OK && !has_key(disk, record))
 		status = KVC_MISS;
 	record->copy = true;
 	if (status != KVC_OK || disk->keep.cut || !disk->base.writable) {
-		kvc_disk_segment_settle(copy->segment);
 		copy_end(copy);
 		return;
 	}
@@ -107,6 +107,7 @@ static void copy_read(struct kvc_io_req *io)
 	struct kvc_disk *disk = copy->disk;
 	kvc_status status = io->status;
 
+	copy->reading = false;
 	kvc_stat_add(disk->count.read_bytes, (int64_t)io->transferred);
 	if (status == KVC_OK)
 		status = kvc_record_match(copy->req.slab, kvc_record_bytes(copy->from.image_bytes),
@@ -146,12 +147,13 @@ static void copy_start(struct disk_copy *copy, const struct kvc_record *record, 
 	        .iov_count = 1,
 	        .done = copy_read,
 	};
-	copy->busy = true;
+	copy->busy = copy->reading = true;
 	copy->segment->loads++;
 	disk->keep.busy++;
 	disk->keep.bytes += bytes;
 	kvc_stat_add(disk->count.reads, 1);
 	kvc_io_submit(disk->io, &copy->io);
+	kvc_disk_watch(disk);
 }
 
 bool kvc_disk_keep_owns(const struct kvc_tier_req *req)

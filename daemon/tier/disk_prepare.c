@@ -191,6 +191,7 @@ static void io_start(struct kvc_disk *disk, enum disk_prepare_step step, enum kv
 	        .done = io_done,
 	};
 	kvc_io_submit(disk->io, &prepare->io);
+	kvc_disk_watch(disk);
 }
 
 /* I6: the slot of the next sequence number is not the one in force, also after a failed try. */

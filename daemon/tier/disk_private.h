@@ -119,6 +119,7 @@ struct kvc_disk {
 		struct kvc_list dirty; /* segments */
 		enum disk_sync_step step;
 		uint32_t files_left;
+		uint64_t since_ms; /* when they were submitted */
 		uint64_t barrier;  /* writes up to this one must end first */
 		uint32_t losses;   /* times that something was declared lost */
 		uint32_t baseline; /* losses when the last sync was submitted */
@@ -126,7 +127,7 @@ struct kvc_disk {
 
 	struct disk_breaker reading;
 	struct disk_breaker writing;
-	struct kvc_timer watchdog; /* runs while loads or writes are in flight */
+	struct kvc_timer watchdog; /* runs while anything is in flight that could hang */
 	uint64_t ended_ms;         /* when one of them ended last */
 
 	struct disk_recovery *recovery;

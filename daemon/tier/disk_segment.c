@@ -238,6 +238,7 @@ void kvc_disk_reclaim(struct disk_segment *segment)
 	kvc_disk_segment_move(segment, DISK_RECLAIMING);
 	kvc_stat_add(disk->count.reclaimed, segment->live_records);
 	live_clear(segment);
+	segment->left_epoch = segment->epoch;
 	segment->epoch = 0; /* no load finds it any more */
 	kvc_list_remove(&segment->dirty);
 	for (uint32_t i = 0; i < segment->entry_count; i++)

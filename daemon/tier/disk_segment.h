@@ -47,6 +47,7 @@ struct disk_segment {
 	enum disk_segment_state state;
 	struct kvc_file file;  /* fd -1: there is none yet */
 	uint64_t epoch;        /* 0: holds nothing */
+	uint64_t left_epoch;   /* all of it was given up, but its header may still be there; 0: none */
 	uint32_t end_page;     /* where the next record goes */
 	uint32_t synced_page;  /* what lies before is on stable storage */
 	uint32_t syncing_page; /* what the running sync covers */

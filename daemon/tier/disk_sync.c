@@ -110,6 +110,7 @@ static void files_start(struct kvc_disk *disk)
 {
 	disk->sync.step = DISK_SYNC_FILES;
 	disk->sync.files_left = 0;
+	disk->sync.since_ms = kvc_loop_now_ms(disk->loop);
 	kvc_list_each (node, &disk->sync.dirty)
 		file_sync(kvc_container_of(node, struct disk_segment, dirty));
 	if (!disk->sync.files_left)

@@ -284,10 +284,18 @@ void kvc_disk_store(struct kvc_disk *disk, struct kvc_tier_req *req)
 	kvc_disk_progress(disk);
 }
 
-void kvc_disk_fail_stores(struct kvc_disk *disk, kvc_status status)
+static void all_answer(struct kvc_disk *disk, struct kvc_list *waiting, kvc_status status)
 {
 	struct kvc_list *node;
 
-	while ((node = kvc_list_pop(&disk->stores)))
+	while ((node = kvc_list_pop(waiting)))
 		kvc_disk_answer_later(disk, request_of(node), status);
+}
+
+/* Also those that wait for a key of their tenant, of which nothing is in flight. */
+void kvc_disk_fail_stores(struct kvc_disk *disk, kvc_status status)
+{
+	all_answer(disk, &disk->stores, status);
+	all_answer(disk, &disk->keyring.stores, status);
+	all_answer(disk, &disk->keyring.making, status);
 }

@@ -650,6 +650,25 @@ static void test_newer_version_is_refused(void **state)
 	assert_int_equal(rig.recovered, 1);
 }
 
+/* The process ends while a directory starts empty, behind the new keyring: the next start does, too. */
+static void test_interrupted_fresh_start(void **state)
+{
+	(void)state;
+	rig_start(&rig);
+	assert_int_equal(rig_store(&rig, 1, 1), KVC_OK);
+	rig_stop(&rig);
+	rig.options.segment_bytes = 2u << 20;
+	assert_int_equal(mkdir(path_of("new"), 0700), 0); /* where small files are written */
+	assert_int_not_equal(rig_open(&rig), KVC_OK);
+	assert_int_equal(rmdir(path_of("new")), 0);
+	rig_start(&rig);
+	assert_int_equal(rig.recovered, 0);
+	assert_int_equal(rig_store(&rig, 1, 1), KVC_OK);
+	rig_stop(&rig);
+	rig_start(&rig);
+	assert_int_equal(rig_check_all(&rig, false), 1);
+}
+
 static void test_lost_secret_starts_empty(void **state)
 {
 	struct kvc_secret before, after;
@@ -704,6 +723,7 @@ int main(void)
 	        DISK_TEST(test_damaged_superblock),
 	        DISK_TEST(test_newer_version_is_refused),
 	        DISK_TEST(test_lost_secret_starts_empty),
+	        DISK_TEST(test_interrupted_fresh_start),
 	};
 
 	return RIG_RUN_BOTH(tests);

@@ -91,6 +91,28 @@ static void test_dropped_stays_dropped(void **state)
 	rig_check_all(&rig, false);
 }
 
+/* Also where nothing of a segment is left, and after more starts than one. */
+static void test_all_dropped_stays_dropped(void **state)
+{
+	(void)state;
+	rig_start(&rig);
+	store_some(0, 60, 2);
+	for (uint32_t i = 0; i < 60; i++)
+		rig_forget(&rig, i);
+	for (uint32_t i = 0; i < 3; i++) {
+		rig_stop(&rig);
+		rig_start(&rig);
+		assert_int_equal(rig.recovered, 0);
+		assert_int_equal(rig_stat(&rig, "disk.bad_checkpoints"), 0);
+		assert_int_equal(rig_stat(&rig, "disk.free_segments") + 1, rig_stat(&rig, "disk.segments"));
+	}
+	store_some(100, 60, 2); /* the same segments, in other epochs */
+	rig_stop(&rig);
+	rig_start(&rig);
+	assert_int_equal(rig.recovered, 60);
+	assert_int_equal(rig_check_all(&rig, false), 60);
+}
+
 /* A crash after a checkpoint and more writes: old segments by checkpoint, new and reused ones otherwise. */
 static void test_older_than_the_segments(void **state)
 {
@@ -294,6 +316,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	        CHECKPOINT_TEST(test_saves_the_summaries),
 	        CHECKPOINT_TEST(test_dropped_stays_dropped),
+	        CHECKPOINT_TEST(test_all_dropped_stays_dropped),
 	        CHECKPOINT_TEST(test_older_than_the_segments),
 	        CHECKPOINT_TEST(test_damaged),
 	        CHECKPOINT_TEST(test_now_and_then),

@@ -440,6 +440,80 @@ static void test_recovery_is_broken_off(void **state)
 	kvc_row_end();
 }
 
+/* --- a power failure between a checkpoint and the sync of what is kept ------------------------------ */
+
+enum { KEPT_SEGMENT = 3, PER_SEGMENT = 7, KEPT = KEPT_SEGMENT * PER_SEGMENT };
+
+static bool sections_held;
+
+static bool of_checkpoint(const struct kvc_io_req *req)
+{
+	char link[64], path[512];
+	ssize_t length;
+
+	snprintf(link, sizeof link, "/proc/self/fd/%d", req->file->fd);
+	length = readlink(link, path, sizeof path - 1);
+	path[length < 0 ? 0 : length] = '\0';
+	return strstr(path, "/checkpoint.");
+}
+
+/* The checkpoint waits until copies were made, and those are never synced. */
+static void between_hook(void *context, const struct kvc_io_req *req, struct kvc_io_fault *fault)
+{
+	bool checkpoint = of_checkpoint(req);
+
+	if (!world.crashed &&
+	    ((checkpoint && sections_held) || (!checkpoint && req->op == KVC_IO_SYNC && rig.moved)))
+		fault->kind = KVC_FAULT_HOLD;
+	else
+		world_hook(context, req, fault);
+}
+
+/* `alone`: nothing else of its segment is wanted. */
+static void power_fails_between(bool alone)
+{
+	int64_t checkpoints;
+
+	rig_init(&rig);
+	memset(&world, 0, sizeof world);
+	rig_start(&rig);
+	for (uint32_t i = 0; i < 80; i++)
+		assert_int_equal(rig_store(&rig, i, 2), KVC_OK);
+	assert_int_equal(rig_sync(&rig), KVC_OK);
+	checkpoints = rig_stat(&rig, "disk.checkpoints");
+	sections_held = true;
+	kvc_io_fault_install(between_hook, NULL);
+	rig.blocks[KEPT].used = true;
+	for (uint32_t i = 1; alone && i < PER_SEGMENT; i++)
+		rig_forget(&rig, KEPT + i);
+	for (uint32_t i = 0; i < 100 && !rig.moved; i++)
+		assert_int_equal(rig_store(&rig, 200 + i, 2), KVC_OK);
+	assert_true(rig.moved > 0 && kvc_io_fault_held() > 0);
+	sections_held = false;
+	kvc_io_fault_release();
+	while (rig_stat(&rig, "disk.checkpoints") == checkpoints)
+		kvc_loop_turn(rig.loop);
+	assert_true(rig.blocks[KEPT].stored && rig.blocks[KEPT].synced);
+	crash_now();
+	kvc_io_fault_release();
+	rig_stop(&rig);
+	kvc_io_fault_install(NULL, NULL);
+	journal_restore(LOSS_ALL);
+	rig_start(&rig);
+	promises_check();
+	rig_destroy(&rig);
+}
+
+/* A record whose copy did not arrive is still known where it was. */
+static void test_checkpoint_beside_copies(void **state)
+{
+	(void)state;
+	KVC_ROW("A8");
+	power_fails_between(false);
+	power_fails_between(true);
+	kvc_row_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -448,6 +522,7 @@ int main(void)
 	        cmocka_unit_test(test_power_fails_with_reordering),
 	        cmocka_unit_test(test_superblock_switch),
 	        cmocka_unit_test(test_recovery_is_broken_off),
+	        cmocka_unit_test(test_checkpoint_beside_copies),
 	};
 
 	prng.state = prng_seed("test_disk_crash");

@@ -13,7 +13,7 @@
 #include "tests/support/disk_rig.h"
 #include "tests/support/prng.h"
 
-enum { SIZE = 2, ROUND = 16 * 7 }; /* records of that size that fill the tier */
+enum { SIZE = 2, SEGMENTS = 16, ROUND = SEGMENTS * 7 }; /* records of that size that fill the tier */
 
 static struct rig rig;
 
@@ -207,14 +207,45 @@ static void test_dropped_meanwhile(void **state)
 		assert_false(rig.blocks[i].stored);
 }
 
+static void forget_all(void)
+{
+	for (uint32_t i = 0; i < RIG_BLOCKS; i++)
+		if (rig.blocks[i].stored)
+			rig_forget(&rig, i);
+}
+
+/* Its owner drops all of a segment while some of it is being copied: its room serves again. */
+static void test_all_dropped_meanwhile(void **state)
+{
+	(void)state;
+	rig_start(&rig);
+	store_some(0, 105);
+	use(0, 105, 3);
+	fault_some(KVC_IO_READ, 1, (struct kvc_io_fault){.kind = KVC_FAULT_HOLD});
+	for (uint32_t i = 0; i < 12 && !kvc_io_fault_held(); i++)
+		store_some(1000 + i, 1);
+	assert_true(kvc_io_fault_held() > 0);
+	forget_all();
+	kvc_io_fault_install(NULL, NULL);
+	kvc_io_fault_release();
+	store_some(1100, 2 * ROUND);
+	rig_check_all(&rig, false);
+	forget_all();
+	assert_int_equal(rig_stat(&rig, "disk.free_segments"), SEGMENTS - 2); /* one open, one ready */
+}
+
 #define KEEP_TEST(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        KEEP_TEST(test_used_blocks_stay), KEEP_TEST(test_bounded),
-	        KEEP_TEST(test_read_fails),       KEEP_TEST(test_write_fails),
-	        KEEP_TEST(test_close_meanwhile),  KEEP_TEST(test_dropped_meanwhile),
+	        KEEP_TEST(test_used_blocks_stay),
+	        KEEP_TEST(test_bounded),
+	        KEEP_TEST(test_read_fails),
+	        KEEP_TEST(test_write_fails),
+	        KEEP_TEST(test_close_meanwhile),
+	        KEEP_TEST(test_dropped_meanwhile),
+	        KEEP_TEST(test_all_dropped_meanwhile),
 	};
 
 	return RIG_RUN_BOTH(tests);
