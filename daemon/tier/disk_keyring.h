@@ -52,13 +52,14 @@ bool kvc_disk_encrypt_room(struct disk_write *write, uint64_t bytes);
 void kvc_disk_encrypt(struct disk_write *write);
 void kvc_disk_write_ready(struct disk_write *write, kvc_status status);
 
-/* Decrypt the record at `bytes`, whose header is sound, if it is encrypted. True: `done` will be called, with
- * KVC_OK, KVC_CORRUPT, KVC_MISS (there is no key) or KVC_UNAVAILABLE (no memory). False: *status is KVC_OK,
- * there was nothing to do, or KVC_MISS, there is no key or the tenant was dropped. */
-bool kvc_disk_decrypt(struct disk_decrypt *decrypt, uint8_t *bytes, kvc_status *status);
+/* Decrypt the record at `bytes`, of which `length` are there, if it is encrypted. That it is the one that was
+ * asked for is for the caller to know. True: `done` will be called, with KVC_OK, KVC_CORRUPT, KVC_MISS (there
+ * is no key) or KVC_UNAVAILABLE (no memory). False: *status is KVC_OK, there was nothing to do; KVC_MISS,
+ * there is no key or the tenant was dropped; or KVC_CORRUPT, its header is not sound or it is longer. */
+bool kvc_disk_decrypt(struct disk_decrypt *decrypt, uint8_t *bytes, uint64_t length, kvc_status *status);
 
 /* The same on this thread, at start. */
-kvc_status kvc_disk_decrypt_now(struct kvc_disk *disk, uint8_t *bytes);
+kvc_status kvc_disk_decrypt_now(struct kvc_disk *disk, uint8_t *bytes, uint64_t length);
 
 void kvc_disk_load_decrypted(struct disk_decrypt *decrypt, kvc_status status);
 void kvc_disk_copy_decrypted(struct disk_decrypt *decrypt, kvc_status status);
