@@ -105,6 +105,11 @@ static void record_decrypted(struct kvc_engine_job *job)
 	decrypt->done(decrypt, status);
 }
 
+static bool may_be_plain(const struct kvc_disk *disk, const struct kvc_record *record)
+{
+	return !disk->keyring.under || record->epoch < disk->keyring.ring.plain_below;
+}
+
 /* The row of an encrypted record's tenant. */
 static kvc_status row_for(const struct kvc_disk *disk, const uint8_t *bytes, uint64_t length,
                           const struct kvc_keyring_row **row)
@@ -117,7 +122,7 @@ static kvc_status row_for(const struct kvc_disk *disk, const uint8_t *bytes, uin
 	if (kvc_disk_keyring_dropped(disk, &record))
 		return KVC_MISS;
 	if (!record.encrypted)
-		return KVC_OK;
+		return may_be_plain(disk, &record) ? KVC_OK : KVC_CORRUPT;
 	*row = disk->keyring.under ? kvc_disk_keyring_row(disk, record.tenant) : NULL;
 	return *row ? KVC_OK : KVC_MISS;
 }

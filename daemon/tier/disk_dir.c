@@ -270,7 +270,7 @@ static kvc_status super_create(struct kvc_disk *disk, const struct kvc_disk_opti
 	kvc_secret_random(&random);
 	memcpy(disk->super.instance, random.bytes, sizeof disk->super.instance);
 	disk->super.sequence = 0;
-	disk->super.epoch_limit = 1;
+	disk->super.epoch_limit = DISK_FIRST_EPOCH;
 	status = kvc_disk_keyring_create(disk, options, detail);
 	if (status != KVC_OK)
 		return status;

@@ -474,13 +474,20 @@ static kvc_status key_check(struct kvc_disk *disk, const struct kvc_disk_options
 	return status;
 }
 
-/* One that takes a key from now on. */
+/* One that takes a key from now on. What comes now has an epoch that none has had (I1), so what is plain in
+ * those is forged. In a new directory nothing may be plain. */
 static kvc_status key_begin(struct kvc_disk *disk, const struct kvc_disk_options *options)
 {
 	struct disk_keyring *keyring = &disk->keyring;
+	uint64_t plain_below = disk->super.epoch_limit;
 	kvc_status status = key_take(disk, options);
 
-	return status ? status : kvc_keyring_lock(&keyring->ring, keyring->cipher, keyring->under);
+	if (status)
+		return status;
+	if (plain_below > DISK_FIRST_EPOCH)
+		kvc_warn("%s was plain: what comes is encrypted, what is there stays as it is",
+		         options->directory);
+	return kvc_keyring_lock(&keyring->ring, keyring->cipher, keyring->under, plain_below);
 }
 
 kvc_status kvc_disk_keyring_open(struct kvc_disk *disk, const struct kvc_disk_options *options,

@@ -55,7 +55,8 @@ void kvc_disk_write_ready(struct disk_write *write, kvc_status status);
 /* Decrypt the record at `bytes`, of which `length` are there, if it is encrypted. That it is the one that was
  * asked for is for the caller to know. True: `done` will be called, with KVC_OK, KVC_CORRUPT, KVC_MISS (there
  * is no key) or KVC_UNAVAILABLE (no memory). False: *status is KVC_OK, there was nothing to do; KVC_MISS,
- * there is no key or the tenant was dropped; or KVC_CORRUPT, its header is not sound or it is longer. */
+ * there is no key or the tenant was dropped; or KVC_CORRUPT, its header is not sound, it is longer,
+ * or it is plain where nothing may be. */
 bool kvc_disk_decrypt(struct disk_decrypt *decrypt, uint8_t *bytes, uint64_t length, kvc_status *status);
 
 /* The same on this thread, at start. */

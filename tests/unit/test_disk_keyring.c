@@ -280,6 +280,60 @@ static void test_misplaced_record(void **state)
 	assert_int_equal(rig_load(&rig, 0), RIG_RIGHT);
 }
 
+/* Where a block lies comes a plain record that is sound in all, with its name and another one's image. */
+static void forge(uint32_t block, const uint8_t *image)
+{
+	struct kvc_record record = rig.blocks[block].record;
+	uint8_t *all = malloc(rig_record_bytes(SIZE));
+	char path[512];
+	int fd;
+
+	record.encrypted = false;
+	memcpy(all + KVC_RECORD_HEADER_BYTES, image, record.image_bytes);
+	kvc_record_seal(&record, all);
+	snprintf(path, sizeof path, "%s/segments/%u", rig.directory, record.place.segment);
+	fd = open(path, O_WRONLY);
+	assert_int_equal(pwrite(fd, all, rig_record_bytes(SIZE), (off_t)record.place.page * KVC_PAGE_BYTES),
+	                 rig_record_bytes(SIZE));
+	close(fd);
+	free(all);
+}
+
+/* Nothing plain counts in a directory that was always encrypted, nor, in one that took a key, from then on.
+ */
+static void test_plain_record_is_forged(void **state)
+{
+	uint8_t *image = malloc(rig_image_bytes(SIZE));
+
+	(void)state;
+	for (uint32_t plain_first = 0; plain_first < 2; plain_first++) {
+		struct rig_request *request;
+
+		rig.options.key = plain_first ? NULL : &rig.key;
+		rig_start(&rig);
+		assert_int_equal(rig_store(&rig, 0, SIZE), KVC_OK);
+		rig_stop(&rig);
+		rig.options.key = &rig.key;
+		rig_start(&rig);
+		assert_int_equal(rig_store(&rig, 4, SIZE), KVC_OK);
+		request = rig_store_begin(&rig, 8, SIZE);
+		memcpy(image, request->req.slab + KVC_RECORD_HEADER_BYTES, rig_image_bytes(SIZE));
+		assert_int_equal(rig_end(request), KVC_OK);
+		forge(4, image);
+		assert_int_equal(rig_load(&rig, 4), RIG_MISSING);
+		assert_int_equal(rig_load(&rig, 0), RIG_RIGHT);
+		rig_stop(&rig);
+		rig.options.verify_on_start = true;
+		rig_start(&rig);
+		assert_int_equal(rig_stat(&rig, "disk.corrupt"), 1);
+		assert_false(rig.blocks[4].stored);
+		assert_int_equal(rig_check_all(&rig, false), 2);
+		rig_destroy(&rig);
+		rig_init(&rig);
+	}
+	free(image);
+}
+
 /* One bit of the encrypted image, in its first page, where the header binds it, and behind. */
 static void test_flipped_bit(void **state)
 {
@@ -718,6 +772,7 @@ int main(void)
 	        KEYRING_TEST(test_plain_directory_takes_a_key),
 	        KEYRING_TEST(test_nothing_shows),
 	        KEYRING_TEST(test_misplaced_record),
+	        KEYRING_TEST(test_plain_record_is_forged),
 	        KEYRING_TEST(test_flipped_bit),
 	        KEYRING_TEST(test_dropped_tenant),
 	        KEYRING_TEST(test_dropped_key_is_in_no_file),

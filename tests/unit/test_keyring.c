@@ -39,7 +39,7 @@ static int setup(void **state)
 	memset(ring.instance, 0x44, sizeof ring.instance);
 	ring.sequence = 9;
 	kvc_keyring_under(&disk_key, ring.instance, &under);
-	assert_int_equal(kvc_keyring_lock(&ring, cipher, &under), KVC_OK);
+	assert_int_equal(kvc_keyring_lock(&ring, cipher, &under, 77), KVC_OK);
 	for (uint32_t i = 0; i < TENANTS; i++) {
 		tenant_of(i, tenant);
 		if (i % 3)
@@ -79,6 +79,7 @@ static void test_round_trip(void **state)
 	assert_int_equal(back.count, ring.count);
 	assert_int_equal(back.sequence, 9);
 	assert_true(back.encrypted);
+	assert_int_equal(back.plain_below, 77);
 	assert_int_equal(kvc_keyring_try(&back, cipher, &under), KVC_OK);
 	for (uint32_t i = 0; i < TENANTS; i++) {
 		const struct kvc_keyring_row *row;
@@ -169,6 +170,10 @@ static void test_key_is_bound(void **state)
 	row = *kvc_keyring_find(&ring, tenant);
 	other.bytes[31] ^= 1;
 	assert_int_equal(kvc_keyring_try(&ring, cipher, &other), KVC_ACCESS);
+	ring.plain_below++;
+	assert_int_equal(kvc_keyring_try(&ring, cipher, &under), KVC_ACCESS);
+	ring.plain_below--;
+	assert_int_equal(kvc_keyring_try(&ring, cipher, &under), KVC_OK);
 	assert_int_equal(kvc_keyring_key(ring.instance, &row, cipher, &other, &key), KVC_CORRUPT);
 	assert_int_equal(kvc_keyring_key(instance, &row, cipher, &under, &key), KVC_CORRUPT);
 	row.tenant[0] ^= 1;
