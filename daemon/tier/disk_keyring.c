@@ -43,18 +43,24 @@ bool kvc_disk_keyring_dropped(const struct kvc_disk *disk, const struct kvc_reco
 	return kvc_keyring_incarnation(&disk->keyring.ring, record->tenant) != record->incarnation;
 }
 
-kvc_status kvc_disk_keyring_judge(const struct kvc_disk *disk, const struct kvc_record *record)
+static kvc_status judge(const struct kvc_keyring *ring, const struct kvc_record *record)
 {
-	uint32_t now = kvc_keyring_incarnation(&disk->keyring.ring, record->tenant);
+	uint32_t now = kvc_keyring_incarnation(ring, record->tenant);
 
 	if (record->incarnation == now)
 		return KVC_OK;
 	return record->incarnation < now ? KVC_CANCELLED : KVC_UNAVAILABLE;
 }
 
+kvc_status kvc_disk_keyring_judge(const struct kvc_disk *disk, const struct kvc_record *record)
+{
+	return judge(&disk->keyring.ring, record);
+}
+
 bool kvc_disk_keyring_lacks(const struct kvc_disk *disk, const struct kvc_record *record)
 {
-	return disk->keyring.doubt || (disk->keyring.under && !kvc_disk_keyring_row(disk, record->tenant));
+	return disk->keyring.doubt || kvc_disk_keyring_dropped(disk, record) ||
+	       (disk->keyring.under && !kvc_disk_keyring_row(disk, record->tenant));
 }
 
 const struct kvc_keyring_row *kvc_disk_keyring_row(const struct kvc_disk *disk, const uint8_t tenant[16])
@@ -273,11 +279,10 @@ static kvc_status tenant_drop(struct kvc_disk *disk, const struct kvc_record *re
 static kvc_status key_make(struct kvc_disk *disk, const struct kvc_record *record)
 {
 	struct disk_keyring *keyring = &disk->keyring;
+	kvc_status status = judge(&keyring->next, record);
 
-	if (kvc_keyring_incarnation(&keyring->next, record->tenant) != record->incarnation)
-		return KVC_CANCELLED;
-	if (!keyring->under)
-		return KVC_OK;
+	if (status != KVC_OK || !keyring->under)
+		return status;
 	return kvc_keyring_make_key(&keyring->next, keyring->cipher, keyring->under, record->tenant);
 }
 

@@ -32,8 +32,8 @@ bool kvc_disk_keyring_dropped(const struct kvc_disk *disk, const struct kvc_reco
 /* The row of a tenant that has a key, else NULL. */
 const struct kvc_keyring_row *kvc_disk_keyring_row(const struct kvc_disk *disk, const uint8_t tenant[16]);
 
-/* A store that needs the keyring to be written first: its tenant has no key yet, or it is not known what is
- * on stable storage. */
+/* A store that has to wait for the keyring: its tenant has no key yet; its tenant is being dropped here, and
+ * was elsewhere already; or it is not known what is on stable storage. */
 bool kvc_disk_keyring_lacks(const struct kvc_disk *disk, const struct kvc_record *record);
 void kvc_disk_keyring_await(struct kvc_disk *disk, struct kvc_tier_req *req);
 void kvc_disk_forget_tenant(struct kvc_disk *disk, struct kvc_tier_req *req);

@@ -21,7 +21,7 @@
 #include "tests/support/loop_run.h"
 #include "tests/support/row.h"
 
-enum { BLOCKS = 40, TENANTS = 4, SIZE = 1, FILE_BYTES = 4096 };
+enum { BLOCKS = 40, TENANTS = 4, SIZE = 1, FILE_BYTES = 4096, WRITES = 8 /* in flight */ };
 
 static struct rig rig;
 static char second[KVC_TEMP_DIR_BYTES];
@@ -427,7 +427,7 @@ static void test_other_incarnation(void **state)
 	rig.incarnation[1] = 0;
 	assert_int_equal(rig_store(&rig, 1, SIZE), KVC_CANCELLED);
 	rig.incarnation[1] = 2;
-	assert_int_equal(rig_store(&rig, 1, SIZE), KVC_CANCELLED);
+	assert_int_equal(rig_store(&rig, 1, SIZE), KVC_UNAVAILABLE);
 	rig.incarnation[1] = 1;
 	assert_int_equal(rig_store(&rig, 1, SIZE), KVC_OK);
 	rig.incarnation[1] = 0;
@@ -762,6 +762,79 @@ static void test_one_directory_cannot_drop(void **state)
 	assert_int_equal(rig.recovered, BLOCKS - BLOCKS / TENANTS);
 }
 
+/* Writes to the second directory stand still: all, or those of records. */
+static bool keyring_too;
+
+static void on_second(void *context, const struct kvc_io_req *req, struct kvc_io_fault *fault)
+{
+	char link[64], path[512];
+	ssize_t length;
+
+	(void)context;
+	snprintf(link, sizeof link, "/proc/self/fd/%d", req->file->fd);
+	length = readlink(link, path, sizeof path - 1);
+	path[length < 0 ? 0 : length] = '\0';
+	if (req->op == KVC_IO_WRITE && !strncmp(path, second, strlen(second)) &&
+	    (keyring_too || strstr(path, "/segments/")))
+		*fault = (struct kvc_io_fault){.kind = KVC_FAULT_HOLD};
+}
+
+static uint32_t held_before;
+
+static bool done_or_held(void *context)
+{
+	return ((const struct rig_request *)context)->done || kvc_io_fault_held() > held_before;
+}
+
+static bool the_first_has_dropped(void *context)
+{
+	return rig.tier->ops->incarnation(rig.tier, context) == 1;
+}
+
+/* One that goes to the first directory ends, one that goes to the second may stand still. */
+static struct rig_request *store_and_see(uint32_t block)
+{
+	struct rig_request *store = rig_store_begin(&rig, block, 0); /* they fit the open segment */
+
+	held_before = kvc_io_fault_held();
+	assert_true(kvc_test_run_until(rig.loop, done_or_held, store, 20000));
+	return store;
+}
+
+/* A store for the tenant as it will be waits in a directory that knows it as it was, while that hears of the
+ * drop. */
+static void test_store_while_one_directory_has_dropped(void **state)
+{
+	struct rig_request *stores[2 * WRITES + 2], *drop;
+	uint32_t count = 0;
+
+	(void)state;
+	both_begin();
+	rig_start(&rig);
+	store_some();
+	keyring_too = true;
+	kvc_io_fault_install(on_second, NULL);
+	for (; kvc_io_fault_held() < WRITES; count++) {
+		assert_true(count < 2 * WRITES);
+		stores[count] = store_and_see(BLOCKS + 3 + 4 * count);
+	}
+	drop = rig_drop_tenant_begin(&rig, 1);
+	assert_true(kvc_test_run_until(rig.loop, the_first_has_dropped, rig.blocks[1].record.tenant, 20000));
+	rig.incarnation[1] = 1;
+	for (uint32_t i = 0; i < 2; i++)
+		stores[count++] = rig_store_begin(&rig, 401 + 4 * i, 0);
+	keyring_too = false;
+	kvc_io_fault_release();
+	assert_int_equal(rig_end(drop), KVC_OK);
+	kvc_io_fault_install(NULL, NULL);
+	kvc_io_fault_release();
+	for (uint32_t i = 0; i < count; i++)
+		assert_int_equal(rig_end(stores[i]), KVC_OK);
+	rig_check_all(&rig, false);
+	restart_scanning();
+	assert_int_equal(rig_check_all(&rig, false), rig.recovered);
+}
+
 #define KEYRING_TEST(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
@@ -787,6 +860,7 @@ int main(void)
 	        KEYRING_TEST(test_dropped_in_all_directories),
 	        KEYRING_TEST(test_directory_that_missed_a_drop),
 	        KEYRING_TEST(test_one_directory_cannot_drop),
+	        KEYRING_TEST(test_store_while_one_directory_has_dropped),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
