@@ -385,12 +385,12 @@ static kvc_status both_write(struct disk_keyring *keyring)
 	return status;
 }
 
-/* KVC_CORRUPT: it holds nothing sound of this directory. */
+/* KVC_CORRUPT: it holds nothing sound of this directory. KVC_IO and others: what it holds is not known. */
 static kvc_status file_read(const struct kvc_disk *disk, uint32_t file, struct kvc_keyring *ring)
 {
 	int fd = disk->keyring.files[file].fd;
 	uint32_t most = kvc_keyring_pages(KVC_KEYRING_TENANTS_MAX), pages;
-	kvc_status status = KVC_CORRUPT;
+	kvc_status status = KVC_IO;
 	struct stat st;
 	uint8_t *bytes;
 
@@ -412,6 +412,12 @@ static kvc_status file_read(const struct kvc_disk *disk, uint32_t file, struct k
 	return status;
 }
 
+static bool readable(kvc_status status)
+{
+	return status == KVC_OK || status == KVC_CORRUPT;
+}
+
+/* As long as one of them cannot be read, it may be the newer one. */
 static kvc_status newest_read(struct kvc_disk *disk, bool *complete)
 {
 	struct disk_keyring *keyring = &disk->keyring;
@@ -427,9 +433,10 @@ static kvc_status newest_read(struct kvc_disk *disk, bool *complete)
 	keyring->ring = found[newest];
 	keyring->tried = keyring->ring.sequence;
 	keyring->in_force = newest;
-	if (status[0] != KVC_OK && status[1] != KVC_OK)
-		return status[0] == KVC_CORRUPT ? status[1] : status[0];
-	return KVC_OK;
+	for (uint32_t i = 0; i < KVC_KEYRING_FILES; i++)
+		if (!readable(status[i]))
+			return status[i];
+	return status[newest];
 }
 
 static kvc_status files_open(struct kvc_disk *disk, const char *directory, const struct disk_detail *detail)
@@ -509,6 +516,9 @@ kvc_status kvc_disk_keyring_open(struct kvc_disk *disk, const struct kvc_disk_op
 		return kvc_disk_fail(detail, status,
 		                     "%s/keyring.0 and .1 are damaged: remove the directory to start empty",
 		                     directory);
+	if (status != KVC_OK && !*detail->text)
+		return kvc_disk_fail(detail, status, "%s: its keyring cannot be read: %s", directory,
+		                     kvc_status_text(status));
 	if (status != KVC_OK)
 		return status;
 	if (keyring->ring.encrypted) {

@@ -10,10 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
+#include "daemon/base/alloc.h"
 #include "daemon/base/log.h"
 #include "daemon/io/io_fault.h"
 #include "daemon/tier/keyring.h"
@@ -24,6 +26,7 @@
 enum { BLOCKS = 40, TENANTS = 4, SIZE = 1, FILE_BYTES = 4096, WRITES = 8 /* in flight */ };
 
 static struct rig rig;
+static const char *unreadable; /* name of a file; NULL: none */
 static char second[KVC_TEMP_DIR_BYTES];
 static char both[2 * KVC_TEMP_DIR_BYTES];
 
@@ -43,6 +46,7 @@ static int teardown(void **state)
 	(void)state;
 	kvc_io_fault_install(NULL, NULL);
 	kvc_io_fault_release();
+	unreadable = NULL;
 	rig_destroy(&rig);
 	kvc_test_temp_dir_remove(second);
 	kvc_row_end();
@@ -648,6 +652,72 @@ static void test_damaged_file(void **state)
 	rig_init(&rig);
 }
 
+/* In place of the C library's, for what is read at open. */
+ssize_t read_at(int fd, void *bytes, size_t length, off_t offset) __asm__("pread");
+
+ssize_t read_at(int fd, void *bytes, size_t length, off_t offset)
+{
+	char link[64], path[512];
+	ssize_t named;
+
+	snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+	named = readlink(link, path, sizeof path - 1);
+	path[named < 0 ? 0 : named] = '\0';
+	if (!unreadable || !strstr(path, unreadable))
+		return syscall(SYS_pread64, fd, bytes, length, offset);
+	errno = EIO;
+	return -1;
+}
+
+/* A file that cannot be read may be the newer one: the other one does not take its place. */
+static void test_unreadable_file(void **state)
+{
+	(void)state;
+	rig_start(&rig);
+	for (uint32_t i = 0; i < TENANTS; i++)
+		assert_int_equal(rig_store(&rig, i, SIZE), KVC_OK);
+	rig_stop(&rig);
+	for (uint32_t i = 0; i < 2; i++) {
+		unreadable = i ? "/keyring.1" : "/keyring.0";
+		assert_int_equal(rig_open(&rig), KVC_IO);
+		assert_non_null(strstr(rig.detail, "keyring cannot be read"));
+		unreadable = NULL;
+	}
+	rig_start(&rig);
+	assert_int_equal(rig_check_all(&rig, false), TENANTS);
+}
+
+/* Nor does it for want of memory, whatever it is wanted for. */
+static void test_no_memory_at_open(void **state)
+{
+	uint8_t wrapped[KVC_WRAPPED_BYTES], now[KVC_WRAPPED_BYTES];
+	uint64_t all = kvc_alloc_count();
+	uint8_t *files[2];
+	size_t bytes[2];
+
+	(void)state;
+	assert_int_equal(rig_open(&rig), KVC_OK);
+	all = kvc_alloc_count() - all;
+	rig_recover(&rig);
+	assert_int_equal(rig_store(&rig, 0, SIZE), KVC_OK); /* its key is in one of them */
+	rig_stop(&rig);
+	wrapped_get(rig.directory, 0, wrapped);
+	for (uint32_t i = 0; i < 2; i++)
+		files[i] = file_get(rig.directory, i ? "keyring.1" : "keyring.0", &bytes[i]);
+	for (uint64_t n = 1; n <= all; n++) {
+		for (uint32_t i = 0; i < 2; i++)
+			file_put(rig.directory, i ? "keyring.1" : "keyring.0", files[i], bytes[i]);
+		kvc_alloc_fail_at(n, 0);
+		if (rig_open(&rig) == KVC_OK)
+			rig_stop(&rig);
+		kvc_alloc_fail_at(0, 0);
+		wrapped_get(rig.directory, 0, now);
+		assert_memory_equal(now, wrapped, sizeof now);
+	}
+	free(files[0]);
+	free(files[1]);
+}
+
 /* An older file comes back: the newer one counts, and the older one is written over. */
 static void test_older_file(void **state)
 {
@@ -856,6 +926,8 @@ int main(void)
 	        KEYRING_TEST(test_old_key_cannot_be_overwritten),
 	        KEYRING_TEST(test_key_cannot_be_written),
 	        KEYRING_TEST(test_damaged_file),
+	        KEYRING_TEST(test_unreadable_file),
+	        KEYRING_TEST(test_no_memory_at_open),
 	        KEYRING_TEST(test_older_file),
 	        KEYRING_TEST(test_dropped_in_all_directories),
 	        KEYRING_TEST(test_directory_that_missed_a_drop),
