@@ -392,7 +392,7 @@ static kvc_status super_open(struct kvc_disk *disk, const struct kvc_disk_option
 	if (status != KVC_OK && status != KVC_MISS)
 		return status;
 	status = KVC_OK;
-	if (exists && disk->super.version >= KVC_SUPER_WITH_KEYRING)
+	if (exists)
 		status = kvc_disk_keyring_open(disk, options, detail);
 	if (status == KVC_OK)
 		status = geometry_choose(disk, options, exists, detail, &changed);
@@ -400,8 +400,6 @@ static kvc_status super_open(struct kvc_disk *disk, const struct kvc_disk_option
 		return status;
 	if (exists && !fresh && !changed) {
 		status = segments_remove(disk, disk->segment_count);
-		if (status == KVC_OK && disk->super.version < KVC_SUPER_WITH_KEYRING)
-			status = kvc_disk_keyring_create(disk, options, detail);
 	} else {
 		if (exists)
 			kvc_warn("%s starts empty: its %s changed", directory,

@@ -512,6 +512,8 @@ kvc_status kvc_disk_keyring_open(struct kvc_disk *disk, const struct kvc_disk_op
 
 	if (status == KVC_OK)
 		status = newest_read(disk, &complete);
+	if (status == KVC_CORRUPT && disk->super.version < KVC_SUPER_WITH_KEYRING)
+		return kvc_disk_keyring_create(disk, options, detail);
 	if (status == KVC_CORRUPT)
 		return kvc_disk_fail(detail, status,
 		                     "%s/keyring.0 and .1 are damaged: remove the directory to start empty",

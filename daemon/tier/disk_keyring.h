@@ -14,7 +14,9 @@ struct disk_detail;
 void kvc_disk_keyring_init(struct kvc_disk *disk);
 void kvc_disk_keyring_close(struct kvc_disk *disk);
 
-/* Read it and try the key; or make a new one, for the instance in disk->super. */
+/* Read it and try the key; or make a new one, for the instance in disk->super. A directory of a version
+ * without one gets it when it is opened. It may have one all the same, if the superblock that says otherwise
+ * is the one of before, as the newer one was damaged: that counts. */
 kvc_status kvc_disk_keyring_open(struct kvc_disk *disk, const struct kvc_disk_options *options,
                                  const struct disk_detail *detail);
 kvc_status kvc_disk_keyring_create(struct kvc_disk *disk, const struct kvc_disk_options *options,

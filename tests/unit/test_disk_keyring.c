@@ -22,6 +22,7 @@
 #include "tests/support/disk_rig.h"
 #include "tests/support/loop_run.h"
 #include "tests/support/row.h"
+#include "tests/support/super_version.h"
 
 enum { BLOCKS = 40, TENANTS = 4, SIZE = 1, FILE_BYTES = 4096, WRITES = 8 /* in flight */ };
 
@@ -747,6 +748,34 @@ static void test_older_file(void **state)
 	}
 }
 
+/* The superblock of before an upgrade comes back, which knows of no keyring: the one that is there counts. */
+static void test_superblock_of_before_the_keyring(void **state)
+{
+	uint8_t *super;
+	size_t bytes;
+
+	(void)state;
+	KVC_ROW("B25 H8");
+	rig_start(&rig);
+	store_some();
+	assert_int_equal(rig_drop_tenant(&rig, 1), KVC_OK);
+	rig_stop(&rig);
+	super = file_get(rig.directory, "super", &bytes);
+	for (uint32_t i = 0; i < KVC_SUPER_SLOTS; i++)
+		kvc_test_super_version(super + i * KVC_PAGE_BYTES, 2);
+	file_put(rig.directory, "super", super, bytes);
+	kvc_row.injected++;
+	free(super);
+	rig.options.key = NULL;
+	assert_int_equal(rig_open(&rig), KVC_ACCESS);
+	rig.options.key = &rig.key;
+	rig.options.verify_on_start = true;
+	rig_start(&rig);
+	assert_int_equal(rig.incarnation[1], 1);
+	assert_int_equal(rig.recovered, BLOCKS - BLOCKS / TENANTS);
+	assert_int_equal(rig_check_all(&rig, false), BLOCKS - BLOCKS / TENANTS);
+}
+
 /* --- several directories -------------------------------------------------------------------------- */
 
 static void both_begin(void)
@@ -929,6 +958,7 @@ int main(void)
 	        KEYRING_TEST(test_unreadable_file),
 	        KEYRING_TEST(test_no_memory_at_open),
 	        KEYRING_TEST(test_older_file),
+	        KEYRING_TEST(test_superblock_of_before_the_keyring),
 	        KEYRING_TEST(test_dropped_in_all_directories),
 	        KEYRING_TEST(test_directory_that_missed_a_drop),
 	        KEYRING_TEST(test_one_directory_cannot_drop),
