@@ -72,7 +72,8 @@ struct kvc_tier_events {
 	void (*reclaimed)(void *context, uint32_t cookie, struct kvc_place place);
 
 	/* What the owner keeps under a cookie: fills in key, tenant, sizes, depth and what else it knows of
-	 * the record at record->place. False: that is not where he has it (yet). For a checkpoint, from a
+	 * the record at record->place. False: that is not where he has it (yet), or its tenant is being
+	 * dropped: the record's incarnation is the tenant's present one. For a checkpoint, from a
 	 * task of the tier's own. NULL: there are no checkpoints. */
 	bool (*describe)(void *context, uint32_t cookie, struct kvc_record *record);
 
