@@ -248,7 +248,7 @@ static void io_done(struct kvc_io_req *io)
 
 /* Move what can be done from `from` to `to`, and answer the rest. */
 static void changes_make(struct kvc_disk *disk, struct kvc_list *from, struct kvc_list *to,
-                         kvc_status (*change)(struct kvc_disk *disk, const struct kvc_record *record))
+                         kvc_status (*change)(struct kvc_disk *disk, const struct kvc_tier_req *req))
 {
 	struct kvc_list waiting;
 	struct kvc_list *node;
@@ -257,7 +257,7 @@ static void changes_make(struct kvc_disk *disk, struct kvc_list *from, struct kv
 	kvc_list_splice(&waiting, from);
 	while ((node = kvc_list_pop(&waiting))) {
 		struct kvc_tier_req *req = request_of(node);
-		kvc_status status = change(disk, &req->record);
+		kvc_status status = change(disk, req);
 
 		if (status == KVC_OK)
 			kvc_list_push(to, &req->node);
@@ -266,18 +266,24 @@ static void changes_make(struct kvc_disk *disk, struct kvc_list *from, struct kv
 	}
 }
 
-/* record->incarnation: the one that it shall have; 0: the next one. */
-static kvc_status tenant_drop(struct kvc_disk *disk, const struct kvc_record *record)
+/* record.incarnation: the one that it shall have, by req->drop; 0: the next one. */
+static kvc_status tenant_drop(struct kvc_disk *disk, const struct kvc_tier_req *req)
 {
 	struct kvc_keyring *next = &disk->keyring.next;
-	uint32_t now = kvc_keyring_incarnation(next, record->tenant);
-	uint32_t to = record->incarnation ? record->incarnation : now + 1;
+	uint32_t now = kvc_keyring_incarnation(next, req->record.tenant);
+	uint32_t to = req->record.incarnation;
+	uint64_t drop = req->drop;
 
-	return to > now ? kvc_keyring_drop(next, record->tenant, to) : KVC_OK;
+	if (!to) {
+		to = now + 1;
+		kvc_random(&drop, sizeof drop);
+	}
+	return to > now ? kvc_keyring_drop(next, req->record.tenant, to, drop) : KVC_OK;
 }
 
-static kvc_status key_make(struct kvc_disk *disk, const struct kvc_record *record)
+static kvc_status key_make(struct kvc_disk *disk, const struct kvc_tier_req *req)
 {
+	const struct kvc_record *record = &req->record;
 	struct disk_keyring *keyring = &disk->keyring;
 	kvc_status status = judge(&keyring->next, record);
 
@@ -585,19 +591,32 @@ void kvc_disk_keyring_close(struct kvc_disk *disk)
 
 /* --- several directories -------------------------------------------------------------------------- */
 
-static uint32_t highest(struct kvc_tier *const *tiers, uint32_t count, const uint8_t tenant[16])
+/* What a tenant is to be in all of them: as in the one that has dropped it most often. If two have come to
+ * that by different drops, each of which the other one missed, what is in either may have been dropped: it is
+ * another one. */
+static struct kvc_keyring_row row_of_all(struct kvc_tier *const *tiers, uint32_t count,
+                                         const uint8_t tenant[16])
 {
-	uint32_t most = 0;
+	struct kvc_keyring_row most = {.incarnation = 0};
+	bool contested = false;
 
 	for (uint32_t i = 0; i < count; i++) {
-		uint32_t one = kvc_disk_incarnation(tiers[i], tenant);
+		const struct kvc_keyring_row *row =
+		        kvc_keyring_find(&disk_of(tiers[i])->keyring.ring, tenant);
 
-		most = one > most ? one : most;
+		if (!row || row->incarnation < most.incarnation)
+			continue;
+		contested = row->incarnation == most.incarnation && (contested || row->drop != most.drop);
+		most = *row;
+	}
+	if (contested) {
+		most.incarnation++;
+		kvc_random(&most.drop, sizeof most.drop);
 	}
 	return most;
 }
 
-/* Drop in `to` whom `from` has dropped more often than any. */
+/* Drop in `to` whom `from` knows, and another one has dropped more often. */
 static kvc_status rows_raise(struct kvc_tier *const *tiers, uint32_t count, const struct kvc_keyring *from,
                              struct kvc_keyring *to, bool *changed)
 {
@@ -605,11 +624,11 @@ static kvc_status rows_raise(struct kvc_tier *const *tiers, uint32_t count, cons
 
 	for (uint32_t i = 0; status == KVC_OK && i < from->count; i++) {
 		const uint8_t *tenant = from->rows[i].tenant;
-		uint32_t most = highest(tiers, count, tenant);
+		const struct kvc_keyring_row all = row_of_all(tiers, count, tenant);
 
-		if (kvc_keyring_incarnation(to, tenant) >= most)
+		if (kvc_keyring_incarnation(to, tenant) >= all.incarnation)
 			continue;
-		status = kvc_keyring_drop(to, tenant, most);
+		status = kvc_keyring_drop(to, tenant, all.incarnation, all.drop);
 		*changed = true;
 	}
 	return status;

@@ -34,12 +34,14 @@ struct row {
 	uint32_t incarnation;
 	uint32_t flags; /* ROW_HAS_KEY */
 	uint8_t wrapped[KVC_WRAPPED_BYTES];
-	uint8_t zero[12];
+	uint64_t drop;
+	uint8_t zero[4];
 } __attribute__((packed));
 
 static_assert(sizeof(struct head) == 256, "on disk");
 static_assert(offsetof(struct head, plain_below) == 120, "on disk");
 static_assert(sizeof(struct row) == 96, "on disk");
+static_assert(offsetof(struct row, drop) == 84, "on disk");
 
 enum { ROWS_FIRST = 8 };
 
@@ -130,7 +132,8 @@ static kvc_status row_have(struct kvc_keyring *ring, const uint8_t tenant[16], s
 	return KVC_OK;
 }
 
-kvc_status kvc_keyring_drop(struct kvc_keyring *ring, const uint8_t tenant[16], uint32_t incarnation)
+kvc_status kvc_keyring_drop(struct kvc_keyring *ring, const uint8_t tenant[16], uint32_t incarnation,
+                            uint64_t drop)
 {
 	struct kvc_keyring_row *row;
 	kvc_status status = row_have(ring, tenant, &row);
@@ -138,6 +141,7 @@ kvc_status kvc_keyring_drop(struct kvc_keyring *ring, const uint8_t tenant[16], 
 	if (status != KVC_OK)
 		return status;
 	row->incarnation = incarnation;
+	row->drop = drop;
 	row->has_key = false;
 	memset(row->wrapped, 0, sizeof row->wrapped);
 	return KVC_OK;
@@ -182,6 +186,7 @@ void kvc_keyring_encode(const struct kvc_keyring *ring, uint8_t *bytes)
 		struct row row = {
 		        .incarnation = from->incarnation,
 		        .flags = from->has_key ? ROW_HAS_KEY : 0,
+		        .drop = from->drop,
 		};
 
 		memcpy(row.tenant, from->tenant, sizeof row.tenant);
@@ -207,6 +212,7 @@ static kvc_status rows_decode(const uint8_t *bytes, uint32_t count, struct kvc_k
 		*to = (struct kvc_keyring_row){
 		        .incarnation = row.incarnation,
 		        .has_key = row.flags & ROW_HAS_KEY,
+		        .drop = row.drop,
 		};
 		memcpy(to->tenant, row.tenant, sizeof to->tenant);
 		memcpy(to->wrapped, row.wrapped, sizeof to->wrapped);

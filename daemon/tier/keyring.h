@@ -23,6 +23,8 @@
 struct kvc_keyring_row {
 	uint8_t tenant[16];
 	uint32_t incarnation;
+	uint64_t drop; /* the one that made this incarnation, at random: another directory may have come to
+	                  the same incarnation by another one; 0: none */
 	bool has_key;
 	uint8_t wrapped[KVC_WRAPPED_BYTES]; /* zeros: none */
 };
@@ -59,7 +61,8 @@ const struct kvc_keyring_row *kvc_keyring_find(const struct kvc_keyring *ring, c
 uint32_t kvc_keyring_incarnation(const struct kvc_keyring *ring, const uint8_t tenant[16]);
 
 /* Drop a tenant: no key, and that incarnation. KVC_NO_MEMORY, KVC_LIMIT (too many tenants). */
-kvc_status kvc_keyring_drop(struct kvc_keyring *ring, const uint8_t tenant[16], uint32_t incarnation);
+kvc_status kvc_keyring_drop(struct kvc_keyring *ring, const uint8_t tenant[16], uint32_t incarnation,
+                            uint64_t drop);
 
 /* --- under the disk's key, of which `under` is derived for this directory --- */
 

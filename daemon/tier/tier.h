@@ -51,6 +51,7 @@ struct kvc_tier_req {
 	void (*outer)(struct kvc_tier_req *req); /* whom that one answers, */
 	uint32_t child;                          /* to which of its tiers, */
 	uint32_t tries;                          /* at the how manieth try */
+	uint64_t drop;                           /* of a tenant: which one that is, to all of them */
 };
 
 /* A few bytes of the owner's that rest with the tier's count of what it wrote. */

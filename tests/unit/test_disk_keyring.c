@@ -839,6 +839,39 @@ static void test_directory_that_missed_a_drop(void **state)
 	assert_int_equal(rig_check_all(&rig, false), BLOCKS);
 }
 
+static void start_with(const char *directories)
+{
+	rig_stop(&rig);
+	rig.options.directory = directories;
+	rig.options.bytes = directories == both ? 32u << 20 : 16u << 20;
+	rig_start(&rig);
+}
+
+/* Each was elsewhere at one of two drops, so that both have dropped the tenant once: what it has put into the
+ * first one in between is dropped too. */
+static void test_each_directory_missed_a_drop(void **state)
+{
+	(void)state;
+	KVC_ROW("B25");
+	both_begin();
+	rig_start(&rig);
+	store_some();
+	start_with(rig.directory);
+	assert_int_equal(rig_drop_tenant(&rig, 1), KVC_OK);
+	assert_int_equal(rig_store(&rig, 1, SIZE), KVC_OK);
+	start_with(second);
+	assert_int_equal(rig_drop_tenant(&rig, 1), KVC_OK);
+	kvc_row.injected++;
+	start_with(both);
+	assert_int_equal(rig.incarnation[1], 2);
+	assert_int_equal(rig.recovered, BLOCKS - BLOCKS / TENANTS);
+	assert_int_equal(rig_check_all(&rig, false), BLOCKS - BLOCKS / TENANTS);
+	store_some();
+	start_with(both); /* they agree now */
+	assert_int_equal(rig.incarnation[1], 2);
+	assert_int_equal(rig_check_all(&rig, false), BLOCKS);
+}
+
 /* One of them cannot write its keyring: the drop holds, as the tenant has another incarnation, and is not
  * told as complete. The next one is. */
 static void test_one_directory_cannot_drop(void **state)
@@ -961,6 +994,7 @@ int main(void)
 	        KEYRING_TEST(test_superblock_of_before_the_keyring),
 	        KEYRING_TEST(test_dropped_in_all_directories),
 	        KEYRING_TEST(test_directory_that_missed_a_drop),
+	        KEYRING_TEST(test_each_directory_missed_a_drop),
 	        KEYRING_TEST(test_one_directory_cannot_drop),
 	        KEYRING_TEST(test_store_while_one_directory_has_dropped),
 	};
