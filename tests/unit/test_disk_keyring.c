@@ -1,6 +1,5 @@
 /* The disk tier's keyring at work: keys that fit and that do not, tenants that are dropped, and all that can
  * go wrong with its files. */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
@@ -9,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -18,26 +16,21 @@
 #include "daemon/base/alloc.h"
 #include "daemon/base/log.h"
 #include "daemon/io/io_fault.h"
-#include "daemon/tier/keyring.h"
 #include "tests/support/disk_rig.h"
-#include "tests/support/loop_run.h"
+#include "tests/support/keyring_files.h"
 #include "tests/support/row.h"
 #include "tests/support/super_version.h"
 
-enum { BLOCKS = 40, TENANTS = 4, SIZE = 1, FILE_BYTES = 4096, WRITES = 8 /* in flight */ };
+enum { BLOCKS = 40, TENANTS = 4, SIZE = 1 };
 
 static struct rig rig;
 static const char *unreadable; /* name of a file; NULL: none */
-static char second[KVC_TEMP_DIR_BYTES];
-static char both[2 * KVC_TEMP_DIR_BYTES];
 
 static int setup(void **state)
 {
 	(void)state;
 	rig_encrypted = true;
 	rig_init(&rig);
-	kvc_test_temp_dir(second);
-	snprintf(both, sizeof both, "%s,%s", rig.directory, second);
 	kvc_log_level_now = KVC_LOG_ERROR;
 	return 0;
 }
@@ -49,7 +42,6 @@ static int teardown(void **state)
 	kvc_io_fault_release();
 	unreadable = NULL;
 	rig_destroy(&rig);
-	kvc_test_temp_dir_remove(second);
 	kvc_row_end();
 	return 0;
 }
@@ -68,98 +60,18 @@ static void restart_scanning(void)
 	rig_start(&rig);
 }
 
-/* --- what stands in the directory ----------------------------------------------------------------- */
-
-static uint8_t *file_get(const char *directory, const char *name, size_t *bytes)
-{
-	char path[1024];
-	struct stat st;
-	uint8_t *all;
-	int fd;
-
-	snprintf(path, sizeof path, "%s/%s", directory, name);
-	fd = open(path, O_RDONLY);
-	assert_true(fd >= 0);
-	assert_int_equal(fstat(fd, &st), 0);
-	all = malloc((size_t)st.st_size + 1);
-	assert_int_equal(pread(fd, all, (size_t)st.st_size, 0), st.st_size);
-	close(fd);
-	*bytes = (size_t)st.st_size;
-	return all;
-}
-
-static void file_put(const char *directory, const char *name, const uint8_t *bytes, size_t length)
-{
-	char path[1024];
-	int fd;
-
-	snprintf(path, sizeof path, "%s/%s", directory, name);
-	fd = open(path, O_WRONLY);
-	assert_true(fd >= 0);
-	assert_int_equal(pwrite(fd, bytes, length, 0), length);
-	close(fd);
-}
-
-/* In how many files of a directory the bytes stand. */
-static uint32_t found_in(const char *directory, const void *needle, size_t needle_bytes)
-{
-	DIR *listing = opendir(directory);
-	const struct dirent *entry;
-	uint32_t found = 0;
-
-	assert_non_null(listing);
-	while ((entry = readdir(listing))) {
-		size_t bytes;
-		uint8_t *all;
-
-		if (entry->d_type != DT_REG)
-			continue;
-		all = file_get(directory, entry->d_name, &bytes);
-		found += memmem(all, bytes, needle, needle_bytes) != NULL;
-		free(all);
-	}
-	closedir(listing);
-	return found;
-}
-
 static uint32_t found_anywhere(const void *needle, size_t needle_bytes)
 {
 	char segments[512];
 
 	snprintf(segments, sizeof segments, "%s/segments", rig.directory);
-	return found_in(rig.directory, needle, needle_bytes) + found_in(segments, needle, needle_bytes);
+	return rig_found_in(rig.directory, needle, needle_bytes) +
+	       rig_found_in(segments, needle, needle_bytes);
 }
 
-/* The newer of both keyrings of a directory. */
-static void keyring_get(const char *directory, struct kvc_keyring *ring)
+static void wrapped_get(uint32_t tenant, uint8_t wrapped[KVC_WRAPPED_BYTES])
 {
-	struct kvc_keyring one[KVC_KEYRING_FILES] = {{.count = 0}};
-	uint32_t newer;
-
-	for (uint32_t i = 0; i < KVC_KEYRING_FILES; i++) {
-		size_t bytes;
-		uint8_t *all = file_get(directory, i ? "keyring.1" : "keyring.0", &bytes);
-
-		assert_int_equal(kvc_keyring_decode(all, (uint32_t)(bytes / KVC_PAGE_BYTES), &one[i]),
-		                 KVC_OK);
-		free(all);
-	}
-	newer = one[1].sequence > one[0].sequence;
-	*ring = one[newer];
-	kvc_keyring_free(&one[1 - newer]);
-}
-
-static void wrapped_get(const char *directory, uint32_t tenant, uint8_t wrapped[KVC_WRAPPED_BYTES])
-{
-	const struct kvc_keyring_row *row;
-	struct kvc_keyring ring;
-
-	keyring_get(directory, &ring);
-	row = kvc_keyring_find(&ring, rig.blocks[tenant].record.tenant);
-	assert_non_null(row);
-	assert_true(row->has_key);
-	memcpy(wrapped, row->wrapped, KVC_WRAPPED_BYTES);
-	kvc_keyring_free(&ring);
+	rig_wrapped_get(rig.directory, rig.blocks[tenant].record.tenant, wrapped);
 }
 
 /* --- keys ----------------------------------------------------------------------------------------- */
@@ -412,7 +324,7 @@ static void test_dropped_key_is_in_no_file(void **state)
 	rig_start(&rig);
 	store_some();
 	for (uint32_t i = 0; i < TENANTS; i++) {
-		wrapped_get(rig.directory, i, wrapped[i]);
+		wrapped_get(i, wrapped[i]);
 		assert_true(found_anywhere(wrapped[i], KVC_WRAPPED_BYTES) > 0);
 	}
 	assert_int_equal(rig_drop_tenant(&rig, 2), KVC_OK);
@@ -471,41 +383,6 @@ static void test_drops_in_flight(void **state)
 
 /* --- faults --------------------------------------------------------------------------------------- */
 
-static struct {
-	enum kvc_io_op op;
-	uint32_t skip;
-	int error;
-	uint32_t met;
-} plan;
-
-static void on_keyring(void *context, const struct kvc_io_req *req, struct kvc_io_fault *fault)
-{
-	char link[64], path[512];
-	ssize_t length;
-
-	(void)context;
-	snprintf(link, sizeof link, "/proc/self/fd/%d", req->file->fd);
-	length = readlink(link, path, sizeof path - 1);
-	path[length < 0 ? 0 : length] = '\0';
-	if (!strstr(path, "/keyring.") || req->op != plan.op)
-		return;
-	if (plan.skip) {
-		plan.skip--;
-		return;
-	}
-	plan.met++;
-	*fault = (struct kvc_io_fault){.kind = KVC_FAULT_ERROR, .error = plan.error};
-}
-
-static void fault_set(enum kvc_io_op op, uint32_t skip, int error)
-{
-	plan.op = op;
-	plan.skip = skip;
-	plan.error = error;
-	plan.met = 0;
-	kvc_io_fault_install(on_keyring, NULL);
-}
-
 /* What comes before the new table is in force: nothing has changed, and the next try succeeds. */
 static void test_drop_cannot_be_written(void **state)
 {
@@ -527,12 +404,12 @@ static void test_drop_cannot_be_written(void **state)
 
 		rig_start(&rig);
 		store_some();
-		wrapped_get(rig.directory, 1, wrapped);
-		fault_set(cases[i].op, 0, cases[i].error);
+		wrapped_get(1, wrapped);
+		rig_keyring_fault(cases[i].op, 0, cases[i].error);
 		assert_int_equal(rig_drop_tenant(&rig, 1), cases[i].status);
 		assert_int_equal(rig.incarnation[1], 0);
-		assert_int_equal(plan.met, 1);
-		kvc_row.injected += plan.met;
+		assert_int_equal(rig_keyring_faults(), 1);
+		kvc_row.injected += rig_keyring_faults();
 		assert_int_equal(rig_check_all(&rig, false), BLOCKS);
 		kvc_io_fault_install(NULL, NULL);
 		assert_int_equal(rig_drop_tenant(&rig, 1), KVC_OK);
@@ -552,7 +429,7 @@ static void test_refused_drop_and_then_a_store(void **state)
 	KVC_ROW("B10");
 	rig_start(&rig);
 	store_some();
-	fault_set(KVC_IO_SYNC, 0, EIO);
+	rig_keyring_fault(KVC_IO_SYNC, 0, EIO);
 	assert_int_equal(rig_drop_tenant(&rig, 1), KVC_IO);
 	kvc_row.injected++;
 	rig_forget(&rig, 1);
@@ -577,10 +454,10 @@ static void test_old_key_cannot_be_overwritten(void **state)
 
 		rig_start(&rig);
 		store_some();
-		wrapped_get(rig.directory, 1, wrapped);
-		fault_set(ops[i], 1, EIO);
+		wrapped_get(1, wrapped);
+		rig_keyring_fault(ops[i], 1, EIO);
 		assert_int_equal(rig_drop_tenant(&rig, 1), KVC_IO);
-		kvc_row.injected += plan.met;
+		kvc_row.injected += rig_keyring_faults();
 		assert_int_equal(rig.incarnation[1], 1);
 		assert_int_equal(rig_load(&rig, 1), RIG_MISSING);
 		kvc_io_fault_install(NULL, NULL);
@@ -602,10 +479,10 @@ static void test_key_cannot_be_written(void **state)
 	for (unsigned i = 0; i < 3; i++) {
 		rig_start(&rig);
 		assert_int_equal(rig_store(&rig, 0, SIZE), KVC_OK);
-		fault_set(ops[i], 0, EIO);
+		rig_keyring_fault(ops[i], 0, EIO);
 		assert_int_equal(rig_store(&rig, 1, SIZE), KVC_IO);
 		assert_int_equal(rig_store(&rig, 4, SIZE), KVC_OK); /* others do */
-		kvc_row.injected += plan.met;
+		kvc_row.injected += rig_keyring_faults();
 		kvc_io_fault_install(NULL, NULL);
 		assert_int_equal(rig_store(&rig, 1, SIZE), KVC_OK);
 		restart_scanning();
@@ -630,10 +507,10 @@ static void test_damaged_file(void **state)
 	rig_stop(&rig);
 	for (uint32_t i = 0; i < 32; i++) {
 		const char *name = i % 2 ? "keyring.1" : "keyring.0";
-		uint8_t *all = file_get(rig.directory, name, &bytes);
+		uint8_t *all = rig_file_get(rig.directory, name, &bytes);
 
 		all[i < 16 ? i : i * 20] ^= 0x10;
-		file_put(rig.directory, name, all, bytes);
+		rig_file_put(rig.directory, name, all, bytes);
 		kvc_row.injected++;
 		free(all);
 		rig_start(&rig);
@@ -641,10 +518,10 @@ static void test_damaged_file(void **state)
 		rig_stop(&rig);
 	}
 	for (uint32_t i = 0; i < 2; i++) {
-		uint8_t *all = file_get(rig.directory, i ? "keyring.1" : "keyring.0", &bytes);
+		uint8_t *all = rig_file_get(rig.directory, i ? "keyring.1" : "keyring.0", &bytes);
 
 		all[100] ^= 1;
-		file_put(rig.directory, i ? "keyring.1" : "keyring.0", all, bytes);
+		rig_file_put(rig.directory, i ? "keyring.1" : "keyring.0", all, bytes);
 		free(all);
 	}
 	assert_int_equal(rig_open(&rig), KVC_CORRUPT);
@@ -658,12 +535,9 @@ ssize_t read_at(int fd, void *bytes, size_t length, off_t offset) __asm__("pread
 
 ssize_t read_at(int fd, void *bytes, size_t length, off_t offset)
 {
-	char link[64], path[512];
-	ssize_t named;
+	char path[RIG_PATH_BYTES];
 
-	snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-	named = readlink(link, path, sizeof path - 1);
-	path[named < 0 ? 0 : named] = '\0';
+	rig_fd_path(fd, path);
 	if (!unreadable || !strstr(path, unreadable))
 		return syscall(SYS_pread64, fd, bytes, length, offset);
 	errno = EIO;
@@ -702,17 +576,17 @@ static void test_no_memory_at_open(void **state)
 	rig_recover(&rig);
 	assert_int_equal(rig_store(&rig, 0, SIZE), KVC_OK); /* its key is in one of them */
 	rig_stop(&rig);
-	wrapped_get(rig.directory, 0, wrapped);
+	wrapped_get(0, wrapped);
 	for (uint32_t i = 0; i < 2; i++)
-		files[i] = file_get(rig.directory, i ? "keyring.1" : "keyring.0", &bytes[i]);
+		files[i] = rig_file_get(rig.directory, i ? "keyring.1" : "keyring.0", &bytes[i]);
 	for (uint64_t n = 1; n <= all; n++) {
 		for (uint32_t i = 0; i < 2; i++)
-			file_put(rig.directory, i ? "keyring.1" : "keyring.0", files[i], bytes[i]);
+			rig_file_put(rig.directory, i ? "keyring.1" : "keyring.0", files[i], bytes[i]);
 		kvc_alloc_fail_at(n, 0);
 		if (rig_open(&rig) == KVC_OK)
 			rig_stop(&rig);
 		kvc_alloc_fail_at(0, 0);
-		wrapped_get(rig.directory, 0, now);
+		wrapped_get(0, now);
 		assert_memory_equal(now, wrapped, sizeof now);
 	}
 	free(files[0]);
@@ -733,11 +607,11 @@ static void test_older_file(void **state)
 
 		rig_start(&rig);
 		store_some();
-		wrapped_get(rig.directory, 1, wrapped);
-		old = file_get(rig.directory, name, &bytes);
+		wrapped_get(1, wrapped);
+		old = rig_file_get(rig.directory, name, &bytes);
 		assert_int_equal(rig_drop_tenant(&rig, 1), KVC_OK);
 		rig_stop(&rig);
-		file_put(rig.directory, name, old, bytes);
+		rig_file_put(rig.directory, name, old, bytes);
 		kvc_row.injected++;
 		free(old);
 		restart_scanning();
@@ -760,10 +634,10 @@ static void test_superblock_of_before_the_keyring(void **state)
 	store_some();
 	assert_int_equal(rig_drop_tenant(&rig, 1), KVC_OK);
 	rig_stop(&rig);
-	super = file_get(rig.directory, "super", &bytes);
+	super = rig_file_get(rig.directory, "super", &bytes);
 	for (uint32_t i = 0; i < KVC_SUPER_SLOTS; i++)
 		kvc_test_super_version(super + i * KVC_PAGE_BYTES, 2);
-	file_put(rig.directory, "super", super, bytes);
+	rig_file_put(rig.directory, "super", super, bytes);
 	kvc_row.injected++;
 	free(super);
 	rig.options.key = NULL;
@@ -774,197 +648,6 @@ static void test_superblock_of_before_the_keyring(void **state)
 	assert_int_equal(rig.incarnation[1], 1);
 	assert_int_equal(rig.recovered, BLOCKS - BLOCKS / TENANTS);
 	assert_int_equal(rig_check_all(&rig, false), BLOCKS - BLOCKS / TENANTS);
-}
-
-/* --- several directories -------------------------------------------------------------------------- */
-
-static void both_begin(void)
-{
-	rig.options.directory = both;
-	rig.options.bytes = 32u << 20;
-	rig.striped = true;
-}
-
-static void test_dropped_in_all_directories(void **state)
-{
-	uint8_t wrapped[2][KVC_WRAPPED_BYTES];
-
-	(void)state;
-	both_begin();
-	rig_start(&rig);
-	store_some();
-	assert_int_equal(rig_store(&rig, BLOCKS, SIZE), KVC_OK);
-	store_some(); /* each block in the other one now */
-	wrapped_get(rig.directory, 1, wrapped[0]);
-	wrapped_get(second, 1, wrapped[1]);
-	assert_memory_not_equal(wrapped[0], wrapped[1], KVC_WRAPPED_BYTES);
-	assert_int_equal(rig_drop_tenant(&rig, 1), KVC_OK);
-	assert_int_equal(rig_check_all(&rig, false), 1 + BLOCKS - BLOCKS / TENANTS);
-	restart_scanning();
-	assert_int_equal(rig.incarnation[1], 1);
-	assert_int_equal(rig_check_all(&rig, false), 1 + BLOCKS - BLOCKS / TENANTS);
-	assert_int_equal(found_in(rig.directory, wrapped[0], KVC_WRAPPED_BYTES), 0);
-	assert_int_equal(found_in(second, wrapped[1], KVC_WRAPPED_BYTES), 0);
-}
-
-/* One that was elsewhere when the tenant was dropped learns of it before any record of it counts. */
-static void test_directory_that_missed_a_drop(void **state)
-{
-	static const char *const names[] = {"keyring.0", "keyring.1"};
-	uint8_t wrapped[KVC_WRAPPED_BYTES];
-	uint8_t *old[2];
-	size_t bytes[2];
-
-	(void)state;
-	KVC_ROW("B25");
-	both_begin();
-	rig_start(&rig);
-	store_some();
-	wrapped_get(second, 1, wrapped);
-	for (uint32_t i = 0; i < 2; i++)
-		old[i] = file_get(second, names[i], &bytes[i]);
-	assert_int_equal(rig_drop_tenant(&rig, 1), KVC_OK);
-	rig_stop(&rig);
-	for (uint32_t i = 0; i < 2; i++) {
-		file_put(second, names[i], old[i], bytes[i]);
-		free(old[i]);
-		kvc_row.injected++;
-	}
-	restart_scanning();
-	assert_int_equal(rig.recovered, BLOCKS - BLOCKS / TENANTS);
-	assert_int_equal(rig.incarnation[1], 1);
-	assert_int_equal(found_in(second, wrapped, KVC_WRAPPED_BYTES), 0);
-	assert_int_equal(rig_check_all(&rig, false), BLOCKS - BLOCKS / TENANTS);
-	store_some();
-	assert_int_equal(rig_check_all(&rig, false), BLOCKS);
-}
-
-static void start_with(const char *directories)
-{
-	rig_stop(&rig);
-	rig.options.directory = directories;
-	rig.options.bytes = directories == both ? 32u << 20 : 16u << 20;
-	rig_start(&rig);
-}
-
-/* Each was elsewhere at one of two drops, so that both have dropped the tenant once: what it has put into the
- * first one in between is dropped too. */
-static void test_each_directory_missed_a_drop(void **state)
-{
-	(void)state;
-	KVC_ROW("B25");
-	both_begin();
-	rig_start(&rig);
-	store_some();
-	start_with(rig.directory);
-	assert_int_equal(rig_drop_tenant(&rig, 1), KVC_OK);
-	assert_int_equal(rig_store(&rig, 1, SIZE), KVC_OK);
-	start_with(second);
-	assert_int_equal(rig_drop_tenant(&rig, 1), KVC_OK);
-	kvc_row.injected++;
-	start_with(both);
-	assert_int_equal(rig.incarnation[1], 2);
-	assert_int_equal(rig.recovered, BLOCKS - BLOCKS / TENANTS);
-	assert_int_equal(rig_check_all(&rig, false), BLOCKS - BLOCKS / TENANTS);
-	store_some();
-	start_with(both); /* they agree now */
-	assert_int_equal(rig.incarnation[1], 2);
-	assert_int_equal(rig_check_all(&rig, false), BLOCKS);
-}
-
-/* One of them cannot write its keyring: the drop holds, as the tenant has another incarnation, and is not
- * told as complete. The next one is. */
-static void test_one_directory_cannot_drop(void **state)
-{
-	(void)state;
-	KVC_ROW("B9");
-	both_begin();
-	rig_start(&rig);
-	store_some();
-	fault_set(KVC_IO_WRITE, 3, EIO); /* one writes twice, then the other's first one has worked */
-	assert_int_equal(rig_drop_tenant(&rig, 1), KVC_IO);
-	assert_int_equal(plan.met, 1);
-	kvc_row.injected += plan.met;
-	assert_int_equal(rig.incarnation[1], 1);
-	kvc_io_fault_install(NULL, NULL);
-	assert_int_equal(rig_drop_tenant(&rig, 1), KVC_OK);
-	assert_int_equal(rig.incarnation[1], 2);
-	restart_scanning();
-	assert_int_equal(rig.incarnation[1], 2);
-	assert_int_equal(rig.recovered, BLOCKS - BLOCKS / TENANTS);
-}
-
-/* Writes to the second directory stand still: all, or those of records. */
-static bool keyring_too;
-
-static void on_second(void *context, const struct kvc_io_req *req, struct kvc_io_fault *fault)
-{
-	char link[64], path[512];
-	ssize_t length;
-
-	(void)context;
-	snprintf(link, sizeof link, "/proc/self/fd/%d", req->file->fd);
-	length = readlink(link, path, sizeof path - 1);
-	path[length < 0 ? 0 : length] = '\0';
-	if (req->op == KVC_IO_WRITE && !strncmp(path, second, strlen(second)) &&
-	    (keyring_too || strstr(path, "/segments/")))
-		*fault = (struct kvc_io_fault){.kind = KVC_FAULT_HOLD};
-}
-
-static uint32_t held_before;
-
-static bool done_or_held(void *context)
-{
-	return ((const struct rig_request *)context)->done || kvc_io_fault_held() > held_before;
-}
-
-static bool the_first_has_dropped(void *context)
-{
-	return rig.tier->ops->incarnation(rig.tier, context) == 1;
-}
-
-/* One that goes to the first directory ends, one that goes to the second may stand still. */
-static struct rig_request *store_and_see(uint32_t block)
-{
-	struct rig_request *store = rig_store_begin(&rig, block, 0); /* they fit the open segment */
-
-	held_before = kvc_io_fault_held();
-	assert_true(kvc_test_run_until(rig.loop, done_or_held, store, 20000));
-	return store;
-}
-
-/* A store for the tenant as it will be waits in a directory that knows it as it was, while that hears of the
- * drop. */
-static void test_store_while_one_directory_has_dropped(void **state)
-{
-	struct rig_request *stores[2 * WRITES + 2], *drop;
-	uint32_t count = 0;
-
-	(void)state;
-	both_begin();
-	rig_start(&rig);
-	store_some();
-	keyring_too = true;
-	kvc_io_fault_install(on_second, NULL);
-	for (; kvc_io_fault_held() < WRITES; count++) {
-		assert_true(count < 2 * WRITES);
-		stores[count] = store_and_see(BLOCKS + 3 + 4 * count);
-	}
-	drop = rig_drop_tenant_begin(&rig, 1);
-	assert_true(kvc_test_run_until(rig.loop, the_first_has_dropped, rig.blocks[1].record.tenant, 20000));
-	rig.incarnation[1] = 1;
-	for (uint32_t i = 0; i < 2; i++)
-		stores[count++] = rig_store_begin(&rig, 401 + 4 * i, 0);
-	keyring_too = false;
-	kvc_io_fault_release();
-	assert_int_equal(rig_end(drop), KVC_OK);
-	kvc_io_fault_install(NULL, NULL);
-	kvc_io_fault_release();
-	for (uint32_t i = 0; i < count; i++)
-		assert_int_equal(rig_end(stores[i]), KVC_OK);
-	rig_check_all(&rig, false);
-	restart_scanning();
-	assert_int_equal(rig_check_all(&rig, false), rig.recovered);
 }
 
 #define KEYRING_TEST(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
@@ -992,11 +675,6 @@ int main(void)
 	        KEYRING_TEST(test_no_memory_at_open),
 	        KEYRING_TEST(test_older_file),
 	        KEYRING_TEST(test_superblock_of_before_the_keyring),
-	        KEYRING_TEST(test_dropped_in_all_directories),
-	        KEYRING_TEST(test_directory_that_missed_a_drop),
-	        KEYRING_TEST(test_each_directory_missed_a_drop),
-	        KEYRING_TEST(test_one_directory_cannot_drop),
-	        KEYRING_TEST(test_store_while_one_directory_has_dropped),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
