@@ -234,7 +234,7 @@ static bool place_describe(void *context, uint32_t cookie, struct kvc_record *re
 	record->depth = entry->depth;
 	record->ends = entry->hints & KVC_HINT_MARKED;
 	memcpy(record->tenant, kvc_entry_tenant(cache, entry)->id, sizeof record->tenant);
-	return entry->tenant != 0;
+	return entry->tenant != 0 && !kvc_tenant_dropping(cache, record->tenant);
 }
 
 /* A block that is in RAM too becomes dirty when its place goes, and is written then. */

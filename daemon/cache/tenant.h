@@ -122,6 +122,9 @@ kvc_status kvc_tenant_get(struct kvc_cache *cache, const uint8_t id[KVC_TENANT_I
 /* NULL: there is none. */
 struct kvc_tenant *kvc_tenant_find(const struct kvc_cache *cache, const uint8_t id[KVC_TENANT_ID_BYTES]);
 
+/* It is being dropped: of which incarnation a block of it is cannot be told by its entry. */
+bool kvc_tenant_dropping(const struct kvc_cache *cache, const uint8_t id[KVC_TENANT_ID_BYTES]);
+
 /* A namespace of it was opened, or closed. */
 void kvc_tenant_opened(struct kvc_cache *cache, struct kvc_tenant *tenant, const char *name);
 void kvc_tenant_closed(struct kvc_cache *cache, struct kvc_tenant *tenant);

@@ -8,11 +8,18 @@
 
 enum { WALK_STEPS = 4096 };
 
-static struct kvc_tenant_drop *drop_first(struct kvc_cache *cache)
+static struct kvc_tenant_drop *drop_first(const struct kvc_cache *cache)
 {
-	struct kvc_list *drops = &cache->tenants.drops;
+	const struct kvc_list *drops = &cache->tenants.drops;
 
 	return kvc_list_empty(drops) ? NULL : kvc_container_of(drops->next, struct kvc_tenant_drop, node);
+}
+
+bool kvc_tenant_dropping(const struct kvc_cache *cache, const uint8_t id[KVC_TENANT_ID_BYTES])
+{
+	const struct kvc_tenant_drop *drop = drop_first(cache);
+
+	return drop && !memcmp(drop->id, id, sizeof drop->id);
 }
 
 static void drop_begin(struct kvc_cache *cache);

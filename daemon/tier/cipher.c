@@ -184,7 +184,8 @@ kvc_status kvc_record_encrypt(struct kvc_cipher *cipher, const struct kvc_secret
 	return status;
 }
 
-kvc_status kvc_record_decrypt(struct kvc_cipher *cipher, const struct kvc_secret *tenant, uint8_t *bytes)
+kvc_status kvc_record_decrypt(struct kvc_cipher *cipher, const struct kvc_secret *tenant, uint8_t *bytes,
+                              uint64_t length)
 {
 	uint8_t identity[KVC_RECORD_IDENTITY_BYTES];
 	struct kvc_envelope envelope;
@@ -199,7 +200,7 @@ kvc_status kvc_record_decrypt(struct kvc_cipher *cipher, const struct kvc_secret
 	};
 	kvc_status status;
 
-	if (kvc_record_parse(bytes, UINT64_MAX, &record) != KVC_OK || !record.encrypted)
+	if (kvc_record_parse(bytes, length, &record) != KVC_OK || !record.encrypted)
 		return KVC_CORRUPT;
 	kvc_record_envelope(bytes, &envelope);
 	kvc_record_identity(bytes, identity);

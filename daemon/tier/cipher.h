@@ -42,8 +42,10 @@ kvc_status kvc_key_unwrap(struct kvc_cipher *cipher, const struct kvc_secret *un
 kvc_status kvc_record_encrypt(struct kvc_cipher *cipher, const struct kvc_secret *tenant,
                               const struct kvc_record *record, const uint8_t *image, uint8_t *to);
 
-/* Make the encrypted record at `bytes`, whose header is sound, the plain one, header too. KVC_CORRUPT: it is
- * not what was encrypted under that tenant's key at that place; the image is spoiled then. KVC_NO_MEMORY. */
-kvc_status kvc_record_decrypt(struct kvc_cipher *cipher, const struct kvc_secret *tenant, uint8_t *bytes);
+/* Make the encrypted record at `bytes`, of which `length` are there, the plain one, header too. KVC_CORRUPT:
+ * it is not what was encrypted under that tenant's key at that place, the image is spoiled then; or it says
+ * that it is longer. KVC_NO_MEMORY. */
+kvc_status kvc_record_decrypt(struct kvc_cipher *cipher, const struct kvc_secret *tenant, uint8_t *bytes,
+                              uint64_t length);
 
 #endif

@@ -91,7 +91,7 @@ static kvc_status record_decrypt(struct kvc_engine_job *job)
 	                                    disk->keyring.under, &key);
 
 	if (status == KVC_OK)
-		status = kvc_record_decrypt(decrypt->cipher, &key, decrypt->bytes);
+		status = kvc_record_decrypt(decrypt->cipher, &key, decrypt->bytes, decrypt->length);
 	kvc_wipe(&key, sizeof key);
 	return status;
 }
@@ -105,32 +105,38 @@ static void record_decrypted(struct kvc_engine_job *job)
 	decrypt->done(decrypt, status);
 }
 
+static bool may_be_plain(const struct kvc_disk *disk, const struct kvc_record *record)
+{
+	return !disk->keyring.under || record->epoch < disk->keyring.ring.plain_below;
+}
+
 /* The row of an encrypted record's tenant. */
-static kvc_status row_for(const struct kvc_disk *disk, const uint8_t *bytes,
+static kvc_status row_for(const struct kvc_disk *disk, const uint8_t *bytes, uint64_t length,
                           const struct kvc_keyring_row **row)
 {
 	struct kvc_record record;
 
 	*row = NULL;
-	if (kvc_record_parse(bytes, UINT64_MAX, &record) != KVC_OK)
+	if (kvc_record_parse(bytes, length, &record) != KVC_OK)
 		return KVC_CORRUPT;
 	if (kvc_disk_keyring_dropped(disk, &record))
 		return KVC_MISS;
 	if (!record.encrypted)
-		return KVC_OK;
+		return may_be_plain(disk, &record) ? KVC_OK : KVC_CORRUPT;
 	*row = disk->keyring.under ? kvc_disk_keyring_row(disk, record.tenant) : NULL;
 	return *row ? KVC_OK : KVC_MISS;
 }
 
-bool kvc_disk_decrypt(struct disk_decrypt *decrypt, uint8_t *bytes, kvc_status *status)
+bool kvc_disk_decrypt(struct disk_decrypt *decrypt, uint8_t *bytes, uint64_t length, kvc_status *status)
 {
 	const struct kvc_keyring_row *row;
 
-	*status = row_for(decrypt->disk, bytes, &row);
+	*status = row_for(decrypt->disk, bytes, length, &row);
 	if (!row)
 		return false;
 	decrypt->row = *row;
 	decrypt->bytes = bytes;
+	decrypt->length = length;
 	decrypt->job.op = KVC_ENGINE_WORK;
 	decrypt->job.work = record_decrypt;
 	decrypt->job.done = record_decrypted;
@@ -138,18 +144,18 @@ bool kvc_disk_decrypt(struct disk_decrypt *decrypt, uint8_t *bytes, kvc_status *
 	return true;
 }
 
-kvc_status kvc_disk_decrypt_now(struct kvc_disk *disk, uint8_t *bytes)
+kvc_status kvc_disk_decrypt_now(struct kvc_disk *disk, uint8_t *bytes, uint64_t length)
 {
 	const struct kvc_keyring_row *row;
 	struct kvc_secret key;
-	kvc_status status = row_for(disk, bytes, &row);
+	kvc_status status = row_for(disk, bytes, length, &row);
 
 	if (!row)
 		return status;
 	status =
 	        kvc_keyring_key(disk->keyring.instance, row, disk->keyring.cipher, disk->keyring.under, &key);
 	if (status == KVC_OK)
-		status = kvc_record_decrypt(disk->keyring.cipher, &key, bytes);
+		status = kvc_record_decrypt(disk->keyring.cipher, &key, bytes, length);
 	kvc_wipe(&key, sizeof key);
 	return status;
 }

@@ -271,7 +271,7 @@ static kvc_status super_create(struct kvc_disk *disk, const struct kvc_disk_opti
 	kvc_secret_random(&random);
 	memcpy(disk->super.instance, random.bytes, sizeof disk->super.instance);
 	disk->super.sequence = 0;
-	disk->super.epoch_limit = 1;
+	disk->super.epoch_limit = DISK_FIRST_EPOCH;
 	if ((unlinkat(disk->dir_fd, "super", 0) && errno != ENOENT) || fsync(disk->dir_fd))
 		return fail_errno(detail, options->directory, "its old superblock cannot be removed");
 	status = kvc_disk_keyring_create(disk, options, detail);
@@ -395,7 +395,7 @@ static kvc_status super_open(struct kvc_disk *disk, const struct kvc_disk_option
 	if (status != KVC_OK && status != KVC_MISS)
 		return status;
 	status = KVC_OK;
-	if (exists && disk->super.version >= KVC_SUPER_WITH_KEYRING)
+	if (exists)
 		status = kvc_disk_keyring_open(disk, options, detail);
 	if (status == KVC_OK)
 		status = geometry_choose(disk, options, exists, detail, &changed);
@@ -403,8 +403,6 @@ static kvc_status super_open(struct kvc_disk *disk, const struct kvc_disk_option
 		return status;
 	if (exists && !fresh && !changed) {
 		status = segments_remove(disk, disk->segment_count);
-		if (status == KVC_OK && disk->super.version < KVC_SUPER_WITH_KEYRING)
-			status = kvc_disk_keyring_create(disk, options, detail);
 	} else {
 		if (exists)
 			kvc_warn("%s starts empty: its %s changed", directory,

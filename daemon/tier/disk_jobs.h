@@ -47,6 +47,7 @@ struct disk_decrypt {
 	struct kvc_cipher *cipher; /* NULL: of a directory that is not encrypted */
 	struct kvc_keyring_row row;
 	uint8_t *bytes;
+	uint64_t length;
 	void (*done)(struct disk_decrypt *decrypt, kvc_status status);
 };
 

@@ -110,11 +110,10 @@ static void copy_read(struct kvc_io_req *io)
 	copy->reading = false;
 	kvc_stat_add(disk->count.read_bytes, (int64_t)io->transferred);
 	if (status == KVC_OK)
-		status = kvc_record_match(copy->req.slab, kvc_record_bytes(copy->from.image_bytes),
-		                          &copy->from);
+		status = kvc_record_match(copy->req.slab, copy->iov.iov_len, &copy->from);
 	if (status == KVC_IO)
 		kvc_disk_read_failed(disk, io->error);
-	if (status != KVC_OK || !kvc_disk_decrypt(&copy->decrypt, copy->req.slab, &status))
+	if (status != KVC_OK || !kvc_disk_decrypt(&copy->decrypt, copy->req.slab, copy->iov.iov_len, &status))
 		copy_store(copy, status);
 }
 

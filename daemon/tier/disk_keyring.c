@@ -43,18 +43,24 @@ bool kvc_disk_keyring_dropped(const struct kvc_disk *disk, const struct kvc_reco
 	return kvc_keyring_incarnation(&disk->keyring.ring, record->tenant) != record->incarnation;
 }
 
-kvc_status kvc_disk_keyring_judge(const struct kvc_disk *disk, const struct kvc_record *record)
+static kvc_status judge(const struct kvc_keyring *ring, const struct kvc_record *record)
 {
-	uint32_t now = kvc_keyring_incarnation(&disk->keyring.ring, record->tenant);
+	uint32_t now = kvc_keyring_incarnation(ring, record->tenant);
 
 	if (record->incarnation == now)
 		return KVC_OK;
 	return record->incarnation < now ? KVC_CANCELLED : KVC_UNAVAILABLE;
 }
 
+kvc_status kvc_disk_keyring_judge(const struct kvc_disk *disk, const struct kvc_record *record)
+{
+	return judge(&disk->keyring.ring, record);
+}
+
 bool kvc_disk_keyring_lacks(const struct kvc_disk *disk, const struct kvc_record *record)
 {
-	return disk->keyring.doubt || (disk->keyring.under && !kvc_disk_keyring_row(disk, record->tenant));
+	return disk->keyring.doubt || kvc_disk_keyring_dropped(disk, record) ||
+	       (disk->keyring.under && !kvc_disk_keyring_row(disk, record->tenant));
 }
 
 const struct kvc_keyring_row *kvc_disk_keyring_row(const struct kvc_disk *disk, const uint8_t tenant[16])
@@ -242,7 +248,7 @@ static void io_done(struct kvc_io_req *io)
 
 /* Move what can be done from `from` to `to`, and answer the rest. */
 static void changes_make(struct kvc_disk *disk, struct kvc_list *from, struct kvc_list *to,
-                         kvc_status (*change)(struct kvc_disk *disk, const struct kvc_record *record))
+                         kvc_status (*change)(struct kvc_disk *disk, const struct kvc_tier_req *req))
 {
 	struct kvc_list waiting;
 	struct kvc_list *node;
@@ -251,7 +257,7 @@ static void changes_make(struct kvc_disk *disk, struct kvc_list *from, struct kv
 	kvc_list_splice(&waiting, from);
 	while ((node = kvc_list_pop(&waiting))) {
 		struct kvc_tier_req *req = request_of(node);
-		kvc_status status = change(disk, &req->record);
+		kvc_status status = change(disk, req);
 
 		if (status == KVC_OK)
 			kvc_list_push(to, &req->node);
@@ -260,24 +266,29 @@ static void changes_make(struct kvc_disk *disk, struct kvc_list *from, struct kv
 	}
 }
 
-/* record->incarnation: the one that it shall have; 0: the next one. */
-static kvc_status tenant_drop(struct kvc_disk *disk, const struct kvc_record *record)
+/* record.incarnation: the one that it shall have, by req->drop; 0: the next one. */
+static kvc_status tenant_drop(struct kvc_disk *disk, const struct kvc_tier_req *req)
 {
 	struct kvc_keyring *next = &disk->keyring.next;
-	uint32_t now = kvc_keyring_incarnation(next, record->tenant);
-	uint32_t to = record->incarnation ? record->incarnation : now + 1;
+	uint32_t now = kvc_keyring_incarnation(next, req->record.tenant);
+	uint32_t to = req->record.incarnation;
+	uint64_t drop = req->drop;
 
-	return to > now ? kvc_keyring_drop(next, record->tenant, to) : KVC_OK;
+	if (!to) {
+		to = now + 1;
+		kvc_random(&drop, sizeof drop);
+	}
+	return to > now ? kvc_keyring_drop(next, req->record.tenant, to, drop) : KVC_OK;
 }
 
-static kvc_status key_make(struct kvc_disk *disk, const struct kvc_record *record)
+static kvc_status key_make(struct kvc_disk *disk, const struct kvc_tier_req *req)
 {
+	const struct kvc_record *record = &req->record;
 	struct disk_keyring *keyring = &disk->keyring;
+	kvc_status status = judge(&keyring->next, record);
 
-	if (kvc_keyring_incarnation(&keyring->next, record->tenant) != record->incarnation)
-		return KVC_CANCELLED;
-	if (!keyring->under)
-		return KVC_OK;
+	if (status != KVC_OK || !keyring->under)
+		return status;
 	return kvc_keyring_make_key(&keyring->next, keyring->cipher, keyring->under, record->tenant);
 }
 
@@ -380,12 +391,12 @@ static kvc_status both_write(struct disk_keyring *keyring)
 	return status;
 }
 
-/* KVC_CORRUPT: it holds nothing sound of this directory. */
+/* KVC_CORRUPT: it holds nothing sound of this directory. KVC_IO and others: what it holds is not known. */
 static kvc_status file_read(const struct kvc_disk *disk, uint32_t file, struct kvc_keyring *ring)
 {
 	int fd = disk->keyring.files[file].fd;
 	uint32_t most = kvc_keyring_pages(KVC_KEYRING_TENANTS_MAX), pages;
-	kvc_status status = KVC_CORRUPT;
+	kvc_status status = KVC_IO;
 	struct stat st;
 	uint8_t *bytes;
 
@@ -407,6 +418,12 @@ static kvc_status file_read(const struct kvc_disk *disk, uint32_t file, struct k
 	return status;
 }
 
+static bool readable(kvc_status status)
+{
+	return status == KVC_OK || status == KVC_CORRUPT;
+}
+
+/* As long as one of them cannot be read, it may be the newer one. */
 static kvc_status newest_read(struct kvc_disk *disk, bool *complete)
 {
 	struct disk_keyring *keyring = &disk->keyring;
@@ -422,9 +439,10 @@ static kvc_status newest_read(struct kvc_disk *disk, bool *complete)
 	keyring->ring = found[newest];
 	keyring->tried = keyring->ring.sequence;
 	keyring->in_force = newest;
-	if (status[0] != KVC_OK && status[1] != KVC_OK)
-		return status[0] == KVC_CORRUPT ? status[1] : status[0];
-	return KVC_OK;
+	for (uint32_t i = 0; i < KVC_KEYRING_FILES; i++)
+		if (!readable(status[i]))
+			return status[i];
+	return status[newest];
 }
 
 static kvc_status files_open(struct kvc_disk *disk, const char *directory, const struct disk_detail *detail)
@@ -474,13 +492,20 @@ static kvc_status key_check(struct kvc_disk *disk, const struct kvc_disk_options
 	return status;
 }
 
-/* One that takes a key from now on. */
+/* One that takes a key from now on. What comes now has an epoch that none has had (I1), so what is plain in
+ * those is forged. In a new directory nothing may be plain. */
 static kvc_status key_begin(struct kvc_disk *disk, const struct kvc_disk_options *options)
 {
 	struct disk_keyring *keyring = &disk->keyring;
+	uint64_t plain_below = disk->super.epoch_limit;
 	kvc_status status = key_take(disk, options);
 
-	return status ? status : kvc_keyring_lock(&keyring->ring, keyring->cipher, keyring->under);
+	if (status)
+		return status;
+	if (plain_below > DISK_FIRST_EPOCH)
+		kvc_warn("%s was plain: what comes is encrypted, what is there stays as it is",
+		         options->directory);
+	return kvc_keyring_lock(&keyring->ring, keyring->cipher, keyring->under, plain_below);
 }
 
 kvc_status kvc_disk_keyring_open(struct kvc_disk *disk, const struct kvc_disk_options *options,
@@ -493,10 +518,15 @@ kvc_status kvc_disk_keyring_open(struct kvc_disk *disk, const struct kvc_disk_op
 
 	if (status == KVC_OK)
 		status = newest_read(disk, &complete);
+	if (status == KVC_CORRUPT && disk->super.version < KVC_SUPER_WITH_KEYRING)
+		return kvc_disk_keyring_create(disk, options, detail);
 	if (status == KVC_CORRUPT)
 		return kvc_disk_fail(detail, status,
 		                     "%s/keyring.0 and .1 are damaged: remove the directory to start empty",
 		                     directory);
+	if (status != KVC_OK && !*detail->text)
+		return kvc_disk_fail(detail, status, "%s: its keyring cannot be read: %s", directory,
+		                     kvc_status_text(status));
 	if (status != KVC_OK)
 		return status;
 	if (keyring->ring.encrypted) {
@@ -561,19 +591,32 @@ void kvc_disk_keyring_close(struct kvc_disk *disk)
 
 /* --- several directories -------------------------------------------------------------------------- */
 
-static uint32_t highest(struct kvc_tier *const *tiers, uint32_t count, const uint8_t tenant[16])
+/* What a tenant is to be in all of them: as in the one that has dropped it most often. If two have come to
+ * that by different drops, each of which the other one missed, what is in either may have been dropped: it is
+ * another one. */
+static struct kvc_keyring_row row_of_all(struct kvc_tier *const *tiers, uint32_t count,
+                                         const uint8_t tenant[16])
 {
-	uint32_t most = 0;
+	struct kvc_keyring_row most = {.incarnation = 0};
+	bool contested = false;
 
 	for (uint32_t i = 0; i < count; i++) {
-		uint32_t one = kvc_disk_incarnation(tiers[i], tenant);
+		const struct kvc_keyring_row *row =
+		        kvc_keyring_find(&disk_of(tiers[i])->keyring.ring, tenant);
 
-		most = one > most ? one : most;
+		if (!row || row->incarnation < most.incarnation)
+			continue;
+		contested = row->incarnation == most.incarnation && (contested || row->drop != most.drop);
+		most = *row;
+	}
+	if (contested) {
+		most.incarnation++;
+		kvc_random(&most.drop, sizeof most.drop);
 	}
 	return most;
 }
 
-/* Drop in `to` whom `from` has dropped more often than any. */
+/* Drop in `to` whom `from` knows, and another one has dropped more often. */
 static kvc_status rows_raise(struct kvc_tier *const *tiers, uint32_t count, const struct kvc_keyring *from,
                              struct kvc_keyring *to, bool *changed)
 {
@@ -581,11 +624,11 @@ static kvc_status rows_raise(struct kvc_tier *const *tiers, uint32_t count, cons
 
 	for (uint32_t i = 0; status == KVC_OK && i < from->count; i++) {
 		const uint8_t *tenant = from->rows[i].tenant;
-		uint32_t most = highest(tiers, count, tenant);
+		const struct kvc_keyring_row all = row_of_all(tiers, count, tenant);
 
-		if (kvc_keyring_incarnation(to, tenant) >= most)
+		if (kvc_keyring_incarnation(to, tenant) >= all.incarnation)
 			continue;
-		status = kvc_keyring_drop(to, tenant, most);
+		status = kvc_keyring_drop(to, tenant, all.incarnation, all.drop);
 		*changed = true;
 	}
 	return status;

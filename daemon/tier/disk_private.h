@@ -51,6 +51,8 @@
 #include "daemon/tier/disk_segment.h"
 #include "daemon/tier/segment.h"
 
+#define DISK_FIRST_EPOCH 1u
+
 enum disk_state {
 	DISK_COLD, /* open, not recovered */
 	DISK_RECOVERING,

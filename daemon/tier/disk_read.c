@@ -122,7 +122,8 @@ static void load_done(struct kvc_io_req *io)
 	struct disk_load *load = kvc_container_of(io, struct disk_load, io);
 	kvc_status status = load_judge(load);
 
-	load->decrypting = status == KVC_OK && kvc_disk_decrypt(&load->decrypt, load->request->slab, &status);
+	load->decrypting = status == KVC_OK &&
+	                   kvc_disk_decrypt(&load->decrypt, load->request->slab, load->iov.iov_len, &status);
 	if (!load->decrypting)
 		load_end(load, status);
 }

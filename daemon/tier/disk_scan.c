@@ -216,13 +216,14 @@ static uint8_t *scan_at(const struct scanner *scanner)
 /* On this thread: nobody is served yet. */
 static bool image_sound(const struct scanner *scanner, const struct kvc_record *record)
 {
+	uint64_t length = (uint64_t)disk_record_pages(record) * KVC_PAGE_BYTES;
 	uint8_t *bytes = scan_at(scanner);
 	const uint8_t *image = bytes + KVC_RECORD_HEADER_BYTES;
 	struct kvc_image opened;
 
 	if (kvc_disk_keyring_dropped(scanner->recovery->disk, record))
 		return true; /* nobody will see it */
-	return kvc_disk_decrypt_now(scanner->recovery->disk, bytes) == KVC_OK &&
+	return kvc_disk_decrypt_now(scanner->recovery->disk, bytes, length) == KVC_OK &&
 	       kvc_image_open(image, record->image_bytes, 0, &opened) == KVC_OK &&
 	       kvc_image_verify(&opened) == KVC_OK;
 }

@@ -31,16 +31,22 @@ static void timer_start(struct kvc_disk *disk, uint64_t delay_ms)
 
 static void record_read(struct kvc_disk *disk);
 
-static bool record_sound(const struct kvc_disk *disk)
+/* Whether what was read is a record of that place, of just that length. */
+static bool record_belongs(const struct disk_scrub *scrub, struct kvc_record *record)
 {
-	const struct disk_scrub *scrub = &disk->scrub;
 	struct kvc_segment_header header;
+
+	kvc_disk_segment_header(scrub->segment, &header);
+	return kvc_segment_accept(&header, scrub->page, scrub->buffer, record) == KVC_OK &&
+	       kvc_record_bytes(record->image_bytes) == scrub->iov_bytes;
+}
+
+static bool record_sound(const struct disk_scrub *scrub)
+{
 	struct kvc_record record;
 	struct kvc_image image;
 
-	kvc_disk_segment_header(scrub->segment, &header);
-	return kvc_segment_accept(&header, scrub->page, scrub->buffer, &record) == KVC_OK &&
-	       kvc_record_bytes(record.image_bytes) == scrub->iov_bytes &&
+	return record_belongs(scrub, &record) &&
 	       kvc_image_open(scrub->buffer + KVC_RECORD_HEADER_BYTES, record.image_bytes, 0, &image) ==
 	               KVC_OK &&
 	       kvc_image_verify(&image) == KVC_OK;
@@ -76,7 +82,7 @@ static void record_judge(struct kvc_disk *disk, kvc_status status)
 	struct disk_scrub *scrub = &disk->scrub;
 	bool here = scrub->segment->epoch == scrub->epoch; /* not reclaimed meanwhile */
 
-	if (here && (status != KVC_OK || !record_sound(disk))) {
+	if (here && (status != KVC_OK || !record_sound(scrub))) {
 		if (!scrub->again) {
 			scrub->again = true;
 			record_read(disk);
@@ -104,6 +110,7 @@ static void read_done(struct kvc_io_req *io)
 	struct disk_scrub *scrub = kvc_container_of(io, struct disk_scrub, io);
 	struct kvc_disk *disk = kvc_container_of(scrub, struct kvc_disk, scrub);
 	kvc_status status = io->status == KVC_MISS ? KVC_CORRUPT : io->status; /* the file is cut */
+	struct kvc_record record;
 
 	kvc_stat_add(disk->count.scrub_bytes, (int64_t)io->transferred);
 	if (status != KVC_OK && status != KVC_CORRUPT) {
@@ -111,7 +118,10 @@ static void read_done(struct kvc_io_req *io)
 		record_end(disk);
 		return;
 	}
-	if (status != KVC_OK || !kvc_disk_decrypt(&scrub->decrypt, scrub->buffer, &status))
+	if (status == KVC_OK &&
+	    !record_belongs(scrub, &record)) /* what a lost write left, of whatever length */
+		status = KVC_CORRUPT;
+	if (status != KVC_OK || !kvc_disk_decrypt(&scrub->decrypt, scrub->buffer, scrub->iov_bytes, &status))
 		kvc_disk_scrub_decrypted(&scrub->decrypt, status);
 }
 

@@ -89,6 +89,8 @@ static kvc_status record_place(struct disk_write *write, struct kvc_tier_req *re
 
 	if (status != KVC_OK)
 		return status;
+	if (disk->keyring.under && !kvc_disk_keyring_row(disk, req->record.tenant))
+		return KVC_UNAVAILABLE;
 	if (disk->keyring.under && !kvc_disk_encrypt_room(write, bytes))
 		return KVC_NO_MEMORY;
 	status = kvc_disk_segment_append(write->segment, req->cookie, pages_of(req));

@@ -25,7 +25,8 @@ struct head {
 	uint64_t sequence;
 	uint32_t flags; /* KEYRING_ENCRYPTED */
 	uint8_t check[KVC_WRAPPED_BYTES];
-	uint8_t zero[136];
+	uint64_t plain_below;
+	uint8_t zero[128];
 } __attribute__((packed));
 
 struct row {
@@ -33,11 +34,14 @@ struct row {
 	uint32_t incarnation;
 	uint32_t flags; /* ROW_HAS_KEY */
 	uint8_t wrapped[KVC_WRAPPED_BYTES];
-	uint8_t zero[12];
+	uint64_t drop;
+	uint8_t zero[4];
 } __attribute__((packed));
 
 static_assert(sizeof(struct head) == 256, "on disk");
+static_assert(offsetof(struct head, plain_below) == 120, "on disk");
 static_assert(sizeof(struct row) == 96, "on disk");
+static_assert(offsetof(struct row, drop) == 84, "on disk");
 
 enum { ROWS_FIRST = 8 };
 
@@ -128,7 +132,8 @@ static kvc_status row_have(struct kvc_keyring *ring, const uint8_t tenant[16], s
 	return KVC_OK;
 }
 
-kvc_status kvc_keyring_drop(struct kvc_keyring *ring, const uint8_t tenant[16], uint32_t incarnation)
+kvc_status kvc_keyring_drop(struct kvc_keyring *ring, const uint8_t tenant[16], uint32_t incarnation,
+                            uint64_t drop)
 {
 	struct kvc_keyring_row *row;
 	kvc_status status = row_have(ring, tenant, &row);
@@ -136,6 +141,7 @@ kvc_status kvc_keyring_drop(struct kvc_keyring *ring, const uint8_t tenant[16], 
 	if (status != KVC_OK)
 		return status;
 	row->incarnation = incarnation;
+	row->drop = drop;
 	row->has_key = false;
 	memset(row->wrapped, 0, sizeof row->wrapped);
 	return KVC_OK;
@@ -169,6 +175,7 @@ void kvc_keyring_encode(const struct kvc_keyring *ring, uint8_t *bytes)
 	        .count = ring->count,
 	        .sequence = ring->sequence,
 	        .flags = ring->encrypted ? KEYRING_ENCRYPTED : 0,
+	        .plain_below = ring->plain_below,
 	};
 
 	memset(bytes, 0, (size_t)kvc_keyring_pages(ring->count) * KVC_PAGE_BYTES);
@@ -179,6 +186,7 @@ void kvc_keyring_encode(const struct kvc_keyring *ring, uint8_t *bytes)
 		struct row row = {
 		        .incarnation = from->incarnation,
 		        .flags = from->has_key ? ROW_HAS_KEY : 0,
+		        .drop = from->drop,
 		};
 
 		memcpy(row.tenant, from->tenant, sizeof row.tenant);
@@ -204,6 +212,7 @@ static kvc_status rows_decode(const uint8_t *bytes, uint32_t count, struct kvc_k
 		*to = (struct kvc_keyring_row){
 		        .incarnation = row.incarnation,
 		        .has_key = row.flags & ROW_HAS_KEY,
+		        .drop = row.drop,
 		};
 		memcpy(to->tenant, row.tenant, sizeof to->tenant);
 		memcpy(to->wrapped, row.wrapped, sizeof to->wrapped);
@@ -232,6 +241,7 @@ kvc_status kvc_keyring_decode(const uint8_t *bytes, uint32_t pages, struct kvc_k
 	memcpy(found.check, head.check, sizeof found.check);
 	found.sequence = head.sequence;
 	found.encrypted = head.flags & KEYRING_ENCRYPTED;
+	found.plain_below = head.plain_below;
 	status = rows_decode(bytes + sizeof head, head.count, &found);
 	if (status != KVC_OK)
 		kvc_keyring_free(&found);
@@ -245,7 +255,7 @@ kvc_status kvc_keyring_decode(const uint8_t *bytes, uint32_t pages, struct kvc_k
 /* What a wrapped key is bound to: its directory and tenant, and which one of that tenant's. */
 struct binding {
 	uint8_t instance[KVC_INSTANCE_BYTES];
-	uint8_t tenant[16];
+	uint8_t tenant[16]; /* of the disk's key: plain_below and zeros */
 	uint32_t incarnation;
 	uint32_t check; /* 1: of the disk's key itself */
 } __attribute__((packed));
@@ -253,11 +263,19 @@ struct binding {
 static struct binding binding_of(const uint8_t instance[KVC_INSTANCE_BYTES],
                                  const struct kvc_keyring_row *row)
 {
-	struct binding binding = {.incarnation = row ? row->incarnation : 0, .check = !row};
+	struct binding binding = {.incarnation = row->incarnation};
 
 	memcpy(binding.instance, instance, sizeof binding.instance);
-	if (row)
-		memcpy(binding.tenant, row->tenant, sizeof binding.tenant);
+	memcpy(binding.tenant, row->tenant, sizeof binding.tenant);
+	return binding;
+}
+
+static struct binding check_binding(const struct kvc_keyring *ring)
+{
+	struct binding binding = {.check = 1};
+
+	memcpy(binding.instance, ring->instance, sizeof binding.instance);
+	memcpy(binding.tenant, &ring->plain_below, sizeof ring->plain_below);
 	return binding;
 }
 
@@ -268,13 +286,16 @@ void kvc_keyring_under(const struct kvc_secret *disk_key, const uint8_t instance
 }
 
 kvc_status kvc_keyring_lock(struct kvc_keyring *ring, struct kvc_cipher *cipher,
-                            const struct kvc_secret *under)
+                            const struct kvc_secret *under, uint64_t plain_below)
 {
 	static const struct kvc_secret zero;
-	const struct binding binding = binding_of(ring->instance, NULL);
-	kvc_status status = kvc_key_wrap(cipher, under, (struct kvc_cipher_context){&binding, sizeof binding},
-	                                 &zero, ring->check);
+	struct binding binding;
+	kvc_status status;
 
+	ring->plain_below = plain_below;
+	binding = check_binding(ring);
+	status = kvc_key_wrap(cipher, under, (struct kvc_cipher_context){&binding, sizeof binding}, &zero,
+	                      ring->check);
 	if (status == KVC_OK)
 		ring->encrypted = true;
 	return status;
@@ -283,7 +304,7 @@ kvc_status kvc_keyring_lock(struct kvc_keyring *ring, struct kvc_cipher *cipher,
 kvc_status kvc_keyring_try(const struct kvc_keyring *ring, struct kvc_cipher *cipher,
                            const struct kvc_secret *under)
 {
-	const struct binding binding = binding_of(ring->instance, NULL);
+	const struct binding binding = check_binding(ring);
 	struct kvc_secret zero;
 	kvc_status status = kvc_key_unwrap(
 	        cipher, under, (struct kvc_cipher_context){&binding, sizeof binding}, ring->check, &zero);

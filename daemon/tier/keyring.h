@@ -2,8 +2,8 @@
  * which is how often it was dropped, and, where the directory is encrypted, its data key, wrapped under the
  * disk's key.
  *
- *   head (256 bytes): magic, version, checksum, whose it is, sequence, a check of the disk's key
- *   rows (96 bytes each), by tenant; zeros up to a whole page
+ *   head (256 bytes): magic, version, checksum, whose it is, sequence, a check of the disk's key, the epoch
+ * from which on nothing is plain rows (96 bytes each), by tenant; zeros up to a whole page
  *
  * Two files that are written in turn; of the sound ones the newer is in force. Here are the bytes and the
  * table in memory: pure functions, but for randomness. disk_keyring.c keeps the files. */
@@ -23,14 +23,18 @@
 struct kvc_keyring_row {
 	uint8_t tenant[16];
 	uint32_t incarnation;
+	uint64_t drop; /* the one that made this incarnation, at random: another directory may have come to
+	                  the same incarnation by another one; 0: none */
 	bool has_key;
 	uint8_t wrapped[KVC_WRAPPED_BYTES]; /* zeros: none */
 };
 
 struct kvc_keyring {
 	uint8_t instance[KVC_INSTANCE_BYTES];
-	uint64_t sequence;                /* of two files the higher one is in force */
-	bool encrypted;                   /* whatever is stored */
+	uint64_t sequence;    /* of two files the higher one is in force */
+	bool encrypted;       /* whatever is stored */
+	uint64_t plain_below; /* of an encrypted one: only records of epochs below may be plain, from before
+	                         it took a key */
 	uint8_t check[KVC_WRAPPED_BYTES]; /* a key of zeros, wrapped: tells whether a disk key is the right
 	                                     one */
 	uint32_t count;
@@ -57,18 +61,20 @@ const struct kvc_keyring_row *kvc_keyring_find(const struct kvc_keyring *ring, c
 uint32_t kvc_keyring_incarnation(const struct kvc_keyring *ring, const uint8_t tenant[16]);
 
 /* Drop a tenant: no key, and that incarnation. KVC_NO_MEMORY, KVC_LIMIT (too many tenants). */
-kvc_status kvc_keyring_drop(struct kvc_keyring *ring, const uint8_t tenant[16], uint32_t incarnation);
+kvc_status kvc_keyring_drop(struct kvc_keyring *ring, const uint8_t tenant[16], uint32_t incarnation,
+                            uint64_t drop);
 
 /* --- under the disk's key, of which `under` is derived for this directory --- */
 
 void kvc_keyring_under(const struct kvc_secret *disk_key, const uint8_t instance[KVC_INSTANCE_BYTES],
                        struct kvc_secret *under);
 
-/* From now on it is encrypted. KVC_NO_MEMORY. */
+/* From now on it is encrypted; records of epochs below plain_below may be plain. KVC_NO_MEMORY. */
 kvc_status kvc_keyring_lock(struct kvc_keyring *ring, struct kvc_cipher *cipher,
-                            const struct kvc_secret *under);
+                            const struct kvc_secret *under, uint64_t plain_below);
 
-/* Whether that is the key of an encrypted one: KVC_OK, KVC_ACCESS (no), KVC_NO_MEMORY. */
+/* Whether that is the key of an encrypted one, and plain_below as it was set under it: KVC_OK, KVC_ACCESS
+ * (no), KVC_NO_MEMORY. */
 kvc_status kvc_keyring_try(const struct kvc_keyring *ring, struct kvc_cipher *cipher,
                            const struct kvc_secret *under);
 

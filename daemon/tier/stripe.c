@@ -228,6 +228,7 @@ static void forget_next(struct kvc_stripe *stripe)
 {
 	struct kvc_list *node = stripe->forget.current ? NULL : kvc_list_pop(&stripe->forget.waiting);
 	struct kvc_tier_req *outer;
+	uint64_t drop;
 	uint32_t to;
 
 	if (!node)
@@ -237,10 +238,15 @@ static void forget_next(struct kvc_stripe *stripe)
 	stripe->forget.current = outer;
 	stripe->forget.left = stripe->count;
 	to = stripe_incarnation(&stripe->base, outer->record.tenant) + 1;
+	kvc_random(&drop, sizeof drop);
 	for (uint32_t i = 0; i < stripe->count; i++) {
 		struct kvc_tier_req *req = &stripe->children[i].forget;
 
-		*req = (struct kvc_tier_req){.op = KVC_TIER_FORGET_TENANT, .done = forget_done};
+		*req = (struct kvc_tier_req){
+		        .op = KVC_TIER_FORGET_TENANT,
+		        .done = forget_done,
+		        .drop = drop,
+		};
 		memcpy(req->record.tenant, outer->record.tenant, sizeof req->record.tenant);
 		req->record.incarnation = to;
 		stripe->tiers[i]->ops->submit(stripe->tiers[i], req);

@@ -51,6 +51,7 @@ struct kvc_tier_req {
 	void (*outer)(struct kvc_tier_req *req); /* whom that one answers, */
 	uint32_t child;                          /* to which of its tiers, */
 	uint32_t tries;                          /* at the how manieth try */
+	uint64_t drop;                           /* of a tenant: which one that is, to all of them */
 };
 
 /* A few bytes of the owner's that rest with the tier's count of what it wrote. */
@@ -72,7 +73,8 @@ struct kvc_tier_events {
 	void (*reclaimed)(void *context, uint32_t cookie, struct kvc_place place);
 
 	/* What the owner keeps under a cookie: fills in key, tenant, sizes, depth and what else it knows of
-	 * the record at record->place. False: that is not where he has it (yet). For a checkpoint, from a
+	 * the record at record->place. False: that is not where he has it (yet), or its tenant is being
+	 * dropped: the record's incarnation is the tenant's present one. For a checkpoint, from a
 	 * task of the tier's own. NULL: there are no checkpoints. */
 	bool (*describe)(void *context, uint32_t cookie, struct kvc_record *record);
 

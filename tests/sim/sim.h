@@ -105,6 +105,9 @@ void sim_tier_lose(struct sim_tier *tier, const struct kvc_storage_key *key, boo
 /* Ask the owner for his note and keep it, as the disk tier does at a stop; *note is a copy of it. */
 void sim_tier_note(struct sim_tier *tier, struct kvc_tier_note *note);
 
+/* Records that the owner says what they are, as for a checkpoint. */
+uint32_t sim_tier_described(struct sim_tier *tier);
+
 /* As after a crash: forgets what was not synced if `lose`; the next recover reports the rest. */
 void sim_tier_crash(struct sim_tier *tier, bool lose);
 

@@ -269,6 +269,21 @@ void sim_tier_note(struct sim_tier *tier, struct kvc_tier_note *note)
 	*note = state->note;
 }
 
+uint32_t sim_tier_described(struct sim_tier *tier)
+{
+	struct tier_state *state = kvc_container_of(tier, struct tier_state, sim);
+	uint32_t described = 0;
+
+	for (uint32_t i = 0; i < state->slot_count; i++) {
+		const struct slot *slot = &state->slots[i];
+		struct kvc_record record = {.place = {.segment = i, .page = 1}, .epoch = slot->epoch};
+
+		described +=
+		        slot->bytes && state->events.describe(state->events.context, slot->cookie, &record);
+	}
+	return described;
+}
+
 void sim_tier_crash(struct sim_tier *tier, bool lose)
 {
 	struct tier_state *state = kvc_container_of(tier, struct tier_state, sim);

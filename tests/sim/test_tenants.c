@@ -630,6 +630,29 @@ static void drop_forgets_a_tenant(void **state)
 	tenants_close(&t);
 }
 
+/* A checkpoint would give a block the incarnation that its tenant has when it is written: while the tenant is
+ * being dropped, that is not the block's. */
+static void drop_describes_nothing_of_it(void **state)
+{
+	struct dropping drop;
+	struct tenants t;
+	uint32_t all, meanwhile;
+
+	(void)state;
+	tenants_open(&t, 19, 400);
+	puts_as(&t, t.b, 0, FLOOD / 4);
+	puts_as(&t, t.a, 0, FLOOD / 4);
+	settle(&t.w);
+	all = sim_tier_described(t.w.disk);
+	drop_submit(&t.w, &drop, "a");
+	meanwhile = sim_tier_described(t.w.disk);
+	settle(&t.w);
+	assert_true(drop.done);
+	assert_true(meanwhile > 0 && meanwhile < all);
+	assert_int_equal(sim_tier_described(t.w.disk), meanwhile);
+	tenants_close(&t);
+}
+
 /* Puts that are being encoded, that wait for these or for room, stores, loads and gets. */
 static void drop_meets_what_is_under_way(void **state)
 {
@@ -708,6 +731,7 @@ int main(void)
 	        cmocka_unit_test(nobodys_blocks_are_adopted),
 	        cmocka_unit_test(adopted_while_it_is_written),
 	        cmocka_unit_test(drop_forgets_a_tenant),
+	        cmocka_unit_test(drop_describes_nothing_of_it),
 	        cmocka_unit_test(drop_meets_what_is_under_way),
 	        cmocka_unit_test(drop_meets_a_stop),
 	};

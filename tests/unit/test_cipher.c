@@ -70,7 +70,7 @@ static kvc_status decrypt(const struct kvc_secret *key)
 	kvc_status status;
 
 	memcpy(copy, bytes, sizeof copy);
-	status = kvc_record_decrypt(cipher, key, copy);
+	status = kvc_record_decrypt(cipher, key, copy, sizeof copy);
 	if (status == KVC_OK)
 		assert_memory_equal(copy, plain, sizeof copy);
 	return status;
@@ -90,8 +90,11 @@ static void test_round_trip(void **state)
 	for (uint32_t i = KVC_RECORD_HEADER_BYTES + IMAGE_BYTES; i < RECORD_BYTES; i++)
 		assert_int_equal(bytes[i], 0);
 	assert_int_equal(decrypt(&tenant_key), KVC_OK);
-	assert_int_equal(kvc_record_decrypt(cipher, &tenant_key, bytes), KVC_OK);
-	assert_int_equal(kvc_record_decrypt(cipher, &tenant_key, bytes), KVC_CORRUPT); /* it is plain now */
+	assert_int_equal(kvc_record_decrypt(cipher, &tenant_key, bytes, RECORD_BYTES - 4096), KVC_CORRUPT);
+	assert_int_equal(decrypt(&tenant_key), KVC_OK); /* nothing was touched */
+	assert_int_equal(kvc_record_decrypt(cipher, &tenant_key, bytes, RECORD_BYTES), KVC_OK);
+	assert_int_equal(kvc_record_decrypt(cipher, &tenant_key, bytes, RECORD_BYTES),
+	                 KVC_CORRUPT); /* it is plain now */
 }
 
 /* No 8 bytes of the image stand anywhere in the record, and no two encryptions share any. */

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include <cmocka.h>
 
@@ -56,22 +57,60 @@ static void restart_and_pass(void)
 	assert_true(kvc_test_run_until(rig.loop, a_pass_is_over, NULL, 20000));
 }
 
-/* One byte of a block where it rests. */
-static void damage(uint32_t block, uint64_t at)
+static int segment_open(uint32_t block, off_t *offset)
 {
 	const struct kvc_place *place = &rig.blocks[block].record.place;
-	off_t offset = (off_t)place->page * KVC_RECORD_ALIGN + (off_t)at;
 	char path[512];
-	uint8_t byte;
 	int fd;
 
 	snprintf(path, sizeof path, "%s/segments/%u", rig.directory, place->segment);
 	fd = open(path, O_RDWR);
 	assert_true(fd >= 0);
+	*offset = (off_t)place->page * KVC_RECORD_ALIGN;
+	return fd;
+}
+
+/* One byte of a block where it rests. */
+static void damage(uint32_t block, uint64_t at)
+{
+	off_t offset;
+	int fd = segment_open(block, &offset);
+	uint8_t byte;
+
+	offset += (off_t)at;
 	assert_int_equal(pread(fd, &byte, 1, offset), 1);
 	byte ^= 4;
 	assert_int_equal(pwrite(fd, &byte, 1, offset), 1);
 	close(fd);
+}
+
+/* A header that is sound, and says that half a gigabyte of image comes. */
+static void lengthen(uint32_t block)
+{
+	const uint64_t image_bytes = 512u << 20;
+	uint8_t header[KVC_RECORD_HEADER_BYTES];
+	XXH128_hash_t sum;
+	off_t offset;
+	int fd = segment_open(block, &offset);
+
+	assert_int_equal(pread(fd, header, sizeof header, offset), sizeof header);
+	memcpy(header + 48, &image_bytes, sizeof image_bytes);
+	sum = XXH3_128bits(header, sizeof header - 16);
+	memcpy(header + sizeof header - 16, &sum.low64, 8);
+	memcpy(header + sizeof header - 8, &sum.high64, 8);
+	assert_int_equal(pwrite(fd, header, sizeof header, offset), sizeof header);
+	close(fd);
+}
+
+/* Nothing behind the record is touched, or the test would not survive it. */
+static void test_more_image_than_was_read(void **state)
+{
+	(void)state;
+	lengthen(9);
+	restart_and_pass();
+	assert_int_equal(rig_stat(&rig, "disk.scrub_bad_records"), 1);
+	assert_false(rig.blocks[9].stored);
+	assert_int_equal(rig_check_all(&rig, false), BLOCKS - 1);
 }
 
 /* In the record's header, the image's header, a tile in the middle, the last one. */
@@ -141,6 +180,37 @@ static void test_reads_twice(void **state)
 	assert_int_equal(rig_stat(&rig, "disk.read_errors"), 3);
 	kvc_io_fault_install(NULL, NULL);
 	assert_int_equal(rig_check_all(&rig, false), BLOCKS);
+}
+
+static void on_small_reads(void *context, const struct kvc_io_req *req, struct kvc_io_fault *fault)
+{
+	if (req->op != KVC_IO_READ || req->wanted != rig_record_bytes(1))
+		return;
+	plan.met++;
+	*fault = (struct kvc_io_fault){.kind = KVC_FAULT_MISDIRECT, .offset = *(const uint64_t *)context};
+}
+
+/* Where the record should be there is another sound one, which is longer than what was read: what a lost
+ * write leaves, or a read that went astray brings. */
+static void test_longer_record_in_its_place(void **state)
+{
+	const struct kvc_place *astray = &rig.blocks[BLOCKS].record.place;
+	const struct kvc_place *place = &rig.blocks[BLOCKS + 1].record.place;
+	uint64_t offset;
+
+	(void)state;
+	assert_int_equal(rig_store(&rig, BLOCKS, 3), KVC_OK);
+	assert_int_equal(rig_store(&rig, BLOCKS + 1, 1), KVC_OK);
+	assert_int_equal(place->segment, astray->segment);
+	offset = (uint64_t)astray->page * KVC_RECORD_ALIGN;
+	for (uint32_t i = 0; i <= BLOCKS; i++)
+		rig_forget(&rig, i);
+	plan.met = 0;
+	kvc_io_fault_install(on_small_reads, &offset);
+	restart_and_pass();
+	assert_int_equal(plan.met, 2);
+	assert_int_equal(rig_stat(&rig, "disk.scrub_bad_records"), 1);
+	assert_false(rig.blocks[BLOCKS + 1].stored);
 }
 
 static bool a_read_is_held(void *context)
@@ -231,9 +301,14 @@ static void test_off(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        SCRUB_TEST(test_finds_damage),      SCRUB_TEST(test_sound_is_left_alone),
-	        SCRUB_TEST(test_reads_twice),       SCRUB_TEST(test_interrupted),
-	        SCRUB_TEST(test_keeps_to_its_rate), SCRUB_TEST(test_off),
+	        SCRUB_TEST(test_finds_damage),
+	        SCRUB_TEST(test_sound_is_left_alone),
+	        SCRUB_TEST(test_reads_twice),
+	        SCRUB_TEST(test_longer_record_in_its_place),
+	        SCRUB_TEST(test_more_image_than_was_read),
+	        SCRUB_TEST(test_interrupted),
+	        SCRUB_TEST(test_keeps_to_its_rate),
+	        SCRUB_TEST(test_off),
 	};
 
 	return RIG_RUN_BOTH(tests);

@@ -195,6 +195,10 @@ static void older_make(uint32_t version)
 		        (uint8_t)(version - 1); /* of a summary */
 		page_set(i, SEGMENT_PAGES - 1, last);
 	}
+	for (uint32_t i = 0; i < 2; i++) { /* it has no keyring */
+		snprintf(path, sizeof path, "%s/keyring.%u", rig.directory, i);
+		assert_int_equal(unlink(path), 0);
+	}
 	snprintf(path, sizeof path, "%s/super", rig.directory);
 	fd = open(path, O_RDWR);
 	assert_int_equal(pread(fd, slots, sizeof slots, 0), sizeof slots);

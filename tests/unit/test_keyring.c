@@ -39,11 +39,11 @@ static int setup(void **state)
 	memset(ring.instance, 0x44, sizeof ring.instance);
 	ring.sequence = 9;
 	kvc_keyring_under(&disk_key, ring.instance, &under);
-	assert_int_equal(kvc_keyring_lock(&ring, cipher, &under), KVC_OK);
+	assert_int_equal(kvc_keyring_lock(&ring, cipher, &under, 77), KVC_OK);
 	for (uint32_t i = 0; i < TENANTS; i++) {
 		tenant_of(i, tenant);
 		if (i % 3)
-			assert_int_equal(kvc_keyring_drop(&ring, tenant, i), KVC_OK);
+			assert_int_equal(kvc_keyring_drop(&ring, tenant, i, 1000 + i), KVC_OK);
 		if (i % 2)
 			assert_int_equal(kvc_keyring_make_key(&ring, cipher, &under, tenant), KVC_OK);
 	}
@@ -79,6 +79,7 @@ static void test_round_trip(void **state)
 	assert_int_equal(back.count, ring.count);
 	assert_int_equal(back.sequence, 9);
 	assert_true(back.encrypted);
+	assert_int_equal(back.plain_below, 77);
 	assert_int_equal(kvc_keyring_try(&back, cipher, &under), KVC_OK);
 	for (uint32_t i = 0; i < TENANTS; i++) {
 		const struct kvc_keyring_row *row;
@@ -92,6 +93,7 @@ static void test_round_trip(void **state)
 			continue;
 		}
 		assert_int_equal(row->has_key, i % 2);
+		assert_int_equal(row->drop, i % 3 ? 1000 + i : 0);
 		if (i % 2 == 0) {
 			assert_int_equal(kvc_keyring_key(back.instance, row, cipher, &under, &one), KVC_MISS);
 			continue;
@@ -149,7 +151,7 @@ static void test_dropped_key_is_gone(void **state)
 	memcpy(wrapped, row->wrapped, sizeof wrapped);
 	pages = encode();
 	assert_non_null(memmem(bytes, pages * KVC_PAGE_BYTES, wrapped, sizeof wrapped));
-	assert_int_equal(kvc_keyring_drop(&ring, tenant, 8), KVC_OK);
+	assert_int_equal(kvc_keyring_drop(&ring, tenant, 8, 1000 + 8), KVC_OK);
 	pages = encode();
 	assert_null(memmem(bytes, pages * KVC_PAGE_BYTES, wrapped, sizeof wrapped));
 	assert_int_equal(kvc_keyring_incarnation(&ring, tenant), 8);
@@ -169,6 +171,10 @@ static void test_key_is_bound(void **state)
 	row = *kvc_keyring_find(&ring, tenant);
 	other.bytes[31] ^= 1;
 	assert_int_equal(kvc_keyring_try(&ring, cipher, &other), KVC_ACCESS);
+	ring.plain_below++;
+	assert_int_equal(kvc_keyring_try(&ring, cipher, &under), KVC_ACCESS);
+	ring.plain_below--;
+	assert_int_equal(kvc_keyring_try(&ring, cipher, &under), KVC_OK);
 	assert_int_equal(kvc_keyring_key(ring.instance, &row, cipher, &other, &key), KVC_CORRUPT);
 	assert_int_equal(kvc_keyring_key(instance, &row, cipher, &under, &key), KVC_CORRUPT);
 	row.tenant[0] ^= 1;
@@ -195,10 +201,10 @@ static void test_too_many(void **state)
 	for (uint32_t i = ring.count; i < KVC_KEYRING_TENANTS_MAX; i++) {
 		memset(tenant, 0xFF, sizeof tenant);
 		memcpy(tenant + 8, &i, sizeof i);
-		assert_int_equal(kvc_keyring_drop(&ring, tenant, 1), KVC_OK);
+		assert_int_equal(kvc_keyring_drop(&ring, tenant, 1, 1000 + 1), KVC_OK);
 	}
 	memset(tenant, 0xFE, sizeof tenant);
-	assert_int_equal(kvc_keyring_drop(&ring, tenant, 1), KVC_LIMIT);
+	assert_int_equal(kvc_keyring_drop(&ring, tenant, 1, 1000 + 1), KVC_LIMIT);
 	assert_int_equal(kvc_keyring_make_key(&ring, cipher, &under, tenant), KVC_LIMIT);
 	all = calloc(kvc_keyring_pages(ring.count), KVC_PAGE_BYTES);
 	kvc_keyring_encode(&ring, all);
