@@ -296,7 +296,7 @@ const struct kvc_option kvc_options[] = {
          .type = KVC_OPTION_COUNT,
          .live = true,
          AT(inflight),
-         .min = 1,
+         .min = 16,
          .max = 65536,
          .initial = "256",
          .help = "Unanswered requests of one connection; above, it is not read from."},
