@@ -44,6 +44,7 @@
 #define KVCC_GRACE_NS         (250 * KVCC_NS_PER_MS) /* for the daemon's own DEADLINE to arrive */
 #define KVCC_BATCH_DEFAULT    1024u                  /* until the daemon has announced its limits */
 #define KVCC_INFLIGHT_DEFAULT 256u
+#define KVCC_INFLIGHT_MIN     4u    /* hello, open, attach and a request: with fewer it cannot reconnect */
 #define KVCC_SLOTS            4096u /* most requests on the wire, whatever the daemon allows */
 #define KVCC_SLOTS_RESERVED   8u    /* of those allowed, kept for hello, open, attach, close, detach */
 #define KVCC_UNTAKEN_MAX      (2u * KVCC_SLOTS)    /* async calls pending or not yet taken by next */

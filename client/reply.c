@@ -84,6 +84,14 @@ static void on_hello(struct kvc_client *client, struct kvcc_request *request, co
 		kvcc_conn_lost(client, reply->status, refused);
 		return;
 	}
+	if (reply->hello.limits.inflight < KVCC_INFLIGHT_MIN) {
+		(void)snprintf(refused, sizeof(refused),
+		               "the daemon allows %u unanswered requests, expected at least %u: raise its "
+		               "option inflight",
+		               reply->hello.limits.inflight, KVCC_INFLIGHT_MIN);
+		kvcc_conn_lost(client, KVC_UNSUPPORTED, refused);
+		return;
+	}
 	kvcc_conn_ready(client, &reply->hello);
 	end_ok(client, request);
 }

@@ -15,7 +15,9 @@ static const struct kvc_usage usage = {
         .required = KVC_GROUP_SHAPE | KVC_GROUP_SEQUENCE | KVC_GROUP_GET,
         .what = "Restore the KV cache of one sequence, or as much of its beginning as is stored: then the "
                 "files hold\n"
-                "[layers][restored tokens][heads][dim] and the exit code is 3. Options are those of the put.",
+                "[layers][restored tokens][heads][dim] and the exit code is 3. If a block that is stored "
+                "cannot be had, the\n"
+                "same holds for what comes before it, and the exit code is 1. Options are those of the put.",
         .examples = "  kvcellar get --model llama-3.1-8b --layers 32 --heads 8 --dim 128 --dtype bf16 "
                     "--tokens 2048 \\\n"
                     "      --sequence prompt-1 --out-keys k.bf16 --out-values v.bf16\n",
@@ -31,11 +33,23 @@ static uint64_t tokens_of(const struct kvc_job *job, size_t blocks)
 	return blocks < job->blocks ? blocks * job->block_tokens : job->tokens;
 }
 
-static int print_result(const struct kvc_job *job, size_t blocks, const struct kvc_pump_result *moved)
+/* Some of the sequence did not come: it is not there, or that failed. Returns the exit code. */
+static int tell_short(const struct kvc_job *job, uint64_t tokens, bool failed)
+{
+	(void)fprintf(stderr, "kvcellar get: only %llu of %llu tokens %s%s\n", (unsigned long long)tokens,
+	              (unsigned long long)job->tokens, failed ? "were restored" : "are stored",
+	              tokens ? ": the files hold those" : ", no files written");
+	return failed ? KVC_EXIT_FAILURE : KVC_EXIT_SHORT;
+}
+
+/* end: why the block after those did not come. */
+static int print_result(const struct kvc_job *job, size_t blocks, kvc_status end,
+                        const struct kvc_pump_result *moved)
 {
 	uint64_t tokens = tokens_of(job, blocks);
 	double raw = (double)kvc_job_token_bytes(job) * (double)tokens;
 	struct kvc_report report;
+	int code = KVC_EXIT_OK;
 
 	kvc_report_init(&report);
 	kvc_report_text(&report, "sequence", job->settings->sequence);
@@ -50,11 +64,8 @@ static int print_result(const struct kvc_job *job, size_t blocks, const struct k
 	kvc_report_real(&report, "seconds", moved->seconds);
 	kvc_report_real(&report, "gb_per_s", moved->seconds > 0 ? raw / moved->seconds / 1e9 : 0);
 	if (tokens < job->tokens)
-		(void)fprintf(stderr, "kvcellar get: only %llu of %llu tokens are stored%s\n",
-		              (unsigned long long)tokens, (unsigned long long)job->tokens,
-		              tokens ? ": the files hold those" : ", no files written");
-	return kvc_report_print(&report, job->settings->json,
-	                        tokens < job->tokens ? KVC_EXIT_SHORT : KVC_EXIT_OK);
+		code = tell_short(job, tokens, end != KVC_MISS);
+	return kvc_report_print(&report, job->settings->json, code);
 }
 
 /* How many leading blocks are there now. Returns -1 or an exit code. */
@@ -73,8 +84,9 @@ static int find_prefix(const struct kvc_job *job, size_t *blocks)
 }
 
 /* Restore `*blocks` blocks. One that has gone since the look-up makes the prefix shorter, and as the files'
- * layout depends on that, they are written again: at most so often as blocks disappear. */
-static int restore(struct kvc_job *job, struct kvc_files *files, size_t *blocks,
+ * layout depends on that, they are written again: at most so often as blocks disappear. So does one that
+ * cannot be had; *end is then why. */
+static int restore(struct kvc_job *job, struct kvc_files *files, size_t *blocks, kvc_status *end,
                    struct kvc_pump_result *moved)
 {
 	struct kvc_pump pump = {.job = job, .put = false, .step = write_block, .data = files};
@@ -90,6 +102,7 @@ static int restore(struct kvc_job *job, struct kvc_files *files, size_t *blocks,
 			(void)kvc_failure("get", "block %zu: %s (%s), stopping before it", moved->first_other,
 			                  kvc_status_text(moved->other), kvc_status_name(moved->other));
 		*blocks = moved->first_other;
+		*end = moved->other;
 		if (!kvc_files_shrink(files, tokens_of(job, *blocks)))
 			code = KVC_EXIT_FAILURE;
 	}
@@ -100,6 +113,7 @@ static int get(const struct kvc_settings *settings, struct kvc_files *files)
 {
 	struct kvc_pump_result moved = {.seconds = 0};
 	struct kvc_job job;
+	kvc_status end = KVC_MISS;
 	size_t blocks = 0;
 	int code = kvc_job_open(&job, "get", settings, settings->sequence);
 
@@ -108,11 +122,11 @@ static int get(const struct kvc_settings *settings, struct kvc_files *files)
 	files->job = &job;
 	code = find_prefix(&job, &blocks);
 	if (code < 0)
-		code = restore(&job, files, &blocks, &moved);
+		code = restore(&job, files, &blocks, &end, &moved);
 	if (code < 0 && blocks > 0 && !kvc_files_commit(files))
 		code = KVC_EXIT_FAILURE;
 	if (code < 0)
-		code = print_result(&job, blocks, &moved);
+		code = print_result(&job, blocks, end, &moved);
 	kvc_job_close(&job);
 	return code;
 }

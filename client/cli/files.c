@@ -154,10 +154,45 @@ static int create_one(struct kvc_files *files, unsigned kind)
 	return -1;
 }
 
+static bool folder_of(const char *path, size_t bytes, struct stat *folder)
+{
+	char name[4096];
+
+	if (bytes == 0)
+		return stat(".", folder) == 0;
+	return snprintf(name, sizeof(name), "%.*s", (int)bytes, path) < (int)sizeof(name) &&
+	       stat(name, folder) == 0;
+}
+
+/* Whether both name one entry of one folder, which need not be there yet. */
+static bool same_place(const char *a, const char *b)
+{
+	const char *slash_a = strrchr(a, '/');
+	const char *slash_b = strrchr(b, '/');
+	size_t bytes_a = slash_a ? (size_t)(slash_a - a) + 1 : 0;
+	size_t bytes_b = slash_b ? (size_t)(slash_b - b) + 1 : 0;
+	struct stat folder_a, folder_b;
+
+	return strcmp(a + bytes_a, b + bytes_b) == 0 && folder_of(a, bytes_a, &folder_a) &&
+	       folder_of(b, bytes_b, &folder_b) && folder_a.st_dev == folder_b.st_dev &&
+	       folder_a.st_ino == folder_b.st_ino;
+}
+
+/* One would replace the other. Returns -1 or an exit code. */
+static int check_places(const struct kvc_job *job, const char *keys, const char *values)
+{
+	if (!values || !same_place(keys, values))
+		return -1;
+	return kvc_usage_error(job->name, "--out-keys %s and --out-values %s are the same file, expected two",
+	                       keys, values);
+}
+
 int kvc_files_create(struct kvc_files *files, const struct kvc_job *job)
 {
 	int result = check_kinds(job, "out-values", job->settings->out_values);
 
+	if (result < 0)
+		result = check_places(job, job->settings->out_keys, job->settings->out_values);
 	init(files, job, job->settings->out_keys, job->settings->out_values);
 	for (unsigned kind = 0; result < 0 && kind < 2 && files->paths[kind]; kind++)
 		result = create_one(files, kind);

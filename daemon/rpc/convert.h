@@ -143,6 +143,7 @@ kvc_status kvc_parse_pool(struct kvc_convert *convert, struct kvc_body body, str
                           struct kvc_problem *problem);
 kvc_status kvc_parse_detach(struct kvc_convert *convert, struct kvc_body body, uint32_t *id,
                             struct kvc_problem *problem);
+/* A deadline above the limit is cut to it. */
 kvc_status kvc_parse_keys(struct kvc_convert *convert, struct kvc_body body,
                           const struct kvc_rpc_limits *limits, struct kvc_keys_request *request,
                           struct kvc_problem *problem);

@@ -31,15 +31,12 @@ static kvc_status ns_check(uint32_t ns, struct kvc_problem *problem)
 	          : kvc_problem_set(problem, KVC_INVALID, "namespace: not set, expected an opened id");
 }
 
-static kvc_status deadline_parse(uint32_t ms, const struct kvc_rpc_limits *limits, uint32_t *out,
-                                 struct kvc_problem *problem)
+/* One above the maximum is cut, not refused: the client may have been told of a larger one. */
+static uint32_t deadline_ms(uint32_t ms, const struct kvc_rpc_limits *limits)
 {
-	if (ms > limits->deadline_ms_max)
-		return kvc_problem_set(problem, KVC_LIMIT,
-		                       "deadline_ms: %u, expected at most %u (limits.deadline_ms_max)", ms,
-		                       limits->deadline_ms_max);
-	*out = ms ? ms : limits->deadline_ms_default;
-	return KVC_OK;
+	if (!ms)
+		return limits->deadline_ms_default;
+	return ms < limits->deadline_ms_max ? ms : limits->deadline_ms_max;
 }
 
 /* ---- keys ---------------------------------------------------------------------------------- */
@@ -49,14 +46,11 @@ kvc_status kvc_parse_keys(struct kvc_convert *convert, struct kvc_body body,
                           struct kvc_problem *problem)
 {
 	const Kvcellar__Keys *keys = kvc_convert_unpack(convert, &kvcellar__keys__descriptor, body, problem);
-	uint32_t deadline_ms;
 	kvc_status status;
 
 	if (!keys)
 		return KVC_BAD_MESSAGE;
 	status = ns_check(keys->namespace_, problem);
-	if (status == KVC_OK)
-		status = deadline_parse(keys->deadline_ms, limits, &deadline_ms, problem);
 	if (status == KVC_OK)
 		status = count_check("keys", keys->n_keys, limits, problem);
 	for (size_t i = 0; status == KVC_OK && i < keys->n_keys; i++)
@@ -215,12 +209,10 @@ static kvc_status block_check(const Kvcellar__Block *block, size_t i, enum kvc_o
 static kvc_status blocks_parse(const struct blocks_fields *fields, const struct kvc_rpc_limits *limits,
                                struct kvc_blocks_request *request, struct kvc_problem *problem)
 {
-	struct kvc_deadline deadline = {.expires_ns = fields->expires_ns};
+	struct kvc_deadline deadline = {deadline_ms(fields->deadline_ms, limits), fields->expires_ns};
 	uint32_t page_count = 0; /* a frame of 64 KiB has no more */
 	kvc_status status = ns_check(fields->ns, problem);
 
-	if (status == KVC_OK)
-		status = deadline_parse(fields->deadline_ms, limits, &deadline.ms, problem);
 	if (status == KVC_OK)
 		status = plane_check(fields, problem);
 	if (status == KVC_OK)

@@ -209,7 +209,7 @@ static void deadline_passed(struct kvc_timer *timer)
 	kvc_stat_add(device->session->rpc->cells.deadlines, 1);
 	move(device, KVC_DEVICE_ABANDONED);
 	kvc_problem_set(&problem, KVC_DEADLINE, "the GPU engine did not answer within %u ms",
-	                device->session->rpc->limits.deadline_ms_default);
+	                device->session->limits.deadline_ms_default);
 	answer_problem(device, KVC_DEADLINE, &problem);
 }
 
@@ -243,7 +243,7 @@ static kvc_status opening_begin(struct kvc_device *device, kvc_status status, co
 		return kvc_problem_set(problem, status, "GPU engine: %s", kvc_status_text(status));
 	}
 	request_begin(device, frame);
-	if (kvc_timer_start(rpc->loop, &device->timer, rpc->limits.deadline_ms_default) == KVC_OK)
+	if (kvc_timer_start(rpc->loop, &device->timer, device->session->limits.deadline_ms_default) == KVC_OK)
 		return KVC_OK;
 	move(device, KVC_DEVICE_ABANDONED);
 	request_end(device, &(struct kvc_frame){0});
@@ -252,7 +252,7 @@ static kvc_status opening_begin(struct kvc_device *device, kvc_status status, co
 
 static kvc_status room_check(struct kvc_session *session, uint32_t id, struct kvc_problem *problem)
 {
-	const struct kvc_rpc_limits *limits = &session->rpc->limits;
+	const struct kvc_rpc_limits *limits = &session->limits;
 
 	if (kvc_session_id_is_used(session, id))
 		return kvc_problem_set(problem, KVC_IN_USE, "id: %u is attached in this connection", id);

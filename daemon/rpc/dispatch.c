@@ -15,7 +15,7 @@ struct verb {
 static void verb_hello(struct kvc_session *session, const struct kvc_frame *frame, struct kvc_body body)
 {
 	struct kvc_rpc *rpc = session->rpc;
-	struct kvc_hello_reply hello = {rpc->boot_id, rpc->version, &rpc->limits, rpc->gpu_count > 0};
+	struct kvc_hello_reply hello = {rpc->boot_id, rpc->version, &session->limits, rpc->gpu_count > 0};
 	struct kvc_reply reply = {.verb = frame->verb, .request_id = frame->request_id};
 	struct kvc_hello_request request;
 	struct kvc_problem problem;
@@ -37,6 +37,7 @@ static void verb_hello(struct kvc_session *session, const struct kvc_frame *fram
 	room = kvc_session_reply_room(session, KVC_PACK_HELLO_MAX);
 	if (!room)
 		return;
+	session->limits = rpc->limits;
 	reply.body_bytes = kvc_pack_hello(&hello, room);
 	kvc_session_reply(session, &reply);
 	kvc_session_move(session, KVC_SESSION_READY);
@@ -98,7 +99,7 @@ static kvc_status extras_check(const struct kvc_session *session, const struct k
                                struct kvc_problem *problem)
 {
 	const struct verb *verb = &verbs[frame->verb];
-	uint64_t limit = session->rpc->limits.inline_bytes;
+	uint64_t limit = session->limits.inline_bytes;
 
 	if (frame->payload_bytes > limit)
 		return kvc_problem_set(problem, KVC_LIMIT,
@@ -116,8 +117,7 @@ static kvc_status extras_check(const struct kvc_session *session, const struct k
 /* A payload that is too long is not waited for, and what comes before hello is no client of ours. */
 static bool refusal_ends(const struct kvc_session *session, const struct kvc_frame *frame)
 {
-	return session->state == KVC_SESSION_HELLO ||
-	       frame->payload_bytes > session->rpc->limits.inline_bytes;
+	return session->state == KVC_SESSION_HELLO || frame->payload_bytes > session->limits.inline_bytes;
 }
 
 static void frame_run(struct kvc_session *session, const struct kvc_frame *frame, struct kvc_body body)

@@ -27,7 +27,7 @@ enum {
 
 bool kvc_session_may_take(const struct kvc_session *session)
 {
-	return session->inflight < session->rpc->limits.inflight && session->opening == 0 &&
+	return session->inflight < session->limits.inflight && session->opening == 0 &&
 	       kvc_output_pending(&session->out) < OUTPUT_SOFT_BYTES;
 }
 

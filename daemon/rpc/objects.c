@@ -44,7 +44,7 @@ static void ns_remove(struct kvc_session *session, struct kvc_session_ns *ns)
 
 static kvc_status open_check(struct kvc_session *session, uint32_t id, struct kvc_problem *problem)
 {
-	const struct kvc_rpc_limits *limits = &session->rpc->limits;
+	const struct kvc_rpc_limits *limits = &session->limits;
 
 	if (kvc_session_ns_find(session, id))
 		return kvc_problem_set(problem, KVC_IN_USE, "id: %u is open in this connection", id);
@@ -157,7 +157,7 @@ struct kvc_region *kvc_session_region_take(struct kvc_session *session, struct k
 static kvc_status attach_check(struct kvc_session *session, const struct kvc_attach_request *request,
                                struct kvc_problem *problem)
 {
-	const struct kvc_rpc_limits *limits = &session->rpc->limits;
+	const struct kvc_rpc_limits *limits = &session->limits;
 
 	if (kvc_session_id_is_used(session, request->id))
 		return kvc_problem_set(problem, KVC_IN_USE, "id: %u is attached in this connection",

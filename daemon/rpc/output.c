@@ -23,7 +23,9 @@ kvc_status kvc_payload_open(struct kvc_rpc *rpc, uint64_t bytes, struct kvc_payl
 	struct kvc_payload *opened;
 
 	KVC_PRE(bytes > 0);
-	if (bytes > rpc->limits.inline_budget || rpc->inline_used > rpc->limits.inline_budget - bytes)
+	/* Alone, one may be larger than a budget that has shrunk since hello announced its size. */
+	if (rpc->inline_used > 0 &&
+	    (bytes > rpc->limits.inline_budget || rpc->inline_used > rpc->limits.inline_budget - bytes))
 		return KVC_BUSY;
 	opened = kvc_calloc(1, sizeof *opened);
 	if (!opened)

@@ -373,7 +373,7 @@ static kvc_status rate_check(struct building *building)
 /* How long the payload must be, and may be. */
 static kvc_status payload_check(struct building *building)
 {
-	uint64_t limit = building->session->rpc->limits.inline_bytes;
+	uint64_t limit = building->session->limits.inline_bytes;
 	uint64_t payload_bytes = building->frame->payload_bytes;
 	bool inline_plane = building->message->plane == KVC_PLANE_INLINE;
 	uint64_t expected = inline_plane && building->frame->verb == KVC_VERB_PUT ? building->raw_bytes : 0;
@@ -646,7 +646,7 @@ void kvc_verb_put(struct kvc_session *session, const struct kvc_frame *frame, st
 	struct kvc_rpc *rpc = session->rpc;
 	struct kvc_blocks_request message;
 	struct kvc_problem problem;
-	kvc_status status = kvc_parse_put(rpc->convert, body, &rpc->limits, &message, &problem);
+	kvc_status status = kvc_parse_put(rpc->convert, body, &session->limits, &message, &problem);
 
 	if (status == KVC_OK)
 		blocks_begin(session, frame, &message);
@@ -659,7 +659,7 @@ void kvc_verb_get(struct kvc_session *session, const struct kvc_frame *frame, st
 	struct kvc_rpc *rpc = session->rpc;
 	struct kvc_blocks_request message;
 	struct kvc_problem problem;
-	kvc_status status = kvc_parse_get(rpc->convert, body, &rpc->limits, &message, &problem);
+	kvc_status status = kvc_parse_get(rpc->convert, body, &session->limits, &message, &problem);
 
 	if (status == KVC_OK)
 		blocks_begin(session, frame, &message);

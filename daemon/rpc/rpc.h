@@ -60,6 +60,7 @@ kvc_status kvc_rpc_serve(struct kvc_rpc *rpc, int listen_fd);
 /* Serve a connected socket, which is taken on KVC_OK, as if it had been accepted from that user. */
 kvc_status kvc_rpc_adopt(struct kvc_rpc *rpc, int fd, uid_t uid);
 
+/* Connections that are open keep what hello announced to them, or get more. */
 void kvc_rpc_limits_set(struct kvc_rpc *rpc, const struct kvc_rpc_limits *limits);
 
 /* Accept no more, answer new requests with KVC_SHUTDOWN, and let running ones finish; those that still run

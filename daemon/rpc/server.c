@@ -173,6 +173,8 @@ void kvc_rpc_limits_set(struct kvc_rpc *rpc, const struct kvc_rpc_limits *limits
 	KVC_PRE(limits->batch <= KVC_RPC_BATCH_MAX && limits->stall_ms > 0 && limits->inflight > 0);
 	KVC_PRE(limits->uid_count <= KVC_RPC_IDS_MAX && limits->gid_count <= KVC_RPC_IDS_MAX);
 	rpc->limits = *limits;
+	kvc_list_each (node, &rpc->sessions)
+		kvc_session_limits_change(kvc_container_of(node, struct kvc_session, node));
 }
 
 kvc_status kvc_rpc_serve(struct kvc_rpc *rpc, int listen_fd)

@@ -139,6 +139,27 @@ void kvc_session_paces_restart(struct kvc_session *session, uint64_t now_ms)
 		session->out_pace.due_ms = due_ms;
 }
 
+/* ---- limits -------------------------------------------------------------------------------- */
+
+static uint64_t larger(uint64_t a, uint64_t b)
+{
+	return a > b ? a : b;
+}
+
+/* Requests in flight are not refused above their limit and deadlines are cut: those follow the server's. */
+void kvc_session_limits_change(struct kvc_session *session)
+{
+	const struct kvc_rpc_limits had = session->limits;
+	struct kvc_rpc_limits *limits = &session->limits;
+
+	*limits = session->rpc->limits;
+	limits->batch = (uint32_t)larger(limits->batch, had.batch);
+	limits->namespaces = (uint32_t)larger(limits->namespaces, had.namespaces);
+	limits->regions = (uint32_t)larger(limits->regions, had.regions);
+	limits->region_bytes = larger(limits->region_bytes, had.region_bytes);
+	limits->inline_bytes = larger(limits->inline_bytes, had.inline_bytes);
+}
+
 /* ---- replies ------------------------------------------------------------------------------- */
 
 uint8_t *kvc_session_reply_room(struct kvc_session *session, size_t body_bytes)
@@ -289,6 +310,7 @@ static struct kvc_session *session_make(struct kvc_rpc *rpc, int fd, uid_t uid)
 	session->rpc = rpc;
 	session->fd = fd;
 	session->uid = uid;
+	session->limits = rpc->limits;
 	session->tick.run = tick_run;
 	kvc_list_init(&session->node);
 	kvc_list_init(&session->paced_node);

@@ -90,6 +90,7 @@ struct kvc_session {
 	bool watch_write;
 	enum kvc_session_state state;
 	struct kvc_task tick;
+	struct kvc_rpc_limits limits; /* the server's, or more where hello announced more */
 
 	/* input */
 	struct kvc_input in;
@@ -147,6 +148,10 @@ static inline bool kvc_session_can_answer(const struct kvc_session *session)
 
 /* Something changed (a reply was queued, a request ended): look after the session later in this turn. */
 void kvc_session_wake(struct kvc_session *session);
+
+/* The server's limits have changed. What hello announced never shrinks: the client makes its requests by it,
+ * and learns of another value by a new connection only. */
+void kvc_session_limits_change(struct kvc_session *session);
 
 /* A pace has run out since it was started. */
 void kvc_session_sweep(struct kvc_session *session, uint64_t now_ms);

@@ -18,7 +18,7 @@ static kvc_status keys_parse(struct kvc_session *session, struct kvc_body body, 
 	struct kvc_rpc *rpc = session->rpc;
 	struct kvc_keys_request request;
 	struct kvc_session_ns *ns;
-	kvc_status status = kvc_parse_keys(rpc->convert, body, &rpc->limits, &request, problem);
+	kvc_status status = kvc_parse_keys(rpc->convert, body, &session->limits, &request, problem);
 
 	if (status != KVC_OK)
 		return status;
@@ -108,12 +108,12 @@ static kvc_status pin(struct kvc_session *session, const struct keys *keys, uint
 	kvc_status status = KVC_OK;
 
 	if (!session->lease)
-		status = kvc_lease_open(session->rpc->cache, session->rpc->limits.pins, &session->lease);
+		status = kvc_lease_open(session->rpc->cache, session->limits.pins, &session->lease);
 	if (status == KVC_OK)
 		status = kvc_lease_pin(session->lease, keys->keys, keys->count, done);
 	if (status != KVC_OK)
 		kvc_problem_set(problem, status, "blocks cannot be pinned: %s (at most %u of one connection)",
-		                kvc_status_text(status), session->rpc->limits.pins);
+		                kvc_status_text(status), session->limits.pins);
 	return status;
 }
 

@@ -70,6 +70,7 @@ static int setup(bool gpus)
 	for (unsigned i = 0; i < 2; i++)
 		kvc_ses.gpus[i] = gpus ? kvc_fake_gpu_open(kvc_ses.loop, i) : NULL;
 	options = options_of();
+	kvc_ses.limits = options.limits;
 	return kvc_rpc_open(&options, &kvc_ses.rpc) != KVC_OK;
 }
 

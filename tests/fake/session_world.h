@@ -18,7 +18,8 @@ struct kvc_session_world {
 	struct kvc_cache *cache;
 	struct kvc_gpu *gpus[2]; /* NULL: none */
 	struct kvc_rpc *rpc;
-	bool stopped; /* kvc_rpc_stop is done */
+	struct kvc_rpc_limits limits; /* that it was opened with */
+	bool stopped;                 /* kvc_rpc_stop is done */
 };
 
 extern struct kvc_session_world kvc_ses;

@@ -38,6 +38,15 @@ run 2 "--sequence is missing" "no sequence to look up" lookup "${shape[@]}"
 run 2 "--sequence is missing" "no sequence to drop" drop "${shape[@]}"
 run 2 "--out-keys is missing" "nowhere to put keys" get "${shape[@]}" --sequence s
 run 2 "--out-values is missing" "nowhere to put values" get "${shape[@]}" --sequence s --out-keys "$work/k"
+ln -s "$work" "$work/link"
+for other in "$work/k" "$work/./k" "$work/link/k"; do
+	run 2 "--out-keys $work/k and --out-values $other are the same file, expected two" "keys and values into $other" \
+		get "${shape[@]}" --sequence s --out-keys "$work/k" --out-values "$other"
+done
+said=$(absolute=$(realpath "$program") && cd "$work" && "$absolute" get "${shape[@]}" --sequence s --out-keys k --out-values ./k 2>&1)
+[[ $said == *"--out-keys k and --out-values ./k are the same file"* ]] && said=
+result "keys and values into one file of the working directory" "$said"
+rm "$work/link"
 
 # ---- values of options ----
 run 2 "--layers 0: expected a number from 1 to 512" "no layers" put "${shape[@]}" --layers 0 "${files[@]}"

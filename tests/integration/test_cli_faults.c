@@ -128,16 +128,15 @@ static void test_death(void **state)
 	end(&shell);
 }
 
-/* The look-up finds three blocks, then the second has gone: one block is written, and that is said. */
-static void test_shrinks(void **state)
+/* The look-up finds three blocks, then the second does not come: the first is written, and that is said. */
+static void shrinks(kvc_status why, int code, const char *told)
 {
 	static uint8_t raw[KVC_FRAME_HEADER_BYTES + 5];
-	const uint8_t body[] = {0x0A, 3, KVC_OK, KVC_MISS, KVC_OK};
+	const uint8_t body[] = {0x0A, 3, KVC_OK, (uint8_t)why, KVC_OK};
 	const struct kvc_frame frame = {
 	        .verb = KVC_VERB_GET, .flags = KVC_FRAME_REPLY, .body_bytes = sizeof(body)};
 	struct shell shell;
 
-	(void)state;
 	begin(&shell);
 	run(&shell, "$P put " SHAPE " --keys $F/in --values $F/in");
 	expect(&shell, 0, "blocks_stored");
@@ -150,8 +149,26 @@ static void test_shrinks(void **state)
 	    "$P get " SHAPE " --out-keys $F/k --out-values $F/v; c=$?;"
 	    "head -c 6400 $F/in > $F/x; tail -c +19201 $F/in | head -c 6400 >> $F/x; cmp $F/x $F/k || exit 9;"
 	    "cmp $F/x $F/v || exit 9; exit $c");
-	expect(&shell, 3, "only 100 of 300 tokens are stored: the files hold those");
+	expect(&shell, code, told);
 	end(&shell);
+}
+
+static void test_shrinks(void **state)
+{
+	(void)state;
+	shrinks(KVC_MISS, 3, "only 100 of 300 tokens are stored: the files hold those");
+}
+
+/* What is there and cannot be had is a failure. */
+static void test_block_fails(void **state)
+{
+	static const kvc_status failures[] = {KVC_DEADLINE, KVC_QUOTA, KVC_IO};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(failures) / sizeof(failures[0]); i++) {
+		shrinks(failures[i], 1, kvc_status_name(failures[i]));
+		shrinks(failures[i], 1, "only 100 of 300 tokens were restored: the files hold those");
+	}
 }
 
 /* Some blocks are refused: how many, which first, and why. */
@@ -178,9 +195,9 @@ static void test_some_refused(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        cmocka_unit_test(test_busy),         cmocka_unit_test(test_refused),
-	        cmocka_unit_test(test_death),        cmocka_unit_test(test_shrinks),
-	        cmocka_unit_test(test_some_refused),
+	        cmocka_unit_test(test_busy),        cmocka_unit_test(test_refused),
+	        cmocka_unit_test(test_death),       cmocka_unit_test(test_shrinks),
+	        cmocka_unit_test(test_block_fails), cmocka_unit_test(test_some_refused),
 	};
 
 	return cmocka_run_group_tests_name("cli_faults", tests, NULL, NULL);

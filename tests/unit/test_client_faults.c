@@ -498,6 +498,27 @@ static void test_unanswered_are_bounded(void **state)
 	fixture_close(&f);
 }
 
+/* A connection takes hello, open, attach and a request at a time. */
+static void test_too_few_in_flight(void **state)
+{
+	const struct fake_limits limits = {.batch = 8, .inflight = 3, .inline_bytes = 1};
+	const struct fake_limits enough = {.batch = 8, .inflight = 4, .inline_bytes = 1};
+	struct fixture f;
+
+	(void)state;
+	fixture_open(&f, &enough);
+	for (int i = 0; i < 2; i++) {
+		fixture_stop_daemon(&f);
+		fixture_start_daemon(&f, &limits);
+		assert_status(fixture_put(&f, 1, 0, 0), KVC_UNSUPPORTED);
+		assert_told("allows 3 unanswered requests, expected at least 4");
+		fixture_stop_daemon(&f);
+		fixture_start_daemon(&f, &enough);
+		assert_ok(fixture_put(&f, 1, 0, 0));
+	}
+	fixture_close(&f);
+}
+
 /* ---- answers that break the protocol -------------------------------------------------------- */
 
 struct bad_reply {
@@ -765,6 +786,7 @@ int main(void)
 	        cmocka_unit_test(test_death_lifts_fence),
 	        cmocka_unit_test(test_frozen),
 	        cmocka_unit_test(test_unanswered_are_bounded),
+	        cmocka_unit_test(test_too_few_in_flight),
 	        cmocka_unit_test(test_bad_replies),
 	        cmocka_unit_test(test_bad_payloads),
 	        cmocka_unit_test(test_random_replies),

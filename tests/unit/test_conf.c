@@ -430,6 +430,15 @@ static void test_contradictions(void **state)
 	assert_int_equal(kvc_conf_resolve(&conf, MIB, error), KVC_INVALID);
 }
 
+/* The library keeps eight requests of a connection for itself. */
+static void test_inflight_leaves_the_library_its_own(void **state)
+{
+	(void)state;
+	assert_int_equal(LOAD("--inflight", "16"), KVC_OK);
+	assert_int_equal(LOAD("--inflight", "15"), KVC_INVALID);
+	assert_error("'15' is not a number from 16 to 65536");
+}
+
 /* ---- GPUs ---------------------------------------------------------------------------------- */
 
 static void test_gpus(void **state)
@@ -657,6 +666,7 @@ int main(void)
 	        cmocka_unit_test(test_wrong_tenants),
 	        cmocka_unit_test(test_long_lines_and_zero_bytes),
 	        cmocka_unit_test(test_contradictions),
+	        cmocka_unit_test(test_inflight_leaves_the_library_its_own),
 	        cmocka_unit_test(test_gpus),
 	        cmocka_unit_test(test_disk_budget),
 	        cmocka_unit_test(test_gpus_detected),

@@ -397,6 +397,67 @@ static void test_objects_are_limited(void **state)
 	close(fd);
 }
 
+/* Less than the session was told of, all of it. */
+static void limits_shrink(void)
+{
+	struct kvc_rpc_limits less = kvc_ses.limits;
+
+	less.batch = 2;
+	less.namespaces = less.regions = 1;
+	less.region_bytes = 4096;
+	less.inline_bytes = less.inline_budget = 2 * KVC_TEST_BLOCK_BYTES;
+	less.deadline_ms_default = less.deadline_ms_max = 20;
+	kvc_rpc_limits_set(kvc_ses.rpc, &less);
+}
+
+/* A connection keeps what its hello announced when the limits shrink, and gets more when they grow. */
+static void test_reload_takes_nothing_from_a_connection(void **state)
+{
+	static uint8_t data[3 * KVC_TEST_BLOCK_BYTES];
+	struct kvc_ses_transfer t;
+	int memfd = kvc_ses_sealed_memfd();
+	int old = kvc_ses_client();
+	int fresh;
+
+	(void)state;
+	limits_shrink();
+	assert_int_equal(kvc_ses_open_ns(old, 2), KVC_OK);
+	assert_int_equal(kvc_ses_attach(old, 1, memfd), KVC_OK);
+	assert_int_equal(kvc_ses_attach(old, 2, memfd), KVC_OK);
+	kvc_ses_transfer_init(&t, 3, KVCELLAR__PLANE__PLANE_INLINE);
+	kvc_ses_assert_blocks(old, kvc_ses_send_request(old, KVC_VERB_PUT, &t.put.base, data, sizeof data),
+	                      "000");
+	kvc_ses_assert_blocks(old, kvc_ses_send_request(old, KVC_VERB_GET, &t.get.base, NULL, 0), "000");
+	fresh = kvc_ses_client();
+	assert_int_equal(kvc_ses_open_ns(fresh, 2), KVC_LIMIT);
+	assert_int_equal(kvc_ses_attach(fresh, 1, memfd), KVC_LIMIT);
+	assert_int_equal(kvc_ses_call(fresh, KVC_VERB_GET, &t.get.base), KVC_LIMIT);
+	kvc_rpc_limits_set(kvc_ses.rpc, &kvc_ses.limits);
+	assert_int_equal(kvc_ses_open_ns(fresh, 2), KVC_OK);
+	assert_int_equal(kvc_ses_attach(fresh, 1, memfd), KVC_OK);
+	kvc_ses_assert_blocks(fresh, kvc_ses_send_request(fresh, KVC_VERB_GET, &t.get.base, NULL, 0), "000");
+	close(fresh);
+	close(memfd);
+	close(old);
+}
+
+/* One that the client may have been told of is above the maximum by now: it is cut to that. */
+static void test_long_deadlines_are_cut(void **state)
+{
+	struct kvc_ses_transfer t;
+	int fd = kvc_ses_client();
+	uint64_t id;
+
+	(void)state;
+	limits_shrink();
+	kvc_fake_mode_set(kvc_ses.cache, KVC_FAKE_HOLD);
+	kvc_ses_transfer_init(&t, 1, KVCELLAR__PLANE__PLANE_INLINE);
+	t.get.deadline_ms = kvc_ses.limits.deadline_ms_max; /* longer than the test waits */
+	id = kvc_ses_send_request(fd, KVC_VERB_GET, &t.get.base, NULL, 0);
+	kvc_ses_assert_blocks(fd, id, "3");
+	close(fd);
+}
+
 /* ---- keys ---------------------------------------------------------------------------------- */
 
 static bool keys_prefetch;
@@ -638,6 +699,8 @@ int main(void)
 	        ROW(test_d26_inflight_cap),
 	        ROW(test_inline_budget),
 	        ROW(test_objects_are_limited),
+	        ROW(test_reload_takes_nothing_from_a_connection),
+	        ROW(test_long_deadlines_are_cut),
 	        ROW(test_keys),
 	        ROW(test_lookup_reads_ahead),
 	        ROW(test_put_hints),
