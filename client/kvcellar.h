@@ -63,7 +63,9 @@ const char *kvc_default_socket(void);
  * NULL. Errors: KVC_INVALID, KVC_NO_MEMORY. */
 kvc_status kvc_client_create(const struct kvc_client_options *options, struct kvc_client **client);
 
-/* Fails what is pending with KVC_CANCELLED and frees all, also namespaces and memory still open. */
+/* Fails what is pending with KVC_CANCELLED and frees all, also namespaces and memory still open. If puts or
+ * gets on imported memory are pending, returns when the daemon has let go of it, or when they have expired.
+ */
 void kvc_client_destroy(struct kvc_client *client);
 
 /* Round trip to the daemon; connects if need be. */
@@ -89,7 +91,11 @@ kvc_status kvc_client_info(struct kvc_client *client, struct kvc_daemon_info *in
 /* Allocate `bytes` (rounded up to pages) that the daemon can reach; zeroed. */
 kvc_status kvc_memory_create(struct kvc_client *client, uint64_t bytes, struct kvc_memory **memory);
 
-/* Use a memfd of the caller's, sealed with F_SEAL_SHRINK. The descriptor is duplicated and mapped. */
+/* Use a memfd of the caller's, sealed with F_SEAL_SHRINK. The descriptor is duplicated and mapped.
+ *
+ * After a get that ended in KVC_DEADLINE, or was pending on a client that was destroyed while the daemon
+ * hung, the daemon may still write into the memfd when it goes on, also after kvc_memory_destroy. Do not use
+ * that memfd again, imported anew or otherwise: make another. */
 kvc_status kvc_memory_import(struct kvc_client *client, int memfd, uint64_t bytes,
                              struct kvc_memory **memory);
 

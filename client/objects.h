@@ -163,7 +163,8 @@ struct kvcc_region {
 	uint32_t id;
 	enum kvcc_region_kind kind;
 	unsigned refs;
-	int fd; /* memory */
+	int fd;        /* memory */
+	bool imported; /* its pages may outlive the client, and be used again */
 	uint64_t bytes;
 	int *fds; /* device: chunks */
 	unsigned fd_count;
@@ -188,7 +189,6 @@ struct kvc_memory {
 	struct kvcc_region *region;
 	void *data;
 	uint64_t bytes;
-	bool imported;
 };
 
 /* As in kvc_namespace_options. */

@@ -166,12 +166,19 @@ struct reception {
 	int error;
 };
 
-static void poll_socket(struct kvc_client *client, const struct kvcc_conn *conn, struct reception *reception)
+/* From now to until_ns; nothing if that has passed. */
+static struct timespec time_left(uint64_t until_ns)
 {
 	uint64_t now = kvcc_now_ns();
-	uint64_t left = reception->until_ns > now ? reception->until_ns - now : 0;
-	struct timespec timeout = {.tv_sec = (time_t)(left / 1000000000ull),
-	                           .tv_nsec = (long)(left % 1000000000ull)};
+	uint64_t left = until_ns > now ? until_ns - now : 0;
+
+	return (struct timespec){.tv_sec = (time_t)(left / 1000000000ull),
+	                         .tv_nsec = (long)(left % 1000000000ull)};
+}
+
+static void poll_socket(struct kvc_client *client, const struct kvcc_conn *conn, struct reception *reception)
+{
+	struct timespec timeout = time_left(reception->until_ns);
 
 	reception->polled[0] = (struct pollfd){.fd = conn->fd, .events = reception->events};
 	reception->polled[1] = (struct pollfd){.fd = client->wake_fd, .events = POLLIN};
@@ -284,4 +291,25 @@ void kvcc_receive(struct kvc_client *client, struct kvcc_waiter *waiter, uint64_
 	if (conn->state == KVCC_CONN_CLOSED)
 		kvcc_conn_release(conn);
 	kvcc_flush(client);
+}
+
+/* ---- the end ------------------------------------------------------------------------------- */
+
+/* What the daemon still sends is of no use to anybody, but it may wait for room to send it. */
+void kvcc_conn_await_end(const struct kvcc_conn *conn, uint64_t until_ns)
+{
+	struct pollfd polled = {.fd = conn->fd, .events = POLLIN};
+	uint8_t ignored[4096];
+
+	(void)shutdown(conn->fd, SHUT_WR);
+	while (kvcc_now_ns() < until_ns) {
+		struct timespec timeout = time_left(until_ns);
+		ssize_t got;
+
+		if (ppoll(&polled, 1, &timeout, NULL) <= 0)
+			continue;
+		got = recv(conn->fd, ignored, sizeof(ignored), MSG_DONTWAIT);
+		if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR))
+			return;
+	}
 }

@@ -1,0 +1,139 @@
+/* The client library when it is the client that ends a connection: by kvc_client_destroy. */
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "tests/support/client_fixture.h"
+
+#define assert_ok(call)               expect_status(call, KVC_OK, #call, __LINE__)
+#define assert_status(call, expected) expect_status(call, expected, #call, __LINE__)
+
+static void expect_status(kvc_status status, kvc_status expected, const char *what, int line)
+{
+	if (status != expected)
+		fail_msg("line %d: %s: %s, expected %s: %s", line, what, kvc_status_name(status),
+		         kvc_status_name(expected), kvc_last_error());
+}
+
+static uint64_t now_ms(void)
+{
+	struct timespec now;
+
+	(void)clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* ---- destroy while requests use imported memory ---------------------------------------------- */
+
+static void import(struct fixture *f, struct kvc_memory **memory)
+{
+	int memfd = memfd_create("imported", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	assert_int_equal(ftruncate(memfd, FIXTURE_BLOCK), 0);
+	assert_int_equal(fcntl(memfd, F_ADD_SEALS, F_SEAL_SHRINK), 0);
+	assert_ok(kvc_memory_import(f->client, memfd, FIXTURE_BLOCK, memory));
+	(void)close(memfd);
+}
+
+static void put_submit(struct fixture *f, struct kvc_memory *memory, struct kvc_block *block, uint64_t *key,
+                       uint32_t deadline_ms)
+{
+	struct kvc_transfer transfer;
+
+	fixture_blocks(block, key, 1, 0);
+	kvc_transfer_init(&transfer, memory);
+	transfer.deadline_ms = deadline_ms;
+	assert_ok(kvc_put_submit(f->ns, &transfer, block, 1, NULL));
+}
+
+static void destroy_client(struct fixture *f)
+{
+	kvc_client_destroy(f->client);
+	f->client = NULL;
+	f->ns = NULL;
+	f->memory = NULL;
+}
+
+/* The caller may write the memfd, which it still has, when destroy has returned. */
+static void destroy_waits_until_imported_memory_is_let_go(void **state)
+{
+	struct kvc_memory *memory;
+	uint64_t start = now_ms();
+	struct kvc_block block;
+	struct fixture f;
+	uint64_t key;
+
+	(void)state;
+	fixture_open(&f, NULL);
+	import(&f, &memory);
+	fake_daemon_rule(f.daemon, KVC_VERB_PUT, (struct fake_rule){.action = FAKE_HOLD});
+	put_submit(&f, memory, &block, &key, 60000);
+	fake_daemon_await(f.daemon, KVC_VERB_PUT, 1);
+	destroy_client(&f);
+	assert_int_equal(fake_daemon_connections(f.daemon), 0);
+	assert_int_equal(block.status, KVC_CANCELLED);
+	assert_true(now_ms() - start < 30000); /* the end of the connection, not the deadline */
+	fixture_close(&f);
+}
+
+/* No put that was read after its deadline stays, so there is an end to the waiting. */
+static void destroy_waits_for_a_hanging_daemon_until_the_deadline(void **state)
+{
+	struct kvc_memory *memory;
+	struct kvc_block block;
+	struct fixture f;
+	uint64_t start;
+	uint64_t key;
+
+	(void)state;
+	fixture_open(&f, NULL);
+	import(&f, &memory);
+	fake_daemon_rule(f.daemon, KVC_VERB_PUT, (struct fake_rule){.action = FAKE_FREEZE});
+	start = now_ms();
+	put_submit(&f, memory, &block, &key, 100);
+	fake_daemon_await(f.daemon, KVC_VERB_PUT, 1);
+	destroy_client(&f);
+	assert_true(now_ms() - start >= 100);
+	assert_int_equal(fake_daemon_connections(f.daemon), 1);
+	assert_int_equal(block.status, KVC_CANCELLED);
+	fake_daemon_release(f.daemon);
+	fixture_close(&f);
+}
+
+/* Nobody but the client has memory of its own: the daemon may take its time. */
+static void destroy_does_not_wait_for_memory_of_its_own(void **state)
+{
+	uint64_t start = now_ms();
+	struct kvc_block block;
+	struct fixture f;
+	uint64_t key;
+
+	(void)state;
+	fixture_open(&f, NULL);
+	fake_daemon_rule(f.daemon, KVC_VERB_PUT, (struct fake_rule){.action = FAKE_FREEZE});
+	put_submit(&f, f.memory, &block, &key, 60000);
+	fake_daemon_await(f.daemon, KVC_VERB_PUT, 1);
+	destroy_client(&f);
+	assert_int_equal(fake_daemon_connections(f.daemon), 1);
+	assert_true(now_ms() - start < 30000);
+	fake_daemon_release(f.daemon);
+	fixture_close(&f);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        cmocka_unit_test(destroy_waits_until_imported_memory_is_let_go),
+	        cmocka_unit_test(destroy_waits_for_a_hanging_daemon_until_the_deadline),
+	        cmocka_unit_test(destroy_does_not_wait_for_memory_of_its_own),
+	};
+
+	return cmocka_run_group_tests_name("client_end", tests, NULL, NULL);
+}
