@@ -76,7 +76,10 @@ void kvcc_conn_queue(struct kvc_client *client, struct kvcc_request *request);
 void kvcc_conn_ready(struct kvc_client *client, const struct kvcc_hello_reply *hello);
 /* (U) The connection is over: what was sent fails with status and text, what was not goes to a new one. */
 void kvcc_conn_lost(struct kvc_client *client, kvc_status status, const char *text);
-/* (U) The same because the daemon broke the protocol: regions in use stay fenced. */
+/* (U) The same when it is the client that ends it: the daemon may still be at work, so regions in use stay
+ * fenced. */
+void kvcc_conn_abandon(struct kvc_client *client, kvc_status status, const char *text);
+/* (U) That because the daemon broke the protocol. */
 void kvcc_conn_broken(struct kvc_client *client, const char *why);
 /* A thread is done with it: frees it if it is over and nobody else is at it. */
 void kvcc_conn_release(struct kvcc_conn *conn);

@@ -104,9 +104,9 @@ uint64_t kvc_memory_bytes(const struct kvc_memory *memory);
 
 /* A put or get that ended in KVC_DEADLINE because the daemon hangs may still be carried out when it goes on.
  * Until it has answered or is gone, the memory is fenced: requests on it fail with KVC_FENCED (also after the
- * daemon broke the protocol). This gives the memory new pages at the same address (zeroed) that the old
- * requests cannot reach, and lifts the fence. KVC_IN_USE: others are pending; KVC_UNSUPPORTED for imported
- * memory. */
+ * daemon broke the protocol, or an error of this side ended the connection). This gives the memory new pages
+ * at the same address (zeroed) that the old requests cannot reach, and lifts the fence. KVC_IN_USE: others
+ * are pending; KVC_UNSUPPORTED for imported memory. */
 kvc_status kvc_memory_renew(struct kvc_memory *memory);
 
 /* Waits for requests that use it (each ends by its deadline), then unmaps. */

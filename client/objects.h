@@ -174,7 +174,7 @@ struct kvcc_region {
 	struct kvc_namespace *ns;        /* pool: a reference */
 	uint64_t serial;                 /* connection it is attached on; 0: none */
 	unsigned holds[KVCC_HOLD_COUNT]; /* its requests */
-	bool lost;             /* the connection broke in a way that leaves it open whether it is touched */
+	bool lost;             /* the connection ended in a way that leaves it open whether it is touched */
 	bool retired;          /* no memory uses it: detach it when that can be sent */
 	struct kvcc_node node; /* in client->regions */
 	struct kvcc_refusal refusal;

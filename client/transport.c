@@ -108,14 +108,23 @@ static void account_sent(struct kvcc_conn *conn, size_t bytes)
 	}
 }
 
+/* Two errors say that the daemon has closed its end. All others say nothing about it. */
 static void lost_by(struct kvc_client *client, const char *call, int error)
 {
 	char text[KVCC_DETAIL_BYTES];
 
+	if (error == EPIPE || error == ECONNRESET) {
+		(void)snprintf(
+		        text, sizeof(text),
+		        "the daemon at %s is gone (%s: %s): it stopped or crashed, the next call reconnects",
+		        client->address.sun_path, call, strerror(error));
+		kvcc_conn_lost(client, KVC_DISCONNECTED, text);
+		return;
+	}
 	(void)snprintf(text, sizeof(text),
-	               "the daemon at %s is gone (%s: %s): it stopped or crashed, the next call reconnects",
+	               "the connection to the daemon at %s failed here (%s: %s): the next call reconnects",
 	               client->address.sun_path, call, strerror(error));
-	kvcc_conn_lost(client, KVC_DISCONNECTED, text);
+	kvcc_conn_abandon(client, KVC_DISCONNECTED, text);
 }
 
 static void send_some(struct kvc_client *client, struct kvcc_conn *conn)

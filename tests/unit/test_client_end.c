@@ -1,10 +1,15 @@
-/* The client library when it is the client that ends a connection: by kvc_client_destroy. */
+/* The client library when it is the client that ends a connection: by kvc_client_destroy, or because a system
+ * call fails. */
+#include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -127,12 +132,89 @@ static void destroy_does_not_wait_for_memory_of_its_own(void **state)
 	fixture_close(&f);
 }
 
+/* ---- a live connection that this side gives up ------------------------------------------------ */
+
+/* errno of the next sendmsg; 0: none. The fake daemon uses send. */
+static _Atomic int send_error;
+
+ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
+{
+	ssize_t (*real)(int, const struct msghdr *, int);
+	int error = atomic_exchange(&send_error, 0);
+
+	if (error) {
+		errno = error;
+		return -1;
+	}
+	*(void **)&real = dlsym(RTLD_NEXT, "sendmsg");
+	return real(fd, message, flags);
+}
+
+static void take_one(struct fixture *f, kvc_status expected)
+{
+	struct kvc_completion completion;
+	size_t n;
+
+	assert_ok(kvc_client_next(f->client, &completion, 1, 10000, &n));
+	assert_int_equal(n, 1);
+	assert_status(completion.status, expected);
+}
+
+/* The put is under way when another call fails to send: the daemon is well and may be reading. */
+static void failed_send_fences_what_is_in_use(void **state)
+{
+	struct kvc_memory *other;
+	struct kvc_block block;
+	struct fixture f;
+	uint64_t key;
+
+	(void)state;
+	fixture_open(&f, NULL);
+	assert_ok(kvc_memory_create(f.client, FIXTURE_BLOCK, &other));
+	fake_daemon_rule(f.daemon, KVC_VERB_PUT, (struct fake_rule){.action = FAKE_HOLD, .times = 1});
+	put_submit(&f, f.memory, &block, &key, 0);
+	fake_daemon_await(f.daemon, KVC_VERB_PUT, 1);
+	atomic_store(&send_error, ETOOMANYREFS);
+	assert_ok(kvc_ping(f.client, 0)); /* by a new connection */
+	take_one(&f, KVC_DISCONNECTED);
+	assert_null(strstr(kvc_last_error(), "is gone"));
+	assert_non_null(strstr(kvc_last_error(), strerror(ETOOMANYREFS)));
+	assert_status(fixture_get(&f, 1, 0, 0), KVC_FENCED);
+	put_submit(&f, other, &block, &key, 0); /* nothing was on its way to this one */
+	take_one(&f, KVC_OK);
+	assert_ok(kvc_memory_renew(f.memory));
+	assert_ok(fixture_get(&f, 1, 0, 0));
+	kvc_memory_destroy(other);
+	fixture_close(&f);
+}
+
+static void dead_daemon_fences_nothing(void **state)
+{
+	struct kvc_block block;
+	struct fixture f;
+	uint64_t key;
+
+	(void)state;
+	fixture_open(&f, NULL);
+	fake_daemon_rule(f.daemon, KVC_VERB_PUT, (struct fake_rule){.action = FAKE_HOLD, .times = 1});
+	put_submit(&f, f.memory, &block, &key, 0);
+	fake_daemon_await(f.daemon, KVC_VERB_PUT, 1);
+	atomic_store(&send_error, EPIPE);
+	assert_ok(kvc_ping(f.client, 0));
+	take_one(&f, KVC_DISCONNECTED);
+	assert_non_null(strstr(kvc_last_error(), "is gone"));
+	assert_status(fixture_get(&f, 1, 77, 0), KVC_MISS);
+	fixture_close(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(destroy_waits_until_imported_memory_is_let_go),
 	        cmocka_unit_test(destroy_waits_for_a_hanging_daemon_until_the_deadline),
 	        cmocka_unit_test(destroy_does_not_wait_for_memory_of_its_own),
+	        cmocka_unit_test(failed_send_fences_what_is_in_use),
+	        cmocka_unit_test(dead_daemon_fences_nothing),
 	};
 
 	return cmocka_run_group_tests_name("client_end", tests, NULL, NULL);
