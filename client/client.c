@@ -194,13 +194,15 @@ static uint64_t imported_until(const struct kvc_client *client)
 	return until_ns;
 }
 
-/* The daemon closes its end when it touches nothing of this client any more. */
+/* The daemon closes its end when it touches nothing of this client any more. Shut down, because a forked
+ * child may have the socket too: closed here only, it would stay open. */
 static void end_conn(const struct kvc_client *client)
 {
 	uint64_t until_ns = imported_until(client);
 
 	if (until_ns > 0)
 		kvcc_conn_await_end(client->conn, until_ns);
+	(void)shutdown(client->conn->fd, SHUT_RDWR);
 }
 
 /* Also in a forked child, so: no lock, and there the connection is left alone. */

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -132,6 +133,37 @@ static void destroy_does_not_wait_for_memory_of_its_own(void **state)
 	fixture_close(&f);
 }
 
+/* ---- destroy after a fork ---------------------------------------------------------------------- */
+
+/* The child inherits the socket, and has no reason to know. */
+static void destroy_ends_a_connection_that_a_child_holds_too(void **state)
+{
+	struct fixture f;
+	int child_ends[2];
+	int result = -1;
+	pid_t child;
+	char byte;
+
+	(void)state;
+	fixture_open(&f, NULL);
+	assert_int_equal(pipe(child_ends), 0);
+	child = fork();
+	assert_true(child >= 0);
+	if (child == 0) {
+		(void)close(child_ends[1]);
+		_exit(read(child_ends[0], &byte, 1) == 0 ? 0 : 1);
+	}
+	(void)close(child_ends[0]);
+	destroy_client(&f);
+	for (unsigned tries = 0; fake_daemon_connections(f.daemon) > 0 && tries < 5000; tries++)
+		(void)usleep(1000);
+	assert_int_equal(fake_daemon_connections(f.daemon), 0);
+	(void)close(child_ends[1]);
+	assert_int_equal(waitpid(child, &result, 0), child);
+	assert_int_equal(result, 0);
+	fixture_close(&f);
+}
+
 /* ---- a live connection that this side gives up ------------------------------------------------ */
 
 /* errno of the next sendmsg; 0: none. The fake daemon uses send. */
@@ -213,6 +245,7 @@ int main(void)
 	        cmocka_unit_test(destroy_waits_until_imported_memory_is_let_go),
 	        cmocka_unit_test(destroy_waits_for_a_hanging_daemon_until_the_deadline),
 	        cmocka_unit_test(destroy_does_not_wait_for_memory_of_its_own),
+	        cmocka_unit_test(destroy_ends_a_connection_that_a_child_holds_too),
 	        cmocka_unit_test(failed_send_fences_what_is_in_use),
 	        cmocka_unit_test(dead_daemon_fences_nothing),
 	};
