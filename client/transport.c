@@ -294,6 +294,8 @@ void kvcc_receive(struct kvc_client *client, struct kvcc_waiter *waiter, uint64_
 	(void)pthread_mutex_lock(&client->lock);
 	if (client->poller == waiter)
 		client->poller = NULL;
+	else if (reception.polled[1].revents)
+		kvcc_kick(client); /* it was for who leads on the connection that came after this one */
 	received(client, conn, &reception);
 	conn->reading = false;
 	conn->users--;

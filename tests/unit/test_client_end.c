@@ -1,11 +1,15 @@
 /* The client library when it is the client that ends a connection: by kvc_client_destroy, or because a system
- * call fails. */
+ * call fails. Calls of sendmsg fail and calls of ppoll begin when a test says so. */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -239,6 +243,115 @@ static void dead_daemon_fences_nothing(void **state)
 	fixture_close(&f);
 }
 
+/* ---- threads that wait while the connection is replaced ----------------------------------------- */
+
+/* A thread that has one stops before each ppoll until it is let pass. */
+struct gate {
+	sem_t arrived;
+	sem_t pass;
+	bool for_kick; /* then also until it would be kicked */
+};
+
+static _Thread_local struct gate *my_gate;
+
+int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout, const sigset_t *signals)
+{
+	int (*real)(struct pollfd *, nfds_t, const struct timespec *, const sigset_t *);
+
+	if (my_gate) {
+		(void)sem_post(&my_gate->arrived);
+		while (sem_wait(&my_gate->pass) != 0)
+			continue;
+		if (my_gate->for_kick)
+			(void)poll(&fds[1], 1, -1); /* socket, wake */
+	}
+	*(void **)&real = dlsym(RTLD_NEXT, "ppoll");
+	return real(fds, count, timeout, signals);
+}
+
+struct caller {
+	struct fixture *f;
+	struct gate *gate;
+	uint16_t verb;
+	uint32_t deadline_ms;
+	pthread_t thread;
+};
+
+static void *caller_run(void *argument)
+{
+	const struct caller *caller = argument;
+	struct kvc_key key = {"key", 3};
+	size_t prefix;
+
+	my_gate = caller->gate;
+	return (void *)(intptr_t)(caller->verb == KVC_VERB_PING
+	                                  ? kvc_ping(caller->f->client, caller->deadline_ms)
+	                                  : kvc_lookup(caller->f->ns, &key, 1, caller->deadline_ms, &prefix,
+	                                               NULL));
+}
+
+static void caller_start(struct caller *caller)
+{
+	assert_int_equal(pthread_create(&caller->thread, NULL, caller_run, caller), 0);
+}
+
+static kvc_status caller_join(const struct caller *caller)
+{
+	void *status;
+
+	assert_int_equal(pthread_join(caller->thread, &status), 0);
+	return (kvc_status)(intptr_t)status;
+}
+
+static void gate_init(struct gate *gate)
+{
+	assert_int_equal(sem_init(&gate->arrived, 0, 0) | sem_init(&gate->pass, 0, 0), 0);
+}
+
+static void gate_open(struct gate *gate)
+{
+	for (unsigned i = 0; i < 1000; i++)
+		(void)sem_post(&gate->pass);
+}
+
+/* One thread still polls for the connection that is over when another, which polls for its successor, is to
+ * be woken because a third could not send: the first one takes the wake-up and must pass it on. */
+static void wake_up_for_the_next_leader_is_passed_on(void **state)
+{
+	struct gate old_gate = {.for_kick = true};
+	struct gate new_gate = {.for_kick = false};
+	struct fixture f;
+	struct caller old = {&f, &old_gate, KVC_VERB_PING, 0, 0};
+	struct caller next = {&f, &new_gate, KVC_VERB_LOOKUP, 0, 0};
+	struct caller third = {&f, NULL, KVC_VERB_PING, 3000, 0};
+
+	(void)state;
+	gate_init(&old_gate);
+	gate_init(&new_gate);
+	fixture_open(&f, NULL);
+	fake_daemon_rule(f.daemon, KVC_VERB_PING, (struct fake_rule){.action = FAKE_HOLD, .times = 1});
+	fake_daemon_rule(f.daemon, KVC_VERB_LOOKUP, (struct fake_rule){.action = FAKE_HOLD, .times = 1});
+	caller_start(&old);
+	(void)sem_wait(&old_gate.arrived);
+	fake_daemon_await(f.daemon, KVC_VERB_PING, 1);
+	atomic_store(&send_error, EPIPE);
+	caller_start(&next);
+	(void)sem_wait(&new_gate.arrived);
+	fake_daemon_await(f.daemon, KVC_VERB_LOOKUP,
+	                  1); /* what comes before it is answered: let that be read */
+	(void)sem_post(&new_gate.pass);
+	(void)sem_wait(&new_gate.arrived);
+	(void)sem_post(&old_gate.pass);
+	atomic_store(&send_error, EAGAIN);
+	caller_start(&third);
+	assert_int_equal(caller_join(&old), KVC_DISCONNECTED);
+	gate_open(&new_gate);
+	assert_int_equal(caller_join(&third), KVC_OK);
+	fake_daemon_release(f.daemon);
+	assert_int_equal(caller_join(&next), KVC_OK);
+	fixture_close(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -248,6 +361,7 @@ int main(void)
 	        cmocka_unit_test(destroy_ends_a_connection_that_a_child_holds_too),
 	        cmocka_unit_test(failed_send_fences_what_is_in_use),
 	        cmocka_unit_test(dead_daemon_fences_nothing),
+	        cmocka_unit_test(wake_up_for_the_next_leader_is_passed_on),
 	};
 
 	return cmocka_run_group_tests_name("client_end", tests, NULL, NULL);
