@@ -93,9 +93,10 @@ kvc_status kvc_memory_create(struct kvc_client *client, uint64_t bytes, struct k
 
 /* Use a memfd of the caller's, sealed with F_SEAL_SHRINK. The descriptor is duplicated and mapped.
  *
- * After a get that ended in KVC_DEADLINE, or was pending on a client that was destroyed while the daemon
- * hung, the daemon may still write into the memfd when it goes on, also after kvc_memory_destroy. Do not use
- * that memfd again, imported anew or otherwise: make another. */
+ * A fence (see kvc_memory_renew) ends with the memory, but the daemon may still write into the memfd when it
+ * goes on. So do not use a memfd again, imported anew or otherwise, if its memory was fenced when it was
+ * destroyed, or if gets on it were pending when a client was destroyed while the daemon hung: make another.
+ */
 kvc_status kvc_memory_import(struct kvc_client *client, int memfd, uint64_t bytes,
                              struct kvc_memory **memory);
 
