@@ -24,12 +24,10 @@ void kvcc_call_begin(struct kvc_client *client, struct kvcc_call *call, struct k
 static void part(struct kvc_client *client, struct kvcc_call *call)
 {
 	struct kvcc_request *request = call->request;
-	bool on_wire;
 
 	if (!request)
 		return;
-	on_wire = request->state == KVCC_REQUEST_SENDING || request->state == KVCC_REQUEST_SENT;
-	kvcc_request_hold(client, request, on_wire ? KVCC_HOLD_FENCE : KVCC_HOLD_NONE);
+	kvcc_request_hold(client, request, kvcc_request_on_wire(request) ? KVCC_HOLD_FENCE : KVCC_HOLD_NONE);
 	request->call = NULL;
 	call->request = NULL;
 }

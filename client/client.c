@@ -178,11 +178,40 @@ static void close_all(const struct kvc_client *client)
 	}
 }
 
-/* Also in a forked child, so: no lock, and the connection is closed, not shut down. */
+/* When the last request expires that the daemon may be carrying out on memory that outlives the client; 0:
+ * there is none. A call whose deadline has passed is not waited for: no put read after it stays. */
+static uint64_t imported_until(const struct kvc_client *client)
+{
+	uint64_t until_ns = 0;
+
+	for (unsigned i = 0; i < client->slot_count; i++) {
+		const struct kvcc_request *request = client->slots[i];
+
+		if (request->call && kvcc_request_on_wire(request) && request->region &&
+		    request->region->imported && request->call->expire_ns > until_ns)
+			until_ns = request->call->expire_ns;
+	}
+	return until_ns;
+}
+
+/* The daemon closes its end when it touches nothing of this client any more. Shut down, because a forked
+ * child may have the socket too: closed here only, it would stay open. */
+static void end_conn(const struct kvc_client *client)
+{
+	uint64_t until_ns = imported_until(client);
+
+	if (until_ns > 0)
+		kvcc_conn_await_end(client->conn, until_ns);
+	(void)shutdown(client->conn->fd, SHUT_RDWR);
+}
+
+/* Also in a forked child, so: no lock, and there the connection is left alone. */
 void kvc_client_destroy(struct kvc_client *client)
 {
 	if (!client)
 		return;
+	if (client->conn && client->pid == getpid())
+		end_conn(client);
 	cancel_pending(client);
 	free_calls(&client->completions);
 	free_calls(&client->call_pool);

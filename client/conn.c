@@ -380,19 +380,23 @@ void kvcc_conn_lost(struct kvc_client *client, kvc_status status, const char *te
 	post_again(client, &again);
 }
 
+void kvcc_conn_abandon(struct kvc_client *client, kvc_status status, const char *text)
+{
+	for (unsigned i = 0; i < client->slot_count; i++) {
+		const struct kvcc_request *request = client->slots[i];
+
+		if (request->region && request->hold != KVCC_HOLD_NONE && kvcc_request_on_wire(request))
+			request->region->lost = true;
+	}
+	kvcc_conn_lost(client, status, text);
+}
+
 void kvcc_conn_broken(struct kvc_client *client, const char *why)
 {
 	char text[KVCC_DETAIL_BYTES];
 
-	for (unsigned i = 0; i < client->slot_count; i++) {
-		const struct kvcc_request *request = client->slots[i];
-
-		if (request->region && request->hold != KVCC_HOLD_NONE &&
-		    (request->state == KVCC_REQUEST_SENDING || request->state == KVCC_REQUEST_SENT))
-			request->region->lost = true;
-	}
 	(void)snprintf(text, sizeof(text), "connection closed: daemon sent %s", why);
-	kvcc_conn_lost(client, KVC_DISCONNECTED, text);
+	kvcc_conn_abandon(client, KVC_DISCONNECTED, text);
 }
 
 /* ---- chores -------------------------------------------------------------------------------- */

@@ -38,6 +38,11 @@ void kvcc_request_bind(struct kvcc_request *request, struct kvc_namespace *ns, s
 void kvcc_request_renumber(struct kvc_client *client, struct kvcc_request *request);
 /* Give the slot back. Its call must be gone. */
 void kvcc_request_free(struct kvc_client *client, struct kvcc_request *request);
+/* Whether the daemon may have it, and has not answered. */
+static inline bool kvcc_request_on_wire(const struct kvcc_request *request)
+{
+	return request->state == KVCC_REQUEST_SENDING || request->state == KVCC_REQUEST_SENT;
+}
 struct kvcc_request *kvcc_request_find(struct kvc_client *client, uint64_t id);
 void kvcc_request_move(struct kvcc_request *request, enum kvcc_request_state to);
 void kvcc_request_hold(struct kvc_client *client, struct kvcc_request *request, enum kvcc_hold hold);
@@ -71,7 +76,10 @@ void kvcc_conn_queue(struct kvc_client *client, struct kvcc_request *request);
 void kvcc_conn_ready(struct kvc_client *client, const struct kvcc_hello_reply *hello);
 /* (U) The connection is over: what was sent fails with status and text, what was not goes to a new one. */
 void kvcc_conn_lost(struct kvc_client *client, kvc_status status, const char *text);
-/* (U) The same because the daemon broke the protocol: regions in use stay fenced. */
+/* (U) The same when it is the client that ends it: the daemon may still be at work, so regions in use stay
+ * fenced. */
+void kvcc_conn_abandon(struct kvc_client *client, kvc_status status, const char *text);
+/* (U) That because the daemon broke the protocol. */
 void kvcc_conn_broken(struct kvc_client *client, const char *why);
 /* A thread is done with it: frees it if it is over and nobody else is at it. */
 void kvcc_conn_release(struct kvcc_conn *conn);
@@ -86,6 +94,9 @@ void kvcc_flush(struct kvc_client *client);
 /* Receive once and process the replies; with a waiter, first poll until there is something to do for it.
  * Nobody else may be reading. */
 void kvcc_receive(struct kvc_client *client, struct kvcc_waiter *waiter, uint64_t until_ns);
+/* Without the lock, when no other thread uses the connection: say that nothing more comes, and wait until the
+ * daemon has closed its end. */
+void kvcc_conn_await_end(const struct kvcc_conn *conn, uint64_t until_ns);
 
 /* reply.c (L) (U) */
 

@@ -63,7 +63,9 @@ const char *kvc_default_socket(void);
  * NULL. Errors: KVC_INVALID, KVC_NO_MEMORY. */
 kvc_status kvc_client_create(const struct kvc_client_options *options, struct kvc_client **client);
 
-/* Fails what is pending with KVC_CANCELLED and frees all, also namespaces and memory still open. */
+/* Fails what is pending with KVC_CANCELLED and frees all, also namespaces and memory still open. If puts or
+ * gets on imported memory are pending, returns when the daemon has let go of it, or when they have expired.
+ */
 void kvc_client_destroy(struct kvc_client *client);
 
 /* Round trip to the daemon; connects if need be. */
@@ -89,7 +91,12 @@ kvc_status kvc_client_info(struct kvc_client *client, struct kvc_daemon_info *in
 /* Allocate `bytes` (rounded up to pages) that the daemon can reach; zeroed. */
 kvc_status kvc_memory_create(struct kvc_client *client, uint64_t bytes, struct kvc_memory **memory);
 
-/* Use a memfd of the caller's, sealed with F_SEAL_SHRINK. The descriptor is duplicated and mapped. */
+/* Use a memfd of the caller's, sealed with F_SEAL_SHRINK. The descriptor is duplicated and mapped.
+ *
+ * A fence (see kvc_memory_renew) ends with the memory, but the daemon may still write into the memfd when it
+ * goes on. So do not use a memfd again, imported anew or otherwise, if its memory was fenced when it was
+ * destroyed, or if gets on it were pending when a client was destroyed while the daemon hung: make another.
+ */
 kvc_status kvc_memory_import(struct kvc_client *client, int memfd, uint64_t bytes,
                              struct kvc_memory **memory);
 
@@ -98,9 +105,9 @@ uint64_t kvc_memory_bytes(const struct kvc_memory *memory);
 
 /* A put or get that ended in KVC_DEADLINE because the daemon hangs may still be carried out when it goes on.
  * Until it has answered or is gone, the memory is fenced: requests on it fail with KVC_FENCED (also after the
- * daemon broke the protocol). This gives the memory new pages at the same address (zeroed) that the old
- * requests cannot reach, and lifts the fence. KVC_IN_USE: others are pending; KVC_UNSUPPORTED for imported
- * memory. */
+ * daemon broke the protocol, or an error of this side ended the connection). This gives the memory new pages
+ * at the same address (zeroed) that the old requests cannot reach, and lifts the fence. KVC_IN_USE: others
+ * are pending; KVC_UNSUPPORTED for imported memory. */
 kvc_status kvc_memory_renew(struct kvc_memory *memory);
 
 /* Waits for requests that use it (each ends by its deadline), then unmaps. */

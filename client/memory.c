@@ -121,7 +121,7 @@ static kvc_status round_up(uint64_t bytes, uint64_t *rounded)
 }
 
 /* Takes fd and data, also on failure. */
-static kvc_status memory_new(struct kvc_client *client, int fd, void *data, uint64_t bytes,
+static kvc_status memory_new(struct kvc_client *client, int fd, void *data, uint64_t bytes, bool imported,
                              struct kvc_memory **memory)
 {
 	struct kvc_memory *m = kvcc_alloc_zero(1, sizeof(*m));
@@ -141,6 +141,7 @@ static kvc_status memory_new(struct kvc_client *client, int fd, void *data, uint
 	m->bytes = bytes;
 	m->region = region;
 	region->id = client->next_id++;
+	region->imported = imported;
 	kvcc_list_append(&client->regions, &region->node);
 	kvcc_list_append(&client->memories, &m->node);
 	kvcc_leave(client);
@@ -164,7 +165,7 @@ kvc_status kvc_memory_create(struct kvc_client *client, uint64_t bytes, struct k
 	data = map(fd, NULL, bytes);
 	status = data ? populate(fd, data, bytes) : KVC_NO_MEMORY;
 	if (status == KVC_OK)
-		return memory_new(client, fd, data, bytes, memory);
+		return memory_new(client, fd, data, bytes, false, memory);
 	if (data)
 		(void)munmap(data, bytes);
 	(void)close(fd);
@@ -206,10 +207,7 @@ kvc_status kvc_memory_import(struct kvc_client *client, int memfd, uint64_t byte
 		(void)close(fd);
 		return KVC_NO_MEMORY;
 	}
-	status = memory_new(client, fd, data, bytes, memory);
-	if (status == KVC_OK)
-		(*memory)->imported = true;
-	return status;
+	return memory_new(client, fd, data, bytes, true, memory);
 }
 
 void *kvc_memory_data(struct kvc_memory *memory)
@@ -269,7 +267,7 @@ kvc_status kvc_memory_renew(struct kvc_memory *memory)
 
 	if (!memory)
 		return kvcc_fail(KVC_INVALID, "kvc_memory_renew: no memory");
-	if (memory->imported)
+	if (memory->region->imported)
 		return kvcc_fail(KVC_UNSUPPORTED,
 		                 "imported memory cannot be renewed: destroy it and import another");
 	client = memory->client;

@@ -164,7 +164,8 @@ struct kvcc_region {
 	uint32_t id;
 	enum kvcc_region_kind kind;
 	unsigned refs;
-	int fd; /* memory */
+	int fd;        /* memory */
+	bool imported; /* its pages may outlive the client, and be used again */
 	uint64_t bytes;
 	int *fds; /* device: chunks */
 	unsigned fd_count;
@@ -174,7 +175,7 @@ struct kvcc_region {
 	struct kvc_namespace *ns;        /* pool: a reference */
 	uint64_t serial;                 /* connection it is attached on; 0: none */
 	unsigned holds[KVCC_HOLD_COUNT]; /* its requests */
-	bool lost;             /* the connection broke in a way that leaves it open whether it is touched */
+	bool lost;             /* the connection ended in a way that leaves it open whether it is touched */
 	bool retired;          /* no memory uses it: detach it when that can be sent */
 	struct kvcc_node node; /* in client->regions */
 	struct kvcc_refusal refusal;
@@ -189,7 +190,6 @@ struct kvc_memory {
 	struct kvcc_region *region;
 	void *data;
 	uint64_t bytes;
-	bool imported;
 };
 
 /* As in kvc_namespace_options. */

@@ -390,14 +390,14 @@ static void failure_text(const struct kvcc_request *request, const struct kvcc_r
 	               kvc_status_text(reply->status), detail[0] ? ": " : "", detail);
 }
 
-/* There was no memory to read the answer. The daemon has done its work, so nothing is in doubt but the
+/* There was no memory to read the answer. The daemon has done that work, so nothing of it is in doubt but the
  * result. */
 static void unreadable(struct kvc_client *client, struct kvcc_request *request)
 {
 	if (request->verb == KVC_VERB_HELLO)
-		kvcc_conn_lost(client, KVC_NO_MEMORY, "no memory to read the daemon's hello");
+		kvcc_conn_abandon(client, KVC_NO_MEMORY, "no memory to read the daemon's hello");
 	else if (client->conn->stream.frame.payload_bytes > 0)
-		kvcc_conn_lost(client, KVC_NO_MEMORY, "no memory to read a reply with a payload");
+		kvcc_conn_abandon(client, KVC_NO_MEMORY, "no memory to read a reply with a payload");
 	else if (request->verb == KVC_VERB_PUT && request->region && !request->call)
 		drop_late(client, request, NULL);
 	else

@@ -108,14 +108,23 @@ static void account_sent(struct kvcc_conn *conn, size_t bytes)
 	}
 }
 
+/* Two errors say that the daemon has closed its end. All others say nothing about it. */
 static void lost_by(struct kvc_client *client, const char *call, int error)
 {
 	char text[KVCC_DETAIL_BYTES];
 
+	if (error == EPIPE || error == ECONNRESET) {
+		(void)snprintf(
+		        text, sizeof(text),
+		        "the daemon at %s is gone (%s: %s): it stopped or crashed, the next call reconnects",
+		        client->address.sun_path, call, strerror(error));
+		kvcc_conn_lost(client, KVC_DISCONNECTED, text);
+		return;
+	}
 	(void)snprintf(text, sizeof(text),
-	               "the daemon at %s is gone (%s: %s): it stopped or crashed, the next call reconnects",
+	               "the connection to the daemon at %s failed here (%s: %s): the next call reconnects",
 	               client->address.sun_path, call, strerror(error));
-	kvcc_conn_lost(client, KVC_DISCONNECTED, text);
+	kvcc_conn_abandon(client, KVC_DISCONNECTED, text);
 }
 
 static void send_some(struct kvc_client *client, struct kvcc_conn *conn)
@@ -166,12 +175,19 @@ struct reception {
 	int error;
 };
 
-static void poll_socket(struct kvc_client *client, const struct kvcc_conn *conn, struct reception *reception)
+/* From now to until_ns; nothing if that has passed. */
+static struct timespec time_left(uint64_t until_ns)
 {
 	uint64_t now = kvcc_now_ns();
-	uint64_t left = reception->until_ns > now ? reception->until_ns - now : 0;
-	struct timespec timeout = {.tv_sec = (time_t)(left / 1000000000ull),
-	                           .tv_nsec = (long)(left % 1000000000ull)};
+	uint64_t left = until_ns > now ? until_ns - now : 0;
+
+	return (struct timespec){.tv_sec = (time_t)(left / 1000000000ull),
+	                         .tv_nsec = (long)(left % 1000000000ull)};
+}
+
+static void poll_socket(struct kvc_client *client, const struct kvcc_conn *conn, struct reception *reception)
+{
+	struct timespec timeout = time_left(reception->until_ns);
 
 	reception->polled[0] = (struct pollfd){.fd = conn->fd, .events = reception->events};
 	reception->polled[1] = (struct pollfd){.fd = client->wake_fd, .events = POLLIN};
@@ -278,10 +294,33 @@ void kvcc_receive(struct kvc_client *client, struct kvcc_waiter *waiter, uint64_
 	(void)pthread_mutex_lock(&client->lock);
 	if (client->poller == waiter)
 		client->poller = NULL;
+	else if (reception.polled[1].revents)
+		kvcc_kick(client); /* it was for who leads on the connection that came after this one */
 	received(client, conn, &reception);
 	conn->reading = false;
 	conn->users--;
 	if (conn->state == KVCC_CONN_CLOSED)
 		kvcc_conn_release(conn);
 	kvcc_flush(client);
+}
+
+/* ---- the end ------------------------------------------------------------------------------- */
+
+/* What the daemon still sends is of no use to anybody, but it may wait for room to send it. */
+void kvcc_conn_await_end(const struct kvcc_conn *conn, uint64_t until_ns)
+{
+	struct pollfd polled = {.fd = conn->fd, .events = POLLIN};
+	uint8_t ignored[4096];
+
+	(void)shutdown(conn->fd, SHUT_WR);
+	while (kvcc_now_ns() < until_ns) {
+		struct timespec timeout = time_left(until_ns);
+		ssize_t got;
+
+		if (ppoll(&polled, 1, &timeout, NULL) <= 0)
+			continue;
+		got = recv(conn->fd, ignored, sizeof(ignored), MSG_DONTWAIT);
+		if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR))
+			return;
+	}
 }

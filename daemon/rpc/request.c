@@ -159,15 +159,18 @@ static void request_finish(struct kvc_request *request)
 
 /* ---- running ------------------------------------------------------------------------------- */
 
-/* A source may change after the caller's deadline, whether we kept to it or were frozen meanwhile: what was
- * read after it must not stay. */
+/* A source may change after the caller's deadline, whether we kept to it or were frozen meanwhile, and when
+ * its client has gone: what was read then must not stay. */
 static bool source_held(const struct kvc_op *op)
 {
 	const struct kvc_request_op *mine =
 	        (const void *)((const char *)op - offsetof(struct kvc_request_op, op));
 	const struct kvc_request *request = mine->request;
 
-	return !request->expires_ns || request->payload || now_ns() < request->expires_ns;
+	if (request->payload)
+		return true;
+	return kvc_session_can_answer(request->session) &&
+	       (!request->expires_ns || now_ns() < request->expires_ns);
 }
 
 static void op_done(struct kvc_op *op)

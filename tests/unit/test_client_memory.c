@@ -190,6 +190,48 @@ static void test_no_memory_for_late_put(void **state)
 	fixture_close(&f);
 }
 
+static kvc_status submit_put(struct fixture *f, struct kvc_block *block, uint64_t *key)
+{
+	struct kvc_transfer transfer;
+
+	kvc_transfer_init(&transfer, f->memory);
+	fixture_blocks(block, key, 1, 0);
+	return kvc_put_submit(f->ns, &transfer, block, 1, NULL);
+}
+
+/* A payload that cannot be read ends the connection, while the daemon is at work on memory for somebody else.
+ */
+static void test_no_memory_for_payload(void **state)
+{
+	struct kvc_completion completion;
+	struct kvc_block block;
+	struct fixture f;
+	uint64_t key;
+	size_t n;
+
+	(void)state;
+	fixture_open(&f, &long_answers);
+	assert_int_equal(fixture_put(&f, 2, 0, 0), KVC_OK);
+	fake_daemon_rule(f.daemon, KVC_VERB_PUT, (struct fake_rule){.action = FAKE_HOLD, .times = 1});
+	assert_int_equal(submit_put(&f, &block, &key), KVC_OK);
+	fake_daemon_await(f.daemon, KVC_VERB_PUT, 2);
+	heap.all = true;
+	for (heap.until = 0; !strstr(kvc_last_error(), "a reply with a payload"); heap.until++) {
+		heap.made = 0;
+		kvcc_alloc_set(&failing);
+		inline_get(&f);
+		kvcc_alloc_set(NULL);
+		assert_true(heap.until < 1000);
+	}
+	assert_int_equal(kvc_client_next(f.client, &completion, 1, 10000, &n), KVC_OK);
+	assert_int_equal(n, 1);
+	assert_int_equal(completion.status, KVC_NO_MEMORY);
+	assert_int_equal(fixture_get(&f, 1, 0, 0), KVC_FENCED);
+	assert_int_equal(kvc_memory_renew(f.memory), KVC_OK);
+	assert_int_equal(fixture_get(&f, 1, 0, 0), KVC_OK);
+	fixture_close(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -198,6 +240,7 @@ int main(void)
 	        cmocka_unit_test(test_no_memory_to_read_once),
 	        cmocka_unit_test(test_no_memory_to_read_any_more),
 	        cmocka_unit_test(test_no_memory_for_late_put),
+	        cmocka_unit_test(test_no_memory_for_payload),
 	};
 
 	return cmocka_run_group_tests_name("client_memory", tests, NULL, NULL);

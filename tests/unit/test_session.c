@@ -265,6 +265,33 @@ static void test_hangup_cancels_and_releases(void **state)
 	munmap(memory, KVC_SES_REGION_BYTES);
 }
 
+/* The put is read to its end although it was cancelled, and its client, which waits for nothing, may write
+ * the source again: what was read must not stay. */
+static void test_put_whose_client_has_gone_is_forgotten(void **state)
+{
+	struct kvc_ses_transfer t;
+	uint8_t *memory;
+	int fd = kvc_ses_client_with_region(&memory);
+	const struct kvc_op *op;
+
+	(void)state;
+	kvc_fake_mode_set(kvc_ses.cache, KVC_FAKE_STUCK);
+	kvc_ses_transfer_init(&t, 1, KVCELLAR__PLANE__PLANE_SHM);
+	t.put.expires_ns = now_ns() + 60000000000u;
+	kvc_ses_send_request(fd, KVC_VERB_PUT, &t.put.base, NULL, 0);
+	kvc_ses_settle();
+	op = kvc_fake_oldest(kvc_ses.cache);
+	assert_true(op->source_held(op));
+	close(fd);
+	kvc_ses_settle();
+	assert_int_equal(kvc_fake_waiting(kvc_ses.cache), 1);
+	assert_false(op->source_held(op));
+	kvc_fake_release(kvc_ses.cache, 1);
+	kvc_ses_settle();
+	assert_int_equal(kvc_fake_open_objects(kvc_ses.cache), 0);
+	munmap(memory, KVC_SES_REGION_BYTES);
+}
+
 static void test_detach_waits_until_unused(void **state)
 {
 	Kvcellar__Detach detach;
@@ -694,6 +721,7 @@ int main(void)
 	        ROW(test_put_read_after_it_expired_is_forgotten),
 	        ROW(test_e_socket_closes_after_the_last_operation),
 	        ROW(test_hangup_cancels_and_releases),
+	        ROW(test_put_whose_client_has_gone_is_forgotten),
 	        ROW(test_detach_waits_until_unused),
 	        ROW(test_namespace_closed_while_in_use),
 	        ROW(test_d26_inflight_cap),
