@@ -6,7 +6,10 @@
 VERSION := 0.1.0
 SOVERSION := 0
 
-CC ?= gcc
+# make's own default is cc, which is the same compiler under another name: everything would be built again.
+ifeq ($(origin CC),default)
+CC := gcc
+endif
 SAN ?=
 OPT ?= -O2
 V ?=

@@ -59,7 +59,7 @@ script() {
 
 run_stage() {
 	case $1 in
-	gcc) KVC_TEST_FULL=1 variant gcc build CC=gcc cuda ;; # what runs on a GPU machine is built, where nvcc is
+	gcc) KVC_TEST_FULL=1 variant gcc build CC=gcc cuda e2e ;; # what runs on a GPU machine is built, where nvcc is
 	clang) variant clang build/clang CC=clang ;;
 	address) variant gcc-address build/gcc-address CC=gcc SAN=address ;;
 	thread) variant gcc-thread build/gcc-thread CC=gcc SAN=thread ;;

@@ -57,5 +57,6 @@ $(ROADS_TEST): $(ROADS_OBJ) $(E2E_OBJ) $(WORKER_SO) $(B)/libkvcsupport.a $(DAEMO
 ifeq ($(VARIANT),$(DEFAULT_VARIANT))
 all: $(WORKER_SO) $(WORKER_PC)
 endif
-cuda: $(WORKER_SO) $(WORKER_PC) $(ROADS_TEST)
+cuda: $(WORKER_SO) $(WORKER_PC)
+e2e: $(ROADS_TEST)
 endif
