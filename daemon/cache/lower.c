@@ -68,11 +68,11 @@ static kvc_status lower_move(struct kvc_flight *flight)
 	        .flow = &flight->ns->tenant->moves,
 	        .plan = kvc_ns_plan(flight->ns),
 	        .gpu = kvc_gpu_engine(kvc_vram_gpu(cache, cell)),
-	        .vram = kvc_vram_offset(cache, cell),
 	        .slab = kvc_slab_data(cache->options.arena, flight->space.slab),
 	        .image_bytes = flight->record.image_bytes,
 	        .done = lower_done,
 	};
+	kvc_vram_name(cache, cell, &flight->move);
 	kvc_move_submit(cache->mover, &flight->move);
 	return KVC_OK;
 }

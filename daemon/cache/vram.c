@@ -323,12 +323,13 @@ uint32_t kvc_vram_to_lower(struct kvc_cache *cache, bool any)
 
 /* ---- what cells say ------------------------------------------------------------------------ */
 
-uint64_t kvc_vram_offset(const struct kvc_cache *cache, uint32_t number)
+void kvc_vram_name(const struct kvc_cache *cache, uint32_t number, struct kvc_move *move)
 {
 	const struct cell *cell = cell_of(cache, number);
+	const struct vram_gpu *gpu = &cache->vram->gpus[cell->gpu];
 
-	return (uint64_t)kvc_extent_first(cache->vram->gpus[cell->gpu].extents, cell->extent) *
-	       KVC_ARENA_PAGE;
+	move->vram = (uint64_t)kvc_extent_first(gpu->extents, cell->extent) * KVC_ARENA_PAGE;
+	move->life = kvc_gpu_life(gpu->gpu);
 }
 
 struct kvc_gpu *kvc_vram_gpu(const struct kvc_cache *cache, uint32_t number)

@@ -22,6 +22,7 @@
 #define KVC_CELL_NONE 0xFFFFFFFFu
 
 struct kvc_cache;
+struct kvc_move;
 struct kvc_ns;
 struct kvc_vram;
 
@@ -38,7 +39,9 @@ kvc_status kvc_vram_reserve(struct kvc_cache *cache, const struct kvc_gpu *gpu, 
 /* Give up a cell that no entry has. */
 void kvc_vram_release(struct kvc_cache *cache, uint32_t cell);
 
-uint64_t kvc_vram_offset(const struct kvc_cache *cache, uint32_t cell);
+/* Let the move, whose gpu is the cell's, name it: which holds as long as that engine's process lives. */
+void kvc_vram_name(const struct kvc_cache *cache, uint32_t cell, struct kvc_move *move);
+
 struct kvc_gpu *kvc_vram_gpu(const struct kvc_cache *cache, uint32_t cell);
 const struct kvc_record *kvc_vram_record(const struct kvc_cache *cache, uint32_t cell);
 struct kvc_ns *kvc_vram_ns(const struct kvc_cache *cache, uint32_t cell);

@@ -253,6 +253,44 @@ static void lost_while_it_is_lowered_for_nobody(void **state)
 	(void)mallopt(M_PERTURB, 0);
 }
 
+/* All slots of the mover are taken by a GPU that hangs. A get from the VRAM of another waits for one, while
+ * that engine is lost and comes back, and another tenant's block gets the room there. */
+static void what_waits_over_a_restart_reads_nothing(void **state)
+{
+	enum { SLOTS = 512 };
+	struct job *holders = calloc(SLOTS, sizeof *holders), reader, writer;
+	struct kvc_ns_options options = ns_options("b");
+	struct kvc_ns *other, *own;
+	struct world w;
+
+	(void)state;
+	world_open_gpus(&w, 26, 0, 1);
+	assert_int_equal(put(&w, 1, 11), KVC_OK);
+	w.pool = w.pools[1];
+	assert_int_equal(put(&w, 2, 22), KVC_OK);
+	sim_gpu_hang(w.gpus[1], true);
+	for (unsigned i = 0; i < SLOTS; i++)
+		get_submit(&w, &holders[i], 2);
+	w.pool = w.pools[0];
+	get_submit(&w, &reader, 1);
+	sim_gpu_kill(w.gpu);
+	settle(&w);
+	assert_true(kvc_gpu_is_up(w.gpu) && !reader.done);
+	assert_int_equal(kvc_ns_open(w.cache, &options, &other), KVC_OK);
+	own = world_ns(&w, other);
+	put_submit(&w, &writer, 3, 33, false);
+	world_ns(&w, own);
+	sim_gpu_hang(w.gpus[1], false);
+	assert_int_equal(finish(&w, &reader), KVC_ENGINE_LOST);
+	assert_true(writer.done);
+	assert_int_equal(writer.op.status, KVC_OK);
+	assert_false(restored_is(&w, &reader, 33));
+	settle(&w);
+	kvc_ns_close(other);
+	world_close(&w);
+	free(holders);
+}
+
 static void dropped_while_it_is_lowered(void **state)
 {
 	struct kvc_storage_key key;
@@ -563,6 +601,7 @@ int main(void)
 	        cmocka_unit_test(lost_while_it_is_lowered),
 	        cmocka_unit_test(lost_while_it_is_lowered_for_nobody),
 	        cmocka_unit_test(lost_everywhere_while_it_is_lowered),
+	        cmocka_unit_test(what_waits_over_a_restart_reads_nothing),
 	        cmocka_unit_test(dropped_while_it_is_lowered),
 	        cmocka_unit_test(durable_goes_to_disk),
 	        cmocka_unit_test(durable_put_of_a_block_lost_while_lowered),
