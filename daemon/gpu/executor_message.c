@@ -46,6 +46,9 @@ static void pool_end(struct kvc_executor *executor, struct kvc_worker_pool *pool
 
 	kvc_worker_pool_close(&executor->memory, pool);
 	reply(executor, &to, KVC_OK, "");
+	to.type = KVC_GPU_UNIMPORT;
+	while (kvc_worker_region_left(&executor->memory, &to.id))
+		reply(executor, &to, KVC_OK, "");
 }
 
 static void order_end(struct kvc_executor *executor, struct kvc_order *order)
@@ -90,10 +93,13 @@ static kvc_status message_unimport(struct kvc_executor *executor, uint32_t bytes
 {
 	const struct kvc_gpu_header *header = (const void *)executor->link.packet;
 	char detail[KVC_GPU_DETAIL_BYTES];
+	kvc_status status;
 
 	if (bytes != sizeof *header)
 		return KVC_BAD_MESSAGE;
-	reply(executor, header, kvc_worker_region_close(&executor->memory, header->id, detail), detail);
+	status = kvc_worker_region_close(&executor->memory, header->id, detail);
+	if (status != KVC_BUSY)
+		reply(executor, header, status, detail);
 	return KVC_OK;
 }
 

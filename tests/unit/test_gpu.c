@@ -595,6 +595,25 @@ static void test_close_before_open_has_ended(void **state)
 	gpu_rig_stop();
 }
 
+/* What an engine does not unmap is unmapped with it: the owner hears of it then, and not before. */
+static void test_close_is_refused(void **state)
+{
+	bool closed = false;
+
+	(void)state;
+	assert_int_equal(gpu_rig_start("unimport-fails"), KVC_OK);
+	gpu_rig_region_open(&rig.region_open, &rig.region);
+	gpu_rig_wait_seen(&rig.region_open);
+	gpu_rig_script("");
+	kvc_device_region_close(rig.region, flag_set, &closed);
+	rig.region = NULL;
+	gpu_rig_wait(&closed);
+	assert_int_equal(rig.downs, 1);
+	gpu_rig_wait_ups(2);
+	assert_int_equal(gpu_rig_stat("gpu.2.regions"), 0);
+	gpu_rig_stop();
+}
+
 /* Without an engine nothing is mapped: closed at once, and not opened. */
 static void test_memory_while_down(void **state)
 {
@@ -672,6 +691,7 @@ int main(void)
 	        cmocka_unit_test(test_nonsense_about_memory),
 	        GPU_TEST(test_region_is_lost_over_a_restart),
 	        GPU_TEST(test_close_before_open_has_ended),
+	        GPU_TEST(test_close_is_refused),
 	        GPU_TEST(test_memory_while_down),
 	        GPU_TEST(test_memory_without_memory),
 	};

@@ -124,7 +124,6 @@ static void test_pools_refused(void **state)
 	struct kvc_test_fixture fixture;
 	struct kvc_gpu_base bases[4];
 	struct kvc_gpu_pool_geometry right, wrong;
-	struct kvc_gpu_header header = {.type = KVC_GPU_UNIMPORT, .id = 1};
 
 	(void)state;
 	kvc_test_fixture_open(&fixture, &prng);
@@ -153,8 +152,6 @@ static void test_pools_refused(void **state)
 	assert_int_equal(pool_wish(&fixture, &wrong, bases, 2, NULL), KVC_SHAPE);
 	assert_int_equal(pool_wish(&fixture, &right, bases, 2, "event-0-0"), KVC_INVALID);
 	assert_int_equal(pool_wish(&fixture, &right, bases, 2, "../../etc/passwd"), KVC_INVALID);
-	kvc_engine_rig_send(&fixture.rig, &header, sizeof header, NULL, 0);
-	assert_int_equal(kvc_engine_rig_reply(&fixture.rig, KVC_GPU_UNIMPORT, 1), KVC_IN_USE);
 	assert_int_equal(kvc_test_one(
 	                         &(struct kvc_engine_test_pool){
 	                                 .rig = &fixture.rig, .id = 5, .plan = fixture.pool.plan},
@@ -162,6 +159,39 @@ static void test_pools_refused(void **state)
 	                 KVC_UNKNOWN_ID);
 	kvc_test_still_serves(&fixture, 0);
 	kvc_test_fixture_close(&fixture);
+}
+
+static void header_send(struct kvc_test_fixture *fixture, uint32_t type, uint32_t id)
+{
+	kvc_engine_rig_send(&fixture->rig, &(struct kvc_gpu_header){.type = type, .id = id},
+	                    sizeof(struct kvc_gpu_header), NULL, 0);
+}
+
+/* The close of a region that comes before those of its pools is answered after the last of them: until then
+ * they work, and no other pool may lie there. */
+static void test_region_closed_before_its_pools(void **state)
+{
+	struct kvc_test_fixture fixture;
+	uint32_t region;
+
+	(void)state;
+	kvc_test_fixture_open(&fixture, &prng);
+	region = fixture.pool.first_region;
+	assert_int_equal(pool_wish(&fixture, &fixture.pool.geometry, fixture.pool.bases, 2, NULL), KVC_OK);
+	header_send(&fixture, KVC_GPU_UNIMPORT, region);
+	assert_int_equal(pool_wish(&fixture, &fixture.pool.geometry, fixture.pool.bases, 3, NULL),
+	                 KVC_UNKNOWN_ID);
+	header_send(&fixture, KVC_GPU_UNIMPORT, region);
+	assert_int_equal(kvc_engine_rig_reply(&fixture.rig, KVC_GPU_UNIMPORT, region), KVC_UNKNOWN_ID);
+	header_send(&fixture, KVC_GPU_POOL_CLOSE, 2);
+	assert_int_equal(kvc_engine_rig_reply(&fixture.rig, KVC_GPU_POOL_CLOSE, 2), KVC_OK);
+	kvc_test_still_serves(&fixture, 0);
+	header_send(&fixture, KVC_GPU_POOL_CLOSE, fixture.pool.id);
+	assert_int_equal(kvc_engine_rig_reply(&fixture.rig, KVC_GPU_POOL_CLOSE, fixture.pool.id), KVC_OK);
+	assert_int_equal(kvc_engine_rig_reply(&fixture.rig, KVC_GPU_UNIMPORT, region), KVC_OK);
+	assert_int_equal(kvc_engine_rig_import(&fixture.rig, region, &fixture.pool.regions[0], 0, 4096),
+	                 KVC_OK);
+	kvc_test_fixture_drop(&fixture);
 }
 
 /* Every table that there is, and again after they were given back. */
@@ -447,17 +477,12 @@ static void test_malformed(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        cmocka_unit_test(test_regions),
-	        cmocka_unit_test(test_chunks),
-	        cmocka_unit_test(test_pools_refused),
-	        cmocka_unit_test(test_many_pools),
-	        cmocka_unit_test(test_gate),
-	        cmocka_unit_test(test_merge),
-	        cmocka_unit_test(test_closed_under_way),
-	        cmocka_unit_test(test_illegal_address),
-	        cmocka_unit_test(test_copy_error),
-	        cmocka_unit_test(test_start_fails),
-	        cmocka_unit_test(test_malformed),
+	        cmocka_unit_test(test_regions),         cmocka_unit_test(test_chunks),
+	        cmocka_unit_test(test_pools_refused),   cmocka_unit_test(test_region_closed_before_its_pools),
+	        cmocka_unit_test(test_many_pools),      cmocka_unit_test(test_gate),
+	        cmocka_unit_test(test_merge),           cmocka_unit_test(test_closed_under_way),
+	        cmocka_unit_test(test_illegal_address), cmocka_unit_test(test_copy_error),
+	        cmocka_unit_test(test_start_fails),     cmocka_unit_test(test_malformed),
 	};
 
 	prng.state = prng_seed("test_gpu_engine_faults");
