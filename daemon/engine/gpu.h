@@ -48,7 +48,8 @@ struct kvc_gpu_options {
 	bool low_priority;      /* of its streams */
 	uint64_t vram_bytes;    /* of the VRAM tier; 0: none */
 	uint64_t staging_bytes; /* device memory for images on their way, all together */
-	uint32_t hang_ms;       /* no progress for so long: the engine is killed */
+	uint32_t hang_ms;       /* no progress for so long: the engine is killed. Where workers have events it
+	                         * is above KVC_GPU_GATE_MS */
 	uint32_t ready_ms;      /* it has so long to become ready; 0: 30 s */
 };
 

@@ -22,6 +22,7 @@
 #define KVC_GPU_CHUNKS_MAX    240u   /* descriptors of one region: the kernel passes 253 at a time */
 #define KVC_GPU_DETAIL_BYTES  256u
 #define KVC_GPU_PAGES_MAX     4096u /* pages of one block */
+#define KVC_GPU_GATE_MS       2000u /* that a worker's stream may take to come to its event */
 
 enum kvc_gpu_type {
 	/* core to engine */

@@ -7,7 +7,7 @@
 #include "daemon/base/log.h"
 #include "daemon/gpu/executor.h"
 
-#define GATE_NS (2ull * 1000 * 1000 * 1000) /* that a worker's stream may take to come to its event */
+#define GATE_NS (KVC_GPU_GATE_MS * 1000ull * 1000)
 
 /* --- answers --- */
 
