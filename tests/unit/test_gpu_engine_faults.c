@@ -278,6 +278,61 @@ static void test_gate(void **state)
 	kvc_test_fixture_drop(&fixture);
 }
 
+static void results_next(struct kvc_engine_rig *rig, uint32_t count, kvc_status status)
+{
+	const struct kvc_gpu_header *header = (const void *)rig->packet;
+	const struct kvc_gpu_result *results = (const void *)(header + 1);
+
+	assert_int_equal(kvc_engine_rig_receive(rig), sizeof *header + count * sizeof *results);
+	assert_int_equal(header->type, KVC_GPU_DONE);
+	for (uint32_t i = 0; i < count; i++)
+		assert_int_equal(results[i].status, status);
+}
+
+/* Blocks of several requests may travel in one message: who cancels some of it ends no others. */
+static void test_cancel_of_a_part(void **state)
+{
+	struct kvc_test_fixture fixture;
+	uint8_t handle[KVC_GPU_HANDLE_BYTES];
+	_Atomic uint64_t *event;
+	struct kvc_test_orders orders;
+	struct {
+		struct kvc_gpu_header header;
+		uint64_t seqs[3];
+	} cancel = {.header = {KVC_GPU_CANCEL, 3}};
+
+	(void)state;
+	memset(&fixture, 0, sizeof fixture);
+	kvc_engine_rig_init(&fixture.rig, KVC_TEST_ARENA_BYTES);
+	event = kvc_engine_rig_event(&fixture.rig, handle);
+	kvc_test_fixture_open_with(&fixture, handle, &prng);
+	atomic_store(&event[1], 1);
+	kvc_test_orders_init(&orders, &fixture.pool);
+	for (uint32_t i = 0; i < 3; i++)
+		kvc_test_orders_add(&orders, &fixture.blocks[i], i << 20, 1 << 20, KVC_GPU_NOWHERE);
+	kvc_test_orders_send(&orders, KVC_ENGINE_ENCODE, 0, 3);
+	cancel.seqs[0] = cancel.seqs[1] = orders.jobs[2].seq;
+	cancel.seqs[2] = orders.jobs[0].seq;
+	kvc_engine_rig_send(&fixture.rig, &cancel, sizeof cancel, NULL, 0);
+	results_next(&fixture.rig, 2, KVC_CANCELLED);
+	atomic_store(&event[1], 0);
+	results_next(&fixture.rig, 1, KVC_OK);
+	/* All of it. */
+	atomic_store(&event[1], 1);
+	kvc_test_orders_send(&orders, KVC_ENGINE_ENCODE, 0, 2);
+	cancel.seqs[0] = cancel.seqs[1] = orders.jobs[1].seq;
+	kvc_engine_rig_send(&fixture.rig, &cancel, sizeof cancel, NULL, 0);
+	results_next(&fixture.rig, 2, KVC_CANCELLED);
+	/* What is left when the worker does not come. */
+	kvc_test_orders_send(&orders, KVC_ENGINE_ENCODE, 0, 2);
+	cancel.header.id = 1;
+	kvc_engine_rig_send(&fixture.rig, &cancel, sizeof cancel - 16, NULL, 0);
+	results_next(&fixture.rig, 1, KVC_CANCELLED);
+	results_next(&fixture.rig, 1, KVC_DEADLINE);
+	atomic_store(&event[1], 0);
+	kvc_test_fixture_close(&fixture);
+}
+
 /* --- batches --- */
 
 /* Many jobs while the device is slow: few launches. */
@@ -477,12 +532,19 @@ static void test_malformed(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        cmocka_unit_test(test_regions),         cmocka_unit_test(test_chunks),
-	        cmocka_unit_test(test_pools_refused),   cmocka_unit_test(test_region_closed_before_its_pools),
-	        cmocka_unit_test(test_many_pools),      cmocka_unit_test(test_gate),
-	        cmocka_unit_test(test_merge),           cmocka_unit_test(test_closed_under_way),
-	        cmocka_unit_test(test_illegal_address), cmocka_unit_test(test_copy_error),
-	        cmocka_unit_test(test_start_fails),     cmocka_unit_test(test_malformed),
+	        cmocka_unit_test(test_regions),
+	        cmocka_unit_test(test_chunks),
+	        cmocka_unit_test(test_pools_refused),
+	        cmocka_unit_test(test_region_closed_before_its_pools),
+	        cmocka_unit_test(test_many_pools),
+	        cmocka_unit_test(test_gate),
+	        cmocka_unit_test(test_cancel_of_a_part),
+	        cmocka_unit_test(test_merge),
+	        cmocka_unit_test(test_closed_under_way),
+	        cmocka_unit_test(test_illegal_address),
+	        cmocka_unit_test(test_copy_error),
+	        cmocka_unit_test(test_start_fails),
+	        cmocka_unit_test(test_malformed),
 	};
 
 	prng.state = prng_seed("test_gpu_engine_faults");
