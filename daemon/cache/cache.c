@@ -318,6 +318,8 @@ static bool flushed(struct kvc_cache *cache)
 
 void kvc_cache_check_stopped(struct kvc_cache *cache)
 {
+	uint32_t unwritten;
+
 	if (cache->state != KVC_CACHE_STOPPING || cache->ops || cache->flights_used || cache->sync.running ||
 	    cache->scrub.busy || !kvc_list_empty(&cache->tenants.drops) || !flushed(cache))
 		return;
@@ -327,12 +329,14 @@ void kvc_cache_check_stopped(struct kvc_cache *cache)
 		return;
 	}
 	cache->state = KVC_CACHE_STOPPED;
-	kvc_vram_clear(cache);
+	unwritten = kvc_vram_clear(cache);
 	kvc_timer_stop(&cache->flush_timer);
 	kvc_timer_stop(&cache->expiry_timer);
 	if (kvc_listed_count(cache, KVC_LIST_DIRTY))
 		kvc_warn("stop: %u blocks in RAM were not written to disk",
 		         kvc_listed_count(cache, KVC_LIST_DIRTY));
+	if (unwritten && cache->options.disk)
+		kvc_warn("stop: %u blocks in VRAM were not written to disk", unwritten);
 	cache->stopped(cache->callback_context);
 }
 

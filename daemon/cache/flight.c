@@ -27,21 +27,33 @@ kvc_status kvc_flight_begin(struct kvc_cache *cache, uint32_t id, enum kvc_fligh
 	return KVC_OK;
 }
 
-void kvc_flight_end(struct kvc_flight *flight, struct kvc_list *waiters)
+static void flight_free(struct kvc_flight *flight)
 {
 	struct kvc_cache *cache = flight->cache;
 	uint32_t number = (uint32_t)(flight - cache->flights);
 
 	KVC_PRE(flight->kind != KVC_FLIGHT_IDLE);
-	kvc_list_init(waiters);
-	kvc_list_splice(waiters, &flight->waiters);
 	flight->kind = KVC_FLIGHT_IDLE;
 	kvc_cache_entry(cache, flight->entry)->hints &= (uint8_t)~KVC_HINT_FLIGHT;
 	kvc_idmap_remove(&cache->flight_of, flight->entry);
 	flight->next_free = cache->free_flights;
 	cache->free_flights = number;
 	cache->flights_used--;
-	kvc_entry_unref(cache, flight->entry);
+}
+
+void kvc_flight_end(struct kvc_flight *flight, struct kvc_list *waiters)
+{
+	kvc_list_init(waiters);
+	kvc_list_splice(waiters, &flight->waiters);
+	flight_free(flight);
+	kvc_entry_unref(flight->cache, flight->entry);
+}
+
+void kvc_flight_undo(struct kvc_flight *flight)
+{
+	KVC_PRE(kvc_list_empty(&flight->waiters));
+	flight_free(flight);
+	kvc_cache_entry(flight->cache, flight->entry)->refs--;
 }
 
 struct kvc_flight *kvc_entry_flight(struct kvc_cache *cache, uint32_t id)

@@ -168,7 +168,7 @@ static void get_from_ram(struct kvc_op *op)
 	op->move.slab = kvc_entry_record(cache, entry);
 	if (may_stay &&
 	    kvc_vram_reserve(cache, kvc_pool_gpu(op->device.pool), entry->image_bytes, &op->cell) == KVC_OK)
-		op->move.vram = kvc_vram_offset(cache, op->cell);
+		kvc_vram_name(cache, op->cell, &op->move);
 	kvc_move_submit(cache->mover, &op->move);
 }
 
@@ -178,7 +178,7 @@ static void get_from_vram(struct kvc_op *op)
 
 	op->from = KVC_REST_VRAM;
 	get_prepare(op);
-	op->move.vram = kvc_vram_offset(cache, kvc_vram_cell(cache, op->entry));
+	kvc_vram_name(cache, kvc_vram_cell(cache, op->entry), &op->move);
 	kvc_move_submit(cache->mover, &op->move);
 }
 

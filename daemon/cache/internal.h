@@ -102,6 +102,7 @@ struct kvc_cache {
 	uint64_t held;     /* blocks of requests that are not answered */
 	uint32_t stores;   /* flights of that kind */
 	uint32_t lowers;
+	uint64_t lower_runs;
 	uint32_t ahead; /* loads that were begun ahead, and their bytes */
 	uint64_t ahead_bytes;
 	uint32_t stores_max;
@@ -216,6 +217,8 @@ kvc_status kvc_flight_begin(struct kvc_cache *cache, uint32_t id, enum kvc_fligh
                             struct kvc_flight **flight);
 /* Ends it; the waiters are moved to `waiters`. */
 void kvc_flight_end(struct kvc_flight *flight, struct kvc_list *waiters);
+/* As if it had not begun: whoever waits for room is not woken, to try the same again. */
+void kvc_flight_undo(struct kvc_flight *flight);
 /* Ends one that was to bring the block into RAM: the puts and gets that waited go on. What rests nowhere by
  * now is dropped first. */
 void kvc_flight_arrived(struct kvc_flight *flight, kvc_status status);

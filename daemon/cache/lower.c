@@ -68,11 +68,11 @@ static kvc_status lower_move(struct kvc_flight *flight)
 	        .flow = &flight->ns->tenant->moves,
 	        .plan = kvc_ns_plan(flight->ns),
 	        .gpu = kvc_gpu_engine(kvc_vram_gpu(cache, cell)),
-	        .vram = kvc_vram_offset(cache, cell),
 	        .slab = kvc_slab_data(cache->options.arena, flight->space.slab),
 	        .image_bytes = flight->record.image_bytes,
 	        .done = lower_done,
 	};
+	kvc_vram_name(cache, cell, &flight->move);
 	kvc_move_submit(cache->mover, &flight->move);
 	return KVC_OK;
 }
@@ -91,7 +91,6 @@ kvc_status kvc_lower_begin(struct kvc_cache *cache, uint32_t id, bool urgent, st
 {
 	const struct kvc_entry *entry = kvc_cache_entry(cache, id);
 	struct kvc_flight *flight;
-	struct kvc_list nobody;
 	kvc_status status;
 
 	KVC_PRE(entry->flags & KVC_ENTRY_IN_VRAM && entry->slab == KVC_EXTENT_NONE);
@@ -108,7 +107,7 @@ kvc_status kvc_lower_begin(struct kvc_cache *cache, uint32_t id, bool urgent, st
 	if (status == KVC_OK)
 		status = lower_move(flight);
 	if (status != KVC_OK && status != KVC_BUSY) {
-		kvc_flight_end(flight, &nobody);
+		kvc_flight_undo(flight);
 		return status;
 	}
 	cache->lowers++;
@@ -116,18 +115,35 @@ kvc_status kvc_lower_begin(struct kvc_cache *cache, uint32_t id, bool urgent, st
 	return KVC_OK;
 }
 
-/* While the cache stops, everything that can still go to disk is wanted in RAM. */
+/* Whether the search for more is of use after that. A tenant without room of its own in RAM is passed over
+ * for this run: what it has in VRAM holds up nobody else's. */
+static bool lower_one(struct kvc_cache *cache, uint32_t id)
+{
+	struct kvc_tenant *tenant = kvc_entry_tenant(cache, kvc_cache_entry(cache, id));
+	struct kvc_flight *flight;
+	kvc_status status = kvc_lower_begin(cache, id, false, &flight);
+
+	if (status == KVC_QUOTA || status == KVC_NO_SPACE)
+		tenant->lower_refused = cache->lower_runs;
+	else if (status != KVC_OK)
+		return false;
+	return true;
+}
+
+/* While the cache stops, everything that can still go to disk is wanted in RAM. One walk over the blocks of
+ * each GPU, and at most one refusal for each tenant. */
 bool kvc_lower_run(struct kvc_cache *cache)
 {
 	bool all = cache->state == KVC_CACHE_STOPPING;
-	struct kvc_flight *flight;
+	struct kvc_vram_walk walk = {0};
+	uint32_t id;
 
 	if (all && (cache->flush_over || !kvc_cache_disk_writable(cache)))
 		return false;
+	cache->lower_runs++;
 	while (cache->lowers < cache->stores_max) {
-		uint32_t id = kvc_vram_to_lower(cache, all);
-
-		if (id == KVC_ENTRY_NONE || kvc_lower_begin(cache, id, false, &flight) != KVC_OK)
+		id = kvc_vram_to_lower(cache, all, &walk);
+		if (id == KVC_ENTRY_NONE || !lower_one(cache, id))
 			break;
 	}
 	return cache->lowers > 0;

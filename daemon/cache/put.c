@@ -254,11 +254,13 @@ static void put_encode(struct kvc_op *op)
 	        .external = op->form == KVC_OP_IMAGE ? &op->external : NULL,
 	        .device = on_gpu ? &op->device : NULL,
 	        .gpu = on_gpu ? kvc_gpu_engine(kvc_pool_gpu(op->device.pool)) : NULL,
-	        .vram = in_vram ? kvc_vram_offset(op->cache, op->cell) : KVC_VRAM_NONE,
+	        .vram = KVC_VRAM_NONE,
 	        .slab = in_vram ? NULL : kvc_slab_data(op->cache->options.arena, op->space.slab),
 	        .image_bytes = in_vram ? op->plan->image_bytes : op->space.bytes - KVC_RECORD_HEADER_BYTES,
 	        .done = encode_done,
 	};
+	if (in_vram)
+		kvc_vram_name(op->cache, op->cell, &op->move);
 	kvc_move_submit(op->cache->mover, &op->move);
 }
 

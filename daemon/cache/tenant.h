@@ -71,6 +71,7 @@ struct kvc_tenant {
 	struct kvc_list vacant_node; /* in cache->tenants.vacant */
 	uint32_t tried;              /* the search for a victim that asked it */
 	uint32_t disk_hand;          /* the entry at which the search for what it gives up on disk goes on */
+	uint64_t lower_refused;      /* the last run of lower.c in which it had no room for a block */
 	bool squeezed;               /* someone waits for room that its own dirty blocks must make */
 	struct kvc_policy *policies[KVC_PRIORITIES];
 	struct kvc_rate put_rate;

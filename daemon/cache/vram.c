@@ -289,46 +289,60 @@ static bool can_lower(const struct kvc_entry *entry)
 	return only_here(entry) && !kvc_entry_in_flight(entry) && !(entry->flags & KVC_ENTRY_DEAD);
 }
 
-/* Walk from the cold end over the blocks that must be clean for the next puts to find room. */
-static uint32_t gpu_to_lower(struct kvc_cache *cache, const struct vram_gpu *gpu, bool any)
+/* Its tenant has no room in RAM, so what it has here cannot make room for the next puts either. */
+static bool is_refused(const struct kvc_cache *cache, const struct kvc_entry *entry)
 {
-	uint32_t wanted = any ? gpu->pages : gpu->pages / LOWER_SHARE;
-	uint32_t pages = gpu->extents ? kvc_extents_free_pages(gpu->extents) : wanted;
-	uint32_t number = gpu->coldest;
+	return kvc_entry_tenant(cache, entry)->lower_refused == cache->lower_runs;
+}
 
-	if (any)
-		pages = 0;
-	for (unsigned i = 0; (any || i < SCAN) && pages < wanted && number != KVC_CELL_NONE; i++) {
+/* Go on from the cold end over the blocks that must be clean for the next puts to find room. */
+static uint32_t gpu_to_lower(struct kvc_cache *cache, const struct vram_gpu *gpu, bool any,
+                             struct kvc_vram_walk *walk)
+{
+	uint32_t wanted = gpu->pages / LOWER_SHARE;
+	uint32_t number = walk->begun ? kvc_vram_cell(cache, walk->entry) : gpu->coldest;
+
+	if (!walk->begun)
+		walk->pages = gpu->extents ? kvc_extents_free_pages(gpu->extents) : wanted;
+	while ((any || (walk->looked < SCAN && walk->pages < wanted)) && number != KVC_CELL_NONE) {
 		const struct cell *cell = cell_of(cache, number);
 		const struct kvc_entry *entry = kvc_cache_entry(cache, cell->entry);
+		bool refused = is_refused(cache, entry);
 
-		if (can_lower(entry) && !(any && entry->hints & KVC_HINT_EPHEMERAL))
+		if (!refused && can_lower(entry) && !(any && entry->hints & KVC_HINT_EPHEMERAL)) {
+			walk->begun = true;
+			walk->entry = cell->entry;
 			return cell->entry;
-		pages += kvc_extent_pages(gpu->extents, cell->extent);
+		}
+		if (!refused)
+			walk->pages += kvc_extent_pages(gpu->extents, cell->extent);
+		walk->looked++;
 		number = cell->hotter;
 	}
 	return KVC_ENTRY_NONE;
 }
 
-uint32_t kvc_vram_to_lower(struct kvc_cache *cache, bool any)
+uint32_t kvc_vram_to_lower(struct kvc_cache *cache, bool any, struct kvc_vram_walk *walk)
 {
-	for (uint32_t i = 0; cache->vram && i < cache->vram->gpu_count; i++) {
-		uint32_t id = gpu_to_lower(cache, &cache->vram->gpus[i], any);
+	while (cache->vram && walk->gpu < cache->vram->gpu_count) {
+		uint32_t id = gpu_to_lower(cache, &cache->vram->gpus[walk->gpu], any, walk);
 
 		if (id != KVC_ENTRY_NONE)
 			return id;
+		*walk = (struct kvc_vram_walk){.gpu = walk->gpu + 1};
 	}
 	return KVC_ENTRY_NONE;
 }
 
 /* ---- what cells say ------------------------------------------------------------------------ */
 
-uint64_t kvc_vram_offset(const struct kvc_cache *cache, uint32_t number)
+void kvc_vram_name(const struct kvc_cache *cache, uint32_t number, struct kvc_move *move)
 {
 	const struct cell *cell = cell_of(cache, number);
+	const struct vram_gpu *gpu = &cache->vram->gpus[cell->gpu];
 
-	return (uint64_t)kvc_extent_first(cache->vram->gpus[cell->gpu].extents, cell->extent) *
-	       KVC_ARENA_PAGE;
+	move->vram = (uint64_t)kvc_extent_first(gpu->extents, cell->extent) * KVC_ARENA_PAGE;
+	move->life = kvc_gpu_life(gpu->gpu);
 }
 
 struct kvc_gpu *kvc_vram_gpu(const struct kvc_cache *cache, uint32_t number)
@@ -348,10 +362,19 @@ struct kvc_ns *kvc_vram_ns(const struct kvc_cache *cache, uint32_t number)
 
 /* ---- life ---------------------------------------------------------------------------------- */
 
-static void gpu_clear(struct kvc_cache *cache, const struct vram_gpu *gpu)
+static uint32_t gpu_clear(struct kvc_cache *cache, const struct vram_gpu *gpu)
 {
-	while (gpu->coldest != KVC_CELL_NONE)
-		kvc_vram_detach(cache, cell_of(cache, gpu->coldest)->entry);
+	uint32_t lost = 0;
+
+	while (gpu->coldest != KVC_CELL_NONE) {
+		uint32_t id = cell_of(cache, gpu->coldest)->entry;
+		const struct kvc_entry *entry = kvc_cache_entry(cache, id);
+
+		lost += only_here(entry) && !(entry->flags & KVC_ENTRY_DEAD) &&
+		        !(entry->hints & KVC_HINT_EPHEMERAL);
+		kvc_vram_detach(cache, id);
+	}
+	return lost;
 }
 
 /* The engine is gone, and all that rested there. What rests nowhere else is forgotten. */
@@ -423,10 +446,13 @@ kvc_status kvc_vram_open(struct kvc_cache *cache, struct kvc_vram **out)
 	return status;
 }
 
-void kvc_vram_clear(struct kvc_cache *cache)
+uint32_t kvc_vram_clear(struct kvc_cache *cache)
 {
+	uint32_t lost = 0;
+
 	for (uint32_t i = 0; i < cache->vram->gpu_count; i++)
-		gpu_clear(cache, &cache->vram->gpus[i]);
+		lost += gpu_clear(cache, &cache->vram->gpus[i]);
+	return lost;
 }
 
 void kvc_vram_close(struct kvc_vram *vram)

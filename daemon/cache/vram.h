@@ -22,6 +22,7 @@
 #define KVC_CELL_NONE 0xFFFFFFFFu
 
 struct kvc_cache;
+struct kvc_move;
 struct kvc_ns;
 struct kvc_vram;
 
@@ -38,7 +39,9 @@ kvc_status kvc_vram_reserve(struct kvc_cache *cache, const struct kvc_gpu *gpu, 
 /* Give up a cell that no entry has. */
 void kvc_vram_release(struct kvc_cache *cache, uint32_t cell);
 
-uint64_t kvc_vram_offset(const struct kvc_cache *cache, uint32_t cell);
+/* Let the move, whose gpu is the cell's, name it: which holds as long as that engine's process lives. */
+void kvc_vram_name(const struct kvc_cache *cache, uint32_t cell, struct kvc_move *move);
+
 struct kvc_gpu *kvc_vram_gpu(const struct kvc_cache *cache, uint32_t cell);
 const struct kvc_record *kvc_vram_record(const struct kvc_cache *cache, uint32_t cell);
 struct kvc_ns *kvc_vram_ns(const struct kvc_cache *cache, uint32_t cell);
@@ -56,11 +59,22 @@ uint32_t kvc_vram_cell(struct kvc_cache *cache, uint32_t entry);
 
 void kvc_vram_touch(struct kvc_cache *cache, uint32_t entry);
 
-/* The coldest block that rests in VRAM only, that nothing happens to, and that should be lowered now, or
- * KVC_ENTRY_NONE: among the coldest of a GPU whose room is short, or `any` at all. */
-uint32_t kvc_vram_to_lower(struct kvc_cache *cache, bool any);
+/* How far a search for blocks to lower has come; begins as zeros. */
+struct kvc_vram_walk {
+	uint32_t gpu;
+	bool begun;      /* on that GPU, and `entry` is the last one that was found */
+	uint32_t entry;  /* still there */
+	uint32_t looked; /* at so many cells of that GPU */
+	uint32_t pages;  /* free, or of blocks that are clean, or soon are */
+};
 
-/* Detach all, at stop. */
-void kvc_vram_clear(struct kvc_cache *cache);
+/* The next block, from the coldest on, that rests in VRAM only, that nothing happens to, whose tenant was not
+ * refused in this run of lower.c, and that should be lowered now, or KVC_ENTRY_NONE: among the coldest of a
+ * GPU whose room is short, or `any` at all. The one found before must be on its way, or its tenant refused.
+ */
+uint32_t kvc_vram_to_lower(struct kvc_cache *cache, bool any, struct kvc_vram_walk *walk);
+
+/* Detach all, at stop: how many outlive a restart if they are on disk, and rested nowhere else. */
+uint32_t kvc_vram_clear(struct kvc_cache *cache);
 
 #endif

@@ -268,7 +268,7 @@ const struct kvc_option kvc_options[] = {
          .name = "gpu-hang-ms",
          .type = KVC_OPTION_MS,
          AT(gpu_hang_ms),
-         .min = 100,
+         .min = 3000, /* above KVC_GPU_GATE_MS, for which a sound engine may have nothing to answer */
          .max = 600000,
          .initial = "5000",
          .help = "An engine that answers nothing for so long is killed and started again."},

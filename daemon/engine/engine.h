@@ -90,6 +90,7 @@ struct kvc_engine_job {
 	uint64_t vram; /* GPU engine: offset in its VRAM pool, or KVC_VRAM_NONE. Encode: the image stays
 	                * there and `image` is NULL. Decode: it is there already if `image` is NULL, else
 	                * it is brought there and stays. Such an image is plan->image_bytes long */
+	uint32_t life; /* with vram: the engine's, kvc_gpu_life, of which that offset is */
 	/* work: called on a worker; what it returns is the job's status. Only this, done and op are set then
 	 */
 	kvc_status (*work)(struct kvc_engine_job *job);

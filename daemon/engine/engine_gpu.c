@@ -88,6 +88,14 @@ static void job_check(const struct kvc_gpu *gpu, const struct kvc_engine_job *jo
 		        job->device.page_count && job->device.page_count <= KVC_GPU_PAGES_MAX);
 }
 
+/* A job may have waited elsewhere while the engine was lost and came back: what it names in VRAM is gone, and
+ * others' blocks lie there. */
+static bool can_take(const struct kvc_gpu *gpu, const struct kvc_engine_job *job)
+{
+	return gpu->state == GPU_UP && (!pool_of(job) || kvc_gpu_pool_usable(pool_of(job))) &&
+	       (job->vram == KVC_VRAM_NONE || job->life == gpu->life);
+}
+
 static void submit(struct kvc_engine *engine, struct kvc_engine_job *job)
 {
 	struct kvc_gpu *gpu = gpu_of(engine);
@@ -98,7 +106,7 @@ static void submit(struct kvc_engine *engine, struct kvc_engine_job *job)
 	kvc_stat_add(gpu->cells[GPU_CELL_JOBS], 1);
 	if (pool_of(job))
 		kvc_gpu_pool_use(pool_of(job), 1);
-	if (gpu->state != GPU_UP || (pool_of(job) && !kvc_gpu_pool_usable(pool_of(job)))) {
+	if (!can_take(gpu, job)) {
 		kvc_stat_add(gpu->cells[GPU_CELL_JOBS_LOST], 1);
 		job_finish(gpu, job, KVC_ENGINE_LOST);
 		return;

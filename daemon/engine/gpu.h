@@ -48,7 +48,8 @@ struct kvc_gpu_options {
 	bool low_priority;      /* of its streams */
 	uint64_t vram_bytes;    /* of the VRAM tier; 0: none */
 	uint64_t staging_bytes; /* device memory for images on their way, all together */
-	uint32_t hang_ms;       /* no progress for so long: the engine is killed */
+	uint32_t hang_ms;       /* no progress for so long: the engine is killed. Where workers have events it
+	                         * is above KVC_GPU_GATE_MS */
 	uint32_t ready_ms;      /* it has so long to become ready; 0: 30 s */
 };
 
@@ -68,11 +69,15 @@ void kvc_gpu_events_set(struct kvc_gpu *gpu, const struct kvc_gpu_events *events
  * job may be under way, and every pool and region must be closed (their close need not have ended). */
 void kvc_gpu_close(struct kvc_gpu *gpu, void (*done)(void *context), void *context);
 
-/* The table for its jobs: encode and decode with a device view, lower. A job submitted while it is not up
- * ends with KVC_ENGINE_LOST. */
+/* The table for its jobs: encode and decode with a device view, lower. A job submitted while it is not up,
+ * or that names VRAM of an earlier life, ends with KVC_ENGINE_LOST. */
 struct kvc_engine *kvc_gpu_engine(struct kvc_gpu *gpu);
 
 bool kvc_gpu_is_up(const struct kvc_gpu *gpu);
+
+/* Which of its processes it is: another number after each `down`. What rests in VRAM rests there in one life
+ * only. */
+uint32_t kvc_gpu_life(const struct kvc_gpu *gpu);
 
 /* 16 bytes; the same after a restart (another device in its place is a failed start). After the verdict. */
 const uint8_t *kvc_gpu_uuid(const struct kvc_gpu *gpu);

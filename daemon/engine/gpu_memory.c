@@ -10,7 +10,9 @@
  *      '--refused, restored---> BROKEN (its worker is gone, most likely) --close--> GONE
  *
  * An object that was closed while OPENING is closed when that has ended. Requests go out in the order in
- * which they were made; those of a restore are regions first, and pools when all regions are answered. */
+ * which they were made; those of a restore are regions first, and pools when all regions are answered. So a
+ * region's close may overtake that of a pool in it, which is OPENING: the engine answers it when the pool is
+ * gone. An engine that refuses a close may have it mapped, and is ended. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -286,10 +288,12 @@ void kvc_gpu_memory_reply(struct kvc_gpu *gpu, const struct kvc_gpu_reply *reply
 	}
 	kvc_gpu_progress(gpu);
 	kvc_list_remove(&object->node);
+	if (object->state == OBJECT_CLOSING && reply->status) {
+		kvc_gpu_fail(gpu, KVC_ENGINE_LOST, "it did not close %s %u: %.150s", object->kind->name,
+		             object->id, reply->detail);
+		return;
+	}
 	if (object->state == OBJECT_CLOSING) {
-		if (reply->status)
-			kvc_warn("GPU %u: closing %s %u: %s", gpu->options.ordinal, object->kind->name,
-			         object->id, reply->detail);
 		object_gone(object);
 	} else if (reply->status) {
 		object_refused(object, (kvc_status)reply->status, reply->detail);

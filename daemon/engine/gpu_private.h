@@ -75,6 +75,7 @@ struct kvc_gpu {
 	bool judged;            /* the verdict is out */
 	bool condemned;         /* and it was a failure */
 	bool announced;         /* somebody takes it for up */
+	uint32_t life;          /* processes that are gone */
 	uint64_t up_ms;         /* since when it is up */
 	uint64_t backoff_ms;
 	uint64_t progress_ms; /* when it last answered, or had nothing to answer */

@@ -140,6 +140,7 @@ static void down(struct kvc_gpu *gpu)
 	bool was_up = gpu->announced;
 
 	gpu->announced = false;
+	gpu->life++;
 	backoff_grow(gpu, was_up);
 	move(gpu, GPU_DOWN, gpu->backoff_ms);
 	if (gpu->judged)
@@ -476,6 +477,11 @@ void kvc_gpu_events_set(struct kvc_gpu *gpu, const struct kvc_gpu_events *events
 bool kvc_gpu_is_up(const struct kvc_gpu *gpu)
 {
 	return gpu->state == GPU_UP;
+}
+
+uint32_t kvc_gpu_life(const struct kvc_gpu *gpu)
+{
+	return gpu->life;
 }
 
 const uint8_t *kvc_gpu_uuid(const struct kvc_gpu *gpu)

@@ -22,12 +22,13 @@
 #define KVC_GPU_CHUNKS_MAX    240u   /* descriptors of one region: the kernel passes 253 at a time */
 #define KVC_GPU_DETAIL_BYTES  256u
 #define KVC_GPU_PAGES_MAX     4096u /* pages of one block */
+#define KVC_GPU_GATE_MS       2000u /* that a worker's stream may take to come to its event */
 
 enum kvc_gpu_type {
 	/* core to engine */
 	KVC_GPU_START = 1, /* kvc_gpu_start, and the arena's descriptor. First. Answered by READY or FAILED */
 	KVC_GPU_IMPORT,    /* kvc_gpu_import, and its descriptors. Answered by REPLY */
-	KVC_GPU_UNIMPORT,  /* header.id: region. Answered by REPLY */
+	KVC_GPU_UNIMPORT,  /* header.id: region. Answered by REPLY, when no pool lies in it any more */
 	KVC_GPU_POOL_OPEN, /* kvc_gpu_pool, its bases. Answered by REPLY */
 	KVC_GPU_POOL_CLOSE, /* header.id: pool. Answered by REPLY */
 	KVC_GPU_JOBS,       /* kvc_gpu_jobs, jobs, page ids. Answered by DONE, in any order */

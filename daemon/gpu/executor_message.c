@@ -7,7 +7,7 @@
 #include "daemon/base/log.h"
 #include "daemon/gpu/executor.h"
 
-#define GATE_NS (2ull * 1000 * 1000 * 1000) /* that a worker's stream may take to come to its event */
+#define GATE_NS (KVC_GPU_GATE_MS * 1000ull * 1000)
 
 /* --- answers --- */
 
@@ -46,6 +46,9 @@ static void pool_end(struct kvc_executor *executor, struct kvc_worker_pool *pool
 
 	kvc_worker_pool_close(&executor->memory, pool);
 	reply(executor, &to, KVC_OK, "");
+	to.type = KVC_GPU_UNIMPORT;
+	while (kvc_worker_region_left(&executor->memory, &to.id))
+		reply(executor, &to, KVC_OK, "");
 }
 
 static void order_end(struct kvc_executor *executor, struct kvc_order *order)
@@ -90,10 +93,13 @@ static kvc_status message_unimport(struct kvc_executor *executor, uint32_t bytes
 {
 	const struct kvc_gpu_header *header = (const void *)executor->link.packet;
 	char detail[KVC_GPU_DETAIL_BYTES];
+	kvc_status status;
 
 	if (bytes != sizeof *header)
 		return KVC_BAD_MESSAGE;
-	reply(executor, header, kvc_worker_region_close(&executor->memory, header->id, detail), detail);
+	status = kvc_worker_region_close(&executor->memory, header->id, detail);
+	if (status != KVC_BUSY)
+		reply(executor, header, status, detail);
 	return KVC_OK;
 }
 
@@ -149,22 +155,29 @@ static struct kvc_lane *lane_of(struct kvc_executor *executor, enum kvc_engine_o
 /* The order lives at least until the last of its jobs has ended; that may happen in here. */
 static void order_fail(struct kvc_executor *executor, struct kvc_order *order, kvc_status status)
 {
-	uint32_t count = order->count;
+	uint32_t left = order->left;
 
-	for (uint32_t i = 0; i < count; i++)
+	for (uint32_t i = 0; left > 0; i++) {
+		if (order->jobs[i].cancelled)
+			continue;
+		left--;
 		kvc_executor_result(executor, &order->jobs[i], status, 0);
+	}
 }
 
 static void order_enqueue(struct kvc_executor *executor, struct kvc_order *order)
 {
 	struct kvc_lane *lane = lane_of(executor, order->op);
-	uint32_t count = order->count;
+	uint32_t left = order->left;
 
-	for (uint32_t i = 0; i < count; i++) {
+	for (uint32_t i = 0; left > 0; i++) {
 		struct kvc_order_job *job = &order->jobs[i];
-		kvc_status status =
-		        kvc_order_job_check(job, executor->pinner.bytes, executor->world.vram_bytes);
+		kvc_status status;
 
+		if (job->cancelled)
+			continue;
+		left--;
+		status = kvc_order_job_check(job, executor->pinner.bytes, executor->world.vram_bytes);
 		if (status)
 			kvc_executor_result(executor, job, status, 0);
 		else
@@ -210,19 +223,27 @@ static bool gate_poll(struct kvc_executor *executor, struct kvc_order *order)
 	return true;
 }
 
-static struct kvc_order *gated_order(const struct kvc_executor *executor, uint64_t seq)
+static struct kvc_order_job *gated_job(const struct kvc_executor *executor, uint64_t seq)
 {
 	kvc_list_each (node, &executor->gated) {
 		struct kvc_order *order = kvc_container_of(node, struct kvc_order, node);
 
 		for (uint32_t i = 0; i < order->count; i++)
-			if (order->jobs[i].wish.seq == seq)
-				return order;
+			if (order->jobs[i].wish.seq == seq && !order->jobs[i].cancelled)
+				return &order->jobs[i];
 	}
 	return NULL;
 }
 
-/* An order's jobs wait for one event, so they are one request's, and are cancelled together. */
+/* The others of its order wait on, if there are any: they may be another request's. */
+static void job_cancel(struct kvc_executor *executor, struct kvc_order_job *job)
+{
+	job->cancelled = true;
+	if (job->order->left == 1)
+		kvc_list_remove(&job->order->node);
+	kvc_executor_result(executor, job, KVC_CANCELLED, 0);
+}
+
 static kvc_status message_cancel(struct kvc_executor *executor, uint32_t bytes)
 {
 	const struct kvc_gpu_header *header = (const void *)executor->link.packet;
@@ -231,10 +252,10 @@ static kvc_status message_cancel(struct kvc_executor *executor, uint32_t bytes)
 	if (bytes != sizeof *header + header->id * sizeof *seqs)
 		return KVC_BAD_MESSAGE;
 	for (uint32_t i = 0; i < header->id; i++) {
-		struct kvc_order *order = gated_order(executor, seqs[i]);
+		struct kvc_order_job *job = gated_job(executor, seqs[i]);
 
-		if (order)
-			gate_open(executor, order, KVC_CANCELLED);
+		if (job)
+			job_cancel(executor, job);
 	}
 	return KVC_OK;
 }

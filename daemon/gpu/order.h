@@ -2,7 +2,8 @@
  * is gone when the last result has been told.
  *
  *   arrives --> GATED --the worker's event has come--> in a lane's queue, job by job --> results
- *                 `--it does not come in time--------------------------------------------^ */
+ *                 |--it does not come in time--------------------------------------------^
+ *                 '--cancelled, job by job-----------------------------------------------^ */
 #ifndef KVC_ORDER_H
 #define KVC_ORDER_H
 
@@ -15,6 +16,7 @@ struct kvc_order_job {
 	struct kvc_gpu_job wish;
 	const uint32_t *pages;             /* the order's */
 	const struct kvc_image_plan *plan; /* the order's, or the job's own: another codec than the order's */
+	bool cancelled;                    /* while its order was gated: it has ended */
 	bool admitted;                     /* what follows is set */
 	uint64_t image_bytes;              /* encode: capacity for the kernel. else: length */
 	uint64_t staging_bytes;            /* that it takes of a batch's; 0: none */

@@ -86,18 +86,38 @@ kvc_status kvc_worker_region_open(struct kvc_worker_memory *memory, const struct
 	return KVC_OK;
 }
 
+static void region_end(struct kvc_worker_memory *memory, struct kvc_worker_region *region)
+{
+	kvc_list_remove(&region->node);
+	kvc_dev_unimport(memory->dev, region->memory);
+	kvc_free(region);
+}
+
 kvc_status kvc_worker_region_close(struct kvc_worker_memory *memory, uint32_t id, char *detail)
 {
 	struct kvc_worker_region *region = region_find(memory, id);
 
-	if (!region)
+	if (!region || region->closing)
 		return refuse(detail, KVC_UNKNOWN_ID, "there is no region of this number");
+	region->closing = true;
 	if (region->users)
-		return refuse(detail, KVC_IN_USE, "a pool uses the region");
-	kvc_list_remove(&region->node);
-	kvc_dev_unimport(memory->dev, region->memory);
-	kvc_free(region);
+		return KVC_BUSY;
+	region_end(memory, region);
 	return KVC_OK;
+}
+
+bool kvc_worker_region_left(struct kvc_worker_memory *memory, uint32_t *id)
+{
+	kvc_list_each (node, &memory->regions) {
+		struct kvc_worker_region *region = kvc_container_of(node, struct kvc_worker_region, node);
+
+		if (!region->closing || region->users)
+			continue;
+		*id = region->id;
+		region_end(memory, region);
+		return true;
+	}
+	return false;
 }
 
 /* --- pools: checks --- */
@@ -138,7 +158,7 @@ static kvc_status bases_resolve(struct kvc_worker_memory *memory, struct kvc_wor
 		const struct kvc_gpu_base *base = &bases[layer];
 		struct kvc_worker_region *region = region_find(memory, base->region);
 
-		if (!region)
+		if (!region || region->closing)
 			return refuse(detail, KVC_UNKNOWN_ID, "there is no region of that number");
 		if (base->offset > region->bytes || extent > region->bytes - base->offset) {
 			snprintf(detail, KVC_GPU_DETAIL_BYTES,

@@ -13,6 +13,7 @@ struct kvc_worker_region {
 	struct kvc_list node;
 	uint32_t id;
 	uint32_t users; /* bases of pools */
+	bool closing;   /* as soon as there are none */
 	uint64_t bytes;
 	struct kvc_dev_memory *memory;
 };
@@ -49,7 +50,12 @@ kvc_status kvc_worker_memory_open(struct kvc_worker_memory *memory, struct kvc_d
 /* `detail` (KVC_GPU_DETAIL_BYTES) says what is wrong when it is not KVC_OK. */
 kvc_status kvc_worker_region_open(struct kvc_worker_memory *memory, const struct kvc_gpu_import *import,
                                   const int *fds, uint32_t fd_count, char *detail);
+
+/* KVC_BUSY: pools lie in it. It is closed when the last of them is, and said by kvc_worker_region_left. */
 kvc_status kvc_worker_region_close(struct kvc_worker_memory *memory, uint32_t id, char *detail);
+
+/* After the end of a pool: a region whose close waited for that. False: there is none. */
+bool kvc_worker_region_left(struct kvc_worker_memory *memory, uint32_t *id);
 
 /* `bases`: count as the geometry says; the caller has checked. The launches that use the pool must wait for
  * memory->arrived. */

@@ -313,6 +313,7 @@ static void job_start(struct kvc_move_slot *slot)
 	        .image = move->slab ? move->slab + KVC_RECORD_HEADER_BYTES : NULL,
 	        .image_bytes = move->image_bytes,
 	        .vram = on_gpu ? move->vram : KVC_VRAM_NONE,
+	        .life = move->life,
 	        .done = job_done,
 	};
 	if (move->device)

@@ -80,6 +80,7 @@ struct kvc_move {
 	const struct kvc_device_view *device;  /* gather, scatter */
 	struct kvc_engine *gpu;                /* gather, scatter, lower */
 	uint64_t vram;             /* gather, scatter, lower: as in kvc_engine_job; KVC_VRAM_NONE: RAM only */
+	uint32_t life;             /* with vram, likewise */
 	uint8_t *slab;             /* all but sync: start of the record; NULL: in VRAM only */
 	uint64_t image_bytes;      /* encode, gather: capacity of the image. else: its length */
 	struct kvc_record *record; /* store: out place and epoch; load: what is expected */

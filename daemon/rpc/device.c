@@ -8,6 +8,10 @@
 /* Device memory of one connection, all together: more than any machine has. */
 #define DEVICE_BYTES_MAX ((uint64_t)1 << 44)
 
+enum {
+	SESSION_CHUNKS_SHARE = 4
+}; /* one connection has a quarter of the descriptors of all, or one region's */
+
 static void move(struct kvc_device *device, enum kvc_device_state to)
 {
 	static const uint8_t allowed[] = {
@@ -90,6 +94,19 @@ static void answer_problem(struct kvc_device *device, kvc_status status, const s
 
 /* ---- the end of one ------------------------------------------------------------------------ */
 
+/* What a region holds counts from before it is opened until it is closed. */
+static void region_note(struct kvc_device *device, uint64_t bytes, uint32_t chunks)
+{
+	struct kvc_session *session = device->session;
+
+	device->bytes = bytes;
+	device->chunks = chunks;
+	session->device_bytes += bytes;
+	session->chunks += chunks;
+	session->rpc->chunks += chunks;
+	kvc_stat_add(session->rpc->cells.device_bytes, (int64_t)bytes);
+}
+
 static void device_free(struct kvc_device *device)
 {
 	struct kvc_session *session = device->session;
@@ -100,6 +117,8 @@ static void device_free(struct kvc_device *device)
 	kvc_list_remove(&device->node);
 	session->region_count--;
 	session->device_bytes -= device->bytes;
+	session->chunks -= device->chunks;
+	session->rpc->chunks -= device->chunks;
 	kvc_stat_add(session->rpc->cells.device_bytes, -(int64_t)device->bytes);
 	kvc_free(device);
 	kvc_session_wake(session);
@@ -265,6 +284,28 @@ static kvc_status room_check(struct kvc_session *session, uint32_t id, struct kv
 
 /* ---- attach -------------------------------------------------------------------------------- */
 
+static kvc_status chunks_check(const struct kvc_session *session, uint32_t chunks,
+                               struct kvc_problem *problem)
+{
+	const struct kvc_rpc *rpc = session->rpc;
+	uint32_t most = rpc->chunks_max / SESSION_CHUNKS_SHARE;
+
+	if (most < KVC_GPU_CHUNKS_MAX)
+		most = KVC_GPU_CHUNKS_MAX;
+	if (chunks > most || session->chunks > most - chunks)
+		return kvc_problem_set(problem, KVC_LIMIT,
+		                       "chunk_bytes: %u descriptors with %u kept, expected at most %u of one "
+		                       "connection (from the daemon's RLIMIT_NOFILE)",
+		                       chunks, session->chunks, most);
+	if (chunks > rpc->chunks_max || rpc->chunks > rpc->chunks_max - chunks)
+		return kvc_problem_set(
+		        problem, KVC_LIMIT,
+		        "chunk_bytes: %u descriptors with %u kept of all connections, expected "
+		        "at most %u (half of the daemon's RLIMIT_NOFILE)",
+		        chunks, rpc->chunks, rpc->chunks_max);
+	return KVC_OK;
+}
+
 static kvc_status region_check(struct kvc_session *session, const struct kvc_attach_request *request,
                                struct kvc_problem *problem)
 {
@@ -277,7 +318,7 @@ static kvc_status region_check(struct kvc_session *session, const struct kvc_att
 		        problem, KVC_LIMIT, "bytes: %llu with %llu attached, expected at most %llu in all",
 		        (unsigned long long)request->bytes, (unsigned long long)session->device_bytes,
 		        (unsigned long long)DEVICE_BYTES_MAX);
-	return KVC_OK;
+	return chunks_check(session, request->import.chunks, problem);
 }
 
 static kvc_status region_open(struct kvc_session *session, const struct kvc_attach_request *request,
@@ -296,9 +337,7 @@ static kvc_status region_open(struct kvc_session *session, const struct kvc_atta
 	if (!device)
 		return kvc_problem_set(problem, KVC_NO_MEMORY, "out of memory");
 	device->gpu = gpu;
-	device->bytes = request->bytes;
-	session->device_bytes += request->bytes;
-	kvc_stat_add(session->rpc->cells.device_bytes, (int64_t)request->bytes);
+	region_note(device, request->bytes, request->import.chunks);
 	status = kvc_device_region_open(gpu, &request->import, request->import.chunks ? fds : NULL,
 	                                region_opened, device, &device->region);
 	return opening_begin(device, status, frame, problem);

@@ -43,6 +43,7 @@ struct kvc_device {
 	/* region */
 	struct kvc_device_region *region;
 	uint64_t bytes;
+	uint32_t chunks;
 
 	/* pool */
 	struct kvc_pool *pool;

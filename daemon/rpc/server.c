@@ -2,6 +2,7 @@
 #include "daemon/rpc/server.h"
 
 #include <string.h>
+#include <sys/resource.h>
 
 #include "daemon/base/alloc.h"
 #include "daemon/base/check.h"
@@ -138,6 +139,15 @@ static void server_free(struct kvc_rpc *rpc)
 	kvc_free(rpc);
 }
 
+/* Half of what the process may have open: the rest is for connections, and the disk. */
+static uint32_t chunks_max(void)
+{
+	struct rlimit limit;
+	rlim_t most = getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur / 2 : 0;
+
+	return most < UINT32_MAX ? (uint32_t)most : UINT32_MAX;
+}
+
 kvc_status kvc_rpc_open(const struct kvc_rpc_options *options, struct kvc_rpc **rpc)
 {
 	struct kvc_rpc *opened = kvc_calloc(1, sizeof *opened);
@@ -155,6 +165,7 @@ kvc_status kvc_rpc_open(const struct kvc_rpc_options *options, struct kvc_rpc **
 	opened->started_ms = kvc_loop_now_ms(options->loop);
 	opened->listen_fd = opened->reserve_fd = -1;
 	opened->session_number = 1;
+	opened->chunks_max = chunks_max();
 	opened->sweep.fire = sweep_fire;
 	kvc_list_init(&opened->sessions);
 	kvc_list_init(&opened->paced);

@@ -90,6 +90,10 @@ struct kvc_rpc {
 
 	uint64_t inline_used; /* bytes of all payload buffers */
 
+	/* descriptors of device memory that engines keep, to map it again */
+	uint32_t chunks;
+	uint32_t chunks_max;
+
 	/* log lines about clients: at most LINES a second */
 	uint64_t log_second;
 	uint32_t log_lines;

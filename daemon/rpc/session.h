@@ -115,6 +115,7 @@ struct kvc_session {
 	uint32_t region_count; /* of regions and devices */
 	uint64_t region_bytes;
 	uint64_t device_bytes;
+	uint32_t chunks;         /* descriptors of them that are kept */
 	struct kvc_lease *lease; /* NULL until something is pinned */
 };
 

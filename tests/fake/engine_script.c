@@ -6,7 +6,7 @@
  * Jobs:        die-after=N, abort-after=N, refuse-after=N, hang-after=N, stuck, held, begun, slow=MS,
  *              idle-death=MS
  * Results:     unknown, twice, long, short, status, count, big, no-space
- * Memory:      import-fails, import-silent, pool-fails, reply-unknown, reply-status
+ * Memory:      import-fails, import-silent, pool-fails, unimport-fails, reply-unknown, reply-status
  * At the end:  lingers */
 #include <dirent.h>
 #include <errno.h>
@@ -211,6 +211,10 @@ static void take_import(const struct kvc_gpu_import *import)
 
 static void take_unimport(const struct kvc_gpu_header *header)
 {
+	if (word("unimport-fails")) {
+		reply(header, KVC_IN_USE, "a pool lies in it");
+		return;
+	}
 	script.gauges.pinned_bytes--;
 	reply(header, KVC_OK, "");
 	say_gauges();

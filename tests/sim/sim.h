@@ -62,6 +62,9 @@ void sim_gpu_faults_set(struct kvc_gpu *gpu, const struct sim_gpu_faults *faults
 
 /* The engine is lost now; it comes back at some later step. */
 void sim_gpu_kill(struct kvc_gpu *gpu);
+
+/* Its jobs do not end until that is over. */
+void sim_gpu_hang(struct kvc_gpu *gpu, bool hangs);
 void sim_gpu_free(struct kvc_gpu *gpu);
 
 /* A pool of so many pages, each of one layer and head, keys and values of so many bytes. */

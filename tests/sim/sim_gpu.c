@@ -21,6 +21,8 @@ struct kvc_gpu {
 	struct sim_event back; /* up again */
 	bool turn_queued;
 	bool up;
+	bool hangs;
+	uint32_t life; /* as kvc_gpu_life */
 	uint8_t *vram;
 	uint64_t vram_bytes;
 };
@@ -147,6 +149,8 @@ static kvc_status job_run(struct kvc_gpu *gpu, struct kvc_engine_job *job)
 	static struct room room;
 
 	job_check(gpu, job);
+	if (job->vram != KVC_VRAM_NONE && job->life != gpu->life)
+		return KVC_ENGINE_LOST;
 	if (job->op == KVC_ENGINE_ENCODE)
 		return gather(gpu, job, &room);
 	if (job->op == KVC_ENGINE_DECODE)
@@ -160,7 +164,7 @@ static kvc_status job_run(struct kvc_gpu *gpu, struct kvc_engine_job *job)
 
 static void turn_add(struct kvc_gpu *gpu)
 {
-	if (gpu->turn_queued || kvc_list_empty(&gpu->jobs))
+	if (gpu->turn_queued || gpu->hangs || kvc_list_empty(&gpu->jobs))
 		return;
 	gpu->turn_queued = true;
 	sim_event_add(gpu->loop, &gpu->turn);
@@ -193,6 +197,7 @@ void sim_gpu_kill(struct kvc_gpu *gpu)
 	if (!gpu->up)
 		return;
 	gpu->up = false;
+	gpu->life++;
 	for (uint64_t i = 0; i < gpu->vram_bytes; i++)
 		gpu->vram[i] = 0xDB;
 	if (gpu->events.down)
@@ -264,6 +269,12 @@ void sim_gpu_faults_set(struct kvc_gpu *gpu, const struct sim_gpu_faults *faults
 	gpu->faults = *faults;
 }
 
+void sim_gpu_hang(struct kvc_gpu *gpu, bool hangs)
+{
+	gpu->hangs = hangs;
+	turn_add(gpu);
+}
+
 void sim_gpu_free(struct kvc_gpu *gpu)
 {
 	KVC_PRE(kvc_list_empty(&gpu->jobs));
@@ -284,6 +295,11 @@ struct kvc_engine *kvc_gpu_engine(struct kvc_gpu *gpu)
 bool kvc_gpu_is_up(const struct kvc_gpu *gpu)
 {
 	return gpu->up;
+}
+
+uint32_t kvc_gpu_life(const struct kvc_gpu *gpu)
+{
+	return gpu->life;
 }
 
 uint64_t kvc_gpu_vram_bytes(const struct kvc_gpu *gpu)

@@ -246,6 +246,20 @@ static void namespaces_close(struct world *w, struct history *history)
 	settle(w);
 }
 
+/* With and without a disk, a GPU, and VRAM of it. */
+static void history_open(struct world *w, uint64_t seed)
+{
+	uint64_t random = seed * 0x9E3779B97F4A7C15ull;
+	uint32_t records = seed % 4 ? 150 : 0;
+
+	world_policy((enum kvc_policy_kind)(seed / 5 % KVC_POLICIES));
+	world_budget(seed % 2 ? 0 : (seed % 7) * (64ull << 20));
+	if (seed % 3)
+		world_open_gpu(w, random, records, (uint32_t)(seed % 5) * 15);
+	else
+		world_open(w, random, records);
+}
+
 static void history_run(uint64_t seed, uint32_t steps)
 {
 	struct job *jobs = test_calloc(JOBS, sizeof *jobs);
@@ -254,10 +268,7 @@ static void history_run(uint64_t seed, uint32_t steps)
 	struct kvc_lease *lease;
 	struct world w;
 
-	world_policy((enum kvc_policy_kind)(seed / 5 % KVC_POLICIES));
-	world_budget(seed % 2 ? 0 : (seed % 7) * (64ull << 20));
-	world_open_gpu(&w, seed * 0x9E3779B97F4A7C15ull, seed % 4 ? 150 : 0,
-	               seed % 3 ? (uint32_t)(seed % 5) * 15 : UINT32_MAX);
+	history_open(&w, seed);
 	if (w.gpu)
 		sim_gpu_faults_set(w.gpu, &(struct sim_gpu_faults){.kill = 400, .flip = 40});
 	if (w.disk)

@@ -253,6 +253,44 @@ static void lost_while_it_is_lowered_for_nobody(void **state)
 	(void)mallopt(M_PERTURB, 0);
 }
 
+/* All slots of the mover are taken by a GPU that hangs. A get from the VRAM of another waits for one, while
+ * that engine is lost and comes back, and another tenant's block gets the room there. */
+static void what_waits_over_a_restart_reads_nothing(void **state)
+{
+	enum { SLOTS = 512 };
+	struct job *holders = calloc(SLOTS, sizeof *holders), reader, writer;
+	struct kvc_ns_options options = ns_options("b");
+	struct kvc_ns *other, *own;
+	struct world w;
+
+	(void)state;
+	world_open_gpus(&w, 26, 0, 1);
+	assert_int_equal(put(&w, 1, 11), KVC_OK);
+	w.pool = w.pools[1];
+	assert_int_equal(put(&w, 2, 22), KVC_OK);
+	sim_gpu_hang(w.gpus[1], true);
+	for (unsigned i = 0; i < SLOTS; i++)
+		get_submit(&w, &holders[i], 2);
+	w.pool = w.pools[0];
+	get_submit(&w, &reader, 1);
+	sim_gpu_kill(w.gpu);
+	settle(&w);
+	assert_true(kvc_gpu_is_up(w.gpu) && !reader.done);
+	assert_int_equal(kvc_ns_open(w.cache, &options, &other), KVC_OK);
+	own = world_ns(&w, other);
+	put_submit(&w, &writer, 3, 33, false);
+	world_ns(&w, own);
+	sim_gpu_hang(w.gpus[1], false);
+	assert_int_equal(finish(&w, &reader), KVC_ENGINE_LOST);
+	assert_true(writer.done);
+	assert_int_equal(writer.op.status, KVC_OK);
+	assert_false(restored_is(&w, &reader, 33));
+	settle(&w);
+	kvc_ns_close(other);
+	world_close(&w);
+	free(holders);
+}
+
 static void dropped_while_it_is_lowered(void **state)
 {
 	struct kvc_storage_key key;
@@ -489,6 +527,64 @@ static void stop_flushes_vram_and_recovery_finds(void **state)
 	world_close(&w);
 }
 
+/* Puts of a tenant "b" that may have nothing in RAM, as the coldest blocks in VRAM. */
+static void puts_without_ram(struct world *w, uint32_t first, uint32_t count)
+{
+	static const struct kvc_tenant_budget budget = {.name = "b", .ram_max = 1};
+	struct kvc_ns_options options = ns_options("b");
+	struct kvc_ns *own, *other;
+
+	kvc_cache_budgets_set(w->cache, &(struct kvc_tenant_budgets){.count = 1, .of = &budget});
+	assert_int_equal(kvc_ns_open(w->cache, &options, &other), KVC_OK);
+	own = world_ns(w, other);
+	for (uint32_t i = first; i < first + count; i++)
+		assert_int_equal(put(w, i, i), KVC_OK);
+	world_ns(w, own);
+	kvc_ns_close(other);
+}
+
+static void a_tenant_without_ram_holds_up_no_other(void **state)
+{
+	enum { BLOCKS = 60, THEIRS = 3 };
+	struct world w;
+
+	(void)state;
+	world_open_gpu(&w, 27, 0, 8);
+	puts_without_ram(&w, 100, THEIRS);
+	for (uint32_t i = 0; i < BLOCKS; i++)
+		assert_int_equal(put(&w, i, i), KVC_OK);
+	settle(&w);
+	assert_true(stat(&w, "cache.lowered") > 0);
+	assert_true(stat(&w, "vram.evicted") > 0);
+	assert_int_equal(rest_of(&w, BLOCKS - 1), KVC_REST_VRAM);
+	for (uint32_t i = 0; i < BLOCKS; i++)
+		assert_int_equal(get(&w, i, i), KVC_OK);
+	assert_int_equal(tenant_stat(&w, "b", "lost"), 0);
+	world_close(&w);
+}
+
+static void a_tenant_without_ram_holds_up_no_stop(void **state)
+{
+	enum { BLOCKS = 5 };
+	struct world w;
+
+	(void)state;
+	world_open_gpus(&w, 28, 100, 8);
+	puts_without_ram(&w, 100, 2);
+	for (uint32_t i = 0; i < BLOCKS; i++) {
+		w.pool = w.pools[i % 2];
+		assert_int_equal(put(&w, i, i), KVC_OK);
+	}
+	puts_without_ram(&w, 102, 1);
+	cache_end(&w, 1000);
+	assert_int_equal(w.disk->stores, BLOCKS);
+	cache_begin(&w);
+	settle(&w);
+	for (uint32_t i = 0; i < BLOCKS; i++)
+		assert_int_equal(get(&w, i, i), KVC_OK);
+	world_close(&w);
+}
+
 static void pinned_blocks_stay_in_vram(void **state)
 {
 	struct kvc_lease *lease;
@@ -563,6 +659,7 @@ int main(void)
 	        cmocka_unit_test(lost_while_it_is_lowered),
 	        cmocka_unit_test(lost_while_it_is_lowered_for_nobody),
 	        cmocka_unit_test(lost_everywhere_while_it_is_lowered),
+	        cmocka_unit_test(what_waits_over_a_restart_reads_nothing),
 	        cmocka_unit_test(dropped_while_it_is_lowered),
 	        cmocka_unit_test(durable_goes_to_disk),
 	        cmocka_unit_test(durable_put_of_a_block_lost_while_lowered),
@@ -574,6 +671,8 @@ int main(void)
 	        cmocka_unit_test(a_flip_in_vram_of_a_pinned_block),
 	        cmocka_unit_test(what_is_read_stays_in_vram_at_a_stop),
 	        cmocka_unit_test(stop_flushes_vram_and_recovery_finds),
+	        cmocka_unit_test(a_tenant_without_ram_holds_up_no_other),
+	        cmocka_unit_test(a_tenant_without_ram_holds_up_no_stop),
 	        cmocka_unit_test(pinned_blocks_stay_in_vram),
 	        cmocka_unit_test(images_come_and_go),
 	        cmocka_unit_test(a_damaged_image_is_refused),

@@ -52,13 +52,13 @@ void cache_begin(struct world *w)
 	        .arena = w->arena,
 	        .engine = w->engine,
 	        .disk = w->tier,
-	        .gpus = &w->gpu,
-	        .gpu_count = w->gpu != NULL,
+	        .gpus = w->gpus,
+	        .gpu_count = w->gpu_count,
 	        .secret = w->secret,
 	        .policy = w->policy,
 	        .disk_day_bytes = w->disk_day_bytes,
 	        .scrub_rate = scrub_next,
-	        .ops_max = 64,
+	        .ops_max = w->gpu_count > 1 ? 1024 : 64, /* enough to fill the slots of two */
 	        .moves_max = 16,
 	        .hash_mask = 0xF, /* many collisions */
 	};
@@ -104,25 +104,44 @@ void world_open_bare(struct world *w, uint64_t seed)
 	assert_int_equal(sim_engine_open(w->loop, &w->engine), KVC_OK);
 }
 
-void world_open(struct world *w, uint64_t seed, uint32_t disk_records)
+static void gpu_add(struct world *w, uint32_t vram_blocks)
 {
-	world_open_gpu(w, seed, disk_records, UINT32_MAX);
+	uint32_t n = w->gpu_count++;
+
+	assert_int_equal(sim_gpu_open(w->loop, &w->random, vram_blocks * vram_block_bytes(), &w->gpus[n]),
+	                 KVC_OK);
+	w->pools[n] = sim_pool_open(w->gpus[n], POOL_PAGES, BYTES);
+	w->gpu = w->gpus[0];
+	w->pool = w->pools[0];
+	w->form = KVC_OP_DEVICE;
 }
 
-void world_open_gpu(struct world *w, uint64_t seed, uint32_t disk_records, uint32_t vram_blocks)
+static void world_open_with(struct world *w, uint64_t seed, uint32_t disk_records, uint32_t gpus,
+                            uint32_t vram_blocks)
 {
 	world_open_bare(w, seed);
 	if (disk_records) {
 		assert_int_equal(sim_tier_open(w->loop, &w->random, disk_records, &w->disk), KVC_OK);
 		w->tier = &w->disk->tier;
 	}
-	if (vram_blocks != UINT32_MAX) {
-		assert_int_equal(sim_gpu_open(w->loop, &w->random, vram_blocks * vram_block_bytes(), &w->gpu),
-		                 KVC_OK);
-		w->pool = sim_pool_open(w->gpu, POOL_PAGES, BYTES);
-		w->form = KVC_OP_DEVICE;
-	}
+	while (w->gpu_count < gpus)
+		gpu_add(w, vram_blocks);
 	cache_begin(w);
+}
+
+void world_open(struct world *w, uint64_t seed, uint32_t disk_records)
+{
+	world_open_with(w, seed, disk_records, 0, 0);
+}
+
+void world_open_gpu(struct world *w, uint64_t seed, uint32_t disk_records, uint32_t vram_blocks)
+{
+	world_open_with(w, seed, disk_records, 1, vram_blocks);
+}
+
+void world_open_gpus(struct world *w, uint64_t seed, uint32_t disk_records, uint32_t vram_blocks)
+{
+	world_open_with(w, seed, disk_records, 2, vram_blocks);
 }
 
 static void stop_done(void *context)
@@ -164,9 +183,9 @@ void world_close(struct world *w)
 		cache_end(w, 1000);
 	kvc_engine_close(w->engine);
 	kvc_arena_close(w->arena);
-	if (w->gpu) {
-		sim_pool_free(w->pool);
-		sim_gpu_free(w->gpu);
+	for (uint32_t i = 0; i < w->gpu_count; i++) {
+		sim_pool_free(w->pools[i]);
+		sim_gpu_free(w->gpus[i]);
 	}
 	if (w->disk)
 		sim_tier_free(w->disk);

@@ -26,9 +26,12 @@ struct world {
 	struct kvc_arena *arena;
 	struct kvc_engine *engine;
 	struct sim_tier *disk;
-	struct kvc_tier *tier; /* of the cache: disk->tier, a real one, or NULL: none */
-	struct kvc_gpu *gpu;   /* NULL: none */
-	struct kvc_pool *pool;
+	struct kvc_tier *tier;   /* of the cache: disk->tier, a real one, or NULL: none */
+	struct kvc_gpu *gpu;     /* NULL: none */
+	struct kvc_pool *pool;   /* that jobs use */
+	struct kvc_gpu *gpus[2]; /* `gpu`, and another one */
+	uint32_t gpu_count;
+	struct kvc_pool *pools[2];
 	uint32_t next_page;
 	struct kvc_cache *cache;
 	struct kvc_ns *ns;
@@ -85,6 +88,9 @@ void world_open(struct world *w, uint64_t seed, uint32_t disk_records);
 
 /* The same with a GPU whose VRAM tier holds that many full blocks. */
 void world_open_gpu(struct world *w, uint64_t seed, uint32_t disk_records, uint32_t vram_blocks);
+
+/* The same with two. */
+void world_open_gpus(struct world *w, uint64_t seed, uint32_t disk_records, uint32_t vram_blocks);
 
 /* Step until nothing is left to do. */
 void settle(struct world *w);

@@ -278,6 +278,7 @@ void gpu_rig_submit(uint32_t n, enum kvc_engine_op op)
 	        .image = rig.images + (uint64_t)n * RIG_SLOT_BYTES,
 	        .image_bytes = rig.plan.image_bytes,
 	        .vram = op == KVC_ENGINE_LOWER ? 0 : KVC_VRAM_NONE,
+	        .life = kvc_gpu_life(rig.gpu),
 	        .done = job_done,
 	};
 	if (op != KVC_ENGINE_LOWER)

@@ -195,6 +195,7 @@ static void test_wrong_values(void **state)
 	        {"--disk", "/x\ny", "printable"},
 	        {"--disk", "/x # comment", "printable"},
 	        {"--batch", "4097", "1 to 4096"},
+	        {"--gpu-hang-ms", "2999", "3000 to 600000"}, /* an engine waits two seconds for a worker */
 	};
 
 	(void)state;

@@ -404,6 +404,24 @@ static void test_submit_while_down(void **state)
 	gpu_rig_stop(); /* also while it is down */
 }
 
+/* A job that was made in one life and comes in the next names what is not there any more. */
+static void test_vram_of_an_earlier_life(void **state)
+{
+	(void)state;
+	assert_int_equal(gpu_rig_start("die-after=1"), KVC_OK);
+	gpu_rig_script("");
+	gpu_rig_submit(0, KVC_ENGINE_LOWER);
+	assert_int_equal(gpu_rig_finish(0), KVC_ENGINE_LOST);
+	gpu_rig_wait_ups(2);
+	rig.jobs[0].done = false;
+	kvc_engine_submit(kvc_gpu_engine(rig.gpu), &rig.jobs[0].job);
+	assert_int_equal(gpu_rig_finish(0), KVC_ENGINE_LOST);
+	gpu_rig_submit(0, KVC_ENGINE_LOWER);
+	assert_int_equal(gpu_rig_finish(0), KVC_OK);
+	assert_int_equal(gpu_rig_stat("gpu.2.jobs_lost"), 2);
+	gpu_rig_stop();
+}
+
 /* Dead at once each time: it is tried again at growing distances, not in a storm. */
 static void test_backoff(void **state)
 {
@@ -577,6 +595,25 @@ static void test_close_before_open_has_ended(void **state)
 	gpu_rig_stop();
 }
 
+/* What an engine does not unmap is unmapped with it: the owner hears of it then, and not before. */
+static void test_close_is_refused(void **state)
+{
+	bool closed = false;
+
+	(void)state;
+	assert_int_equal(gpu_rig_start("unimport-fails"), KVC_OK);
+	gpu_rig_region_open(&rig.region_open, &rig.region);
+	gpu_rig_wait_seen(&rig.region_open);
+	gpu_rig_script("");
+	kvc_device_region_close(rig.region, flag_set, &closed);
+	rig.region = NULL;
+	gpu_rig_wait(&closed);
+	assert_int_equal(rig.downs, 1);
+	gpu_rig_wait_ups(2);
+	assert_int_equal(gpu_rig_stat("gpu.2.regions"), 0);
+	gpu_rig_stop();
+}
+
 /* Without an engine nothing is mapped: closed at once, and not opened. */
 static void test_memory_while_down(void **state)
 {
@@ -643,6 +680,7 @@ int main(void)
 	        GPU_TEST(test_one_job_is_stuck),
 	        cmocka_unit_test(test_nonsense),
 	        GPU_TEST(test_submit_while_down),
+	        GPU_TEST(test_vram_of_an_earlier_life),
 	        GPU_TEST(test_backoff),
 	        GPU_TEST(test_restart_fails),
 	        GPU_TEST(test_another_device_after_restart),
@@ -653,6 +691,7 @@ int main(void)
 	        cmocka_unit_test(test_nonsense_about_memory),
 	        GPU_TEST(test_region_is_lost_over_a_restart),
 	        GPU_TEST(test_close_before_open_has_ended),
+	        GPU_TEST(test_close_is_refused),
 	        GPU_TEST(test_memory_while_down),
 	        GPU_TEST(test_memory_without_memory),
 	};

@@ -124,7 +124,6 @@ static void test_pools_refused(void **state)
 	struct kvc_test_fixture fixture;
 	struct kvc_gpu_base bases[4];
 	struct kvc_gpu_pool_geometry right, wrong;
-	struct kvc_gpu_header header = {.type = KVC_GPU_UNIMPORT, .id = 1};
 
 	(void)state;
 	kvc_test_fixture_open(&fixture, &prng);
@@ -153,8 +152,6 @@ static void test_pools_refused(void **state)
 	assert_int_equal(pool_wish(&fixture, &wrong, bases, 2, NULL), KVC_SHAPE);
 	assert_int_equal(pool_wish(&fixture, &right, bases, 2, "event-0-0"), KVC_INVALID);
 	assert_int_equal(pool_wish(&fixture, &right, bases, 2, "../../etc/passwd"), KVC_INVALID);
-	kvc_engine_rig_send(&fixture.rig, &header, sizeof header, NULL, 0);
-	assert_int_equal(kvc_engine_rig_reply(&fixture.rig, KVC_GPU_UNIMPORT, 1), KVC_IN_USE);
 	assert_int_equal(kvc_test_one(
 	                         &(struct kvc_engine_test_pool){
 	                                 .rig = &fixture.rig, .id = 5, .plan = fixture.pool.plan},
@@ -162,6 +159,39 @@ static void test_pools_refused(void **state)
 	                 KVC_UNKNOWN_ID);
 	kvc_test_still_serves(&fixture, 0);
 	kvc_test_fixture_close(&fixture);
+}
+
+static void header_send(struct kvc_test_fixture *fixture, uint32_t type, uint32_t id)
+{
+	kvc_engine_rig_send(&fixture->rig, &(struct kvc_gpu_header){.type = type, .id = id},
+	                    sizeof(struct kvc_gpu_header), NULL, 0);
+}
+
+/* The close of a region that comes before those of its pools is answered after the last of them: until then
+ * they work, and no other pool may lie there. */
+static void test_region_closed_before_its_pools(void **state)
+{
+	struct kvc_test_fixture fixture;
+	uint32_t region;
+
+	(void)state;
+	kvc_test_fixture_open(&fixture, &prng);
+	region = fixture.pool.first_region;
+	assert_int_equal(pool_wish(&fixture, &fixture.pool.geometry, fixture.pool.bases, 2, NULL), KVC_OK);
+	header_send(&fixture, KVC_GPU_UNIMPORT, region);
+	assert_int_equal(pool_wish(&fixture, &fixture.pool.geometry, fixture.pool.bases, 3, NULL),
+	                 KVC_UNKNOWN_ID);
+	header_send(&fixture, KVC_GPU_UNIMPORT, region);
+	assert_int_equal(kvc_engine_rig_reply(&fixture.rig, KVC_GPU_UNIMPORT, region), KVC_UNKNOWN_ID);
+	header_send(&fixture, KVC_GPU_POOL_CLOSE, 2);
+	assert_int_equal(kvc_engine_rig_reply(&fixture.rig, KVC_GPU_POOL_CLOSE, 2), KVC_OK);
+	kvc_test_still_serves(&fixture, 0);
+	header_send(&fixture, KVC_GPU_POOL_CLOSE, fixture.pool.id);
+	assert_int_equal(kvc_engine_rig_reply(&fixture.rig, KVC_GPU_POOL_CLOSE, fixture.pool.id), KVC_OK);
+	assert_int_equal(kvc_engine_rig_reply(&fixture.rig, KVC_GPU_UNIMPORT, region), KVC_OK);
+	assert_int_equal(kvc_engine_rig_import(&fixture.rig, region, &fixture.pool.regions[0], 0, 4096),
+	                 KVC_OK);
+	kvc_test_fixture_drop(&fixture);
 }
 
 /* Every table that there is, and again after they were given back. */
@@ -246,6 +276,61 @@ static void test_gate(void **state)
 	assert_true(kvc_test_orders_await(&orders));
 	kvc_test_orders_all(&orders, KVC_DEADLINE);
 	kvc_test_fixture_drop(&fixture);
+}
+
+static void results_next(struct kvc_engine_rig *rig, uint32_t count, kvc_status status)
+{
+	const struct kvc_gpu_header *header = (const void *)rig->packet;
+	const struct kvc_gpu_result *results = (const void *)(header + 1);
+
+	assert_int_equal(kvc_engine_rig_receive(rig), sizeof *header + count * sizeof *results);
+	assert_int_equal(header->type, KVC_GPU_DONE);
+	for (uint32_t i = 0; i < count; i++)
+		assert_int_equal(results[i].status, status);
+}
+
+/* Blocks of several requests may travel in one message: who cancels some of it ends no others. */
+static void test_cancel_of_a_part(void **state)
+{
+	struct kvc_test_fixture fixture;
+	uint8_t handle[KVC_GPU_HANDLE_BYTES];
+	_Atomic uint64_t *event;
+	struct kvc_test_orders orders;
+	struct {
+		struct kvc_gpu_header header;
+		uint64_t seqs[3];
+	} cancel = {.header = {KVC_GPU_CANCEL, 3}};
+
+	(void)state;
+	memset(&fixture, 0, sizeof fixture);
+	kvc_engine_rig_init(&fixture.rig, KVC_TEST_ARENA_BYTES);
+	event = kvc_engine_rig_event(&fixture.rig, handle);
+	kvc_test_fixture_open_with(&fixture, handle, &prng);
+	atomic_store(&event[1], 1);
+	kvc_test_orders_init(&orders, &fixture.pool);
+	for (uint32_t i = 0; i < 3; i++)
+		kvc_test_orders_add(&orders, &fixture.blocks[i], i << 20, 1 << 20, KVC_GPU_NOWHERE);
+	kvc_test_orders_send(&orders, KVC_ENGINE_ENCODE, 0, 3);
+	cancel.seqs[0] = cancel.seqs[1] = orders.jobs[2].seq;
+	cancel.seqs[2] = orders.jobs[0].seq;
+	kvc_engine_rig_send(&fixture.rig, &cancel, sizeof cancel, NULL, 0);
+	results_next(&fixture.rig, 2, KVC_CANCELLED);
+	atomic_store(&event[1], 0);
+	results_next(&fixture.rig, 1, KVC_OK);
+	/* All of it. */
+	atomic_store(&event[1], 1);
+	kvc_test_orders_send(&orders, KVC_ENGINE_ENCODE, 0, 2);
+	cancel.seqs[0] = cancel.seqs[1] = orders.jobs[1].seq;
+	kvc_engine_rig_send(&fixture.rig, &cancel, sizeof cancel, NULL, 0);
+	results_next(&fixture.rig, 2, KVC_CANCELLED);
+	/* What is left when the worker does not come. */
+	kvc_test_orders_send(&orders, KVC_ENGINE_ENCODE, 0, 2);
+	cancel.header.id = 1;
+	kvc_engine_rig_send(&fixture.rig, &cancel, sizeof cancel - 16, NULL, 0);
+	results_next(&fixture.rig, 1, KVC_CANCELLED);
+	results_next(&fixture.rig, 1, KVC_DEADLINE);
+	atomic_store(&event[1], 0);
+	kvc_test_fixture_close(&fixture);
 }
 
 /* --- batches --- */
@@ -450,8 +535,10 @@ int main(void)
 	        cmocka_unit_test(test_regions),
 	        cmocka_unit_test(test_chunks),
 	        cmocka_unit_test(test_pools_refused),
+	        cmocka_unit_test(test_region_closed_before_its_pools),
 	        cmocka_unit_test(test_many_pools),
 	        cmocka_unit_test(test_gate),
+	        cmocka_unit_test(test_cancel_of_a_part),
 	        cmocka_unit_test(test_merge),
 	        cmocka_unit_test(test_closed_under_way),
 	        cmocka_unit_test(test_illegal_address),

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -349,6 +350,40 @@ static void test_e5_chunks(void **state)
 }
 
 /* Without a GPU nobody may send more than one descriptor. */
+static int setup_few_descriptors(void **state)
+{
+	struct rlimit limit;
+
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	limit.rlim_cur = 1000;
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+	return kvc_ses_setup_gpus(state);
+}
+
+/* Half of the process's descriptors are for regions in chunks; of one connection those of one region at
+ * least. What was detached, or left with its client, counts no more. */
+static void test_descriptors_are_bounded(void **state)
+{
+	int first = kvc_ses_client(), second = kvc_ses_client(), third = kvc_ses_client();
+	unsigned before = descriptors_open();
+
+	(void)state;
+	assert_int_equal(next(first, send_chunks(first, 1, 200, 200)), KVC_OK);
+	assert_refused(next(first, send_chunks(first, 2, 41, 41)), KVC_LIMIT, "of one connection");
+	assert_int_equal(next(first, send_chunks(first, 2, 40, 40)), KVC_OK);
+	assert_int_equal(next(second, send_chunks(second, 1, 240, 240)), KVC_OK);
+	assert_refused(next(third, send_chunks(third, 1, 21, 21)), KVC_LIMIT, "of all connections");
+	assert_int_equal(next(third, send_chunks(third, 1, 20, 20)), KVC_OK);
+	assert_int_equal(detach(first, 2), KVC_OK);
+	assert_int_equal(next(third, send_chunks(third, 2, 40, 40)), KVC_OK);
+	assert_int_equal(descriptors_open(), before);
+	close(second);
+	kvc_ses_settle();
+	assert_int_equal(next(third, send_chunks(third, 3, 180, 180)), KVC_OK);
+	close(first);
+	close(third);
+}
+
 static void test_e5_no_gpu(void **state)
 {
 	int fd = kvc_ses_client();
@@ -881,6 +916,8 @@ int main(void)
 	        GPUS(test_pipelined),
 	        GPUS(test_e5_chunks),
 	        NO_GPU(test_e5_no_gpu),
+	        cmocka_unit_test_setup_teardown(test_descriptors_are_bounded, setup_few_descriptors,
+	                                        kvc_ses_teardown),
 	        GPUS(test_hello_planes),
 	        NO_GPU(test_hello_planes),
 	        GPUS(test_attach_refused),
