@@ -25,12 +25,11 @@ void kvc_turn_set(uint32_t microseconds)
 {
 	struct attributes now = {.size = sizeof now};
 
-	if (syscall(SYS_sched_getattr, 0, &now, sizeof now, 0) == 0 &&
-	    (now.policy == SCHED_OTHER || now.policy == SCHED_BATCH)) {
-		now.size = sizeof now;
-		now.runtime = microseconds * UINT64_C(1000);
-		if (syscall(SYS_sched_setattr, 0, &now, 0) == 0)
-			return;
-	}
-	kvc_debug("turns at the processor are of the usual length: %s", strerror(errno));
+	if (syscall(SYS_sched_getattr, 0, &now, sizeof now, 0) != 0 ||
+	    (now.policy != SCHED_OTHER && now.policy != SCHED_BATCH))
+		return;
+	now.size = sizeof now;
+	now.runtime = microseconds * UINT64_C(1000);
+	if (syscall(SYS_sched_setattr, 0, &now, 0) != 0)
+		kvc_debug("turns at the processor keep their usual length: %s", strerror(errno));
 }

@@ -313,10 +313,12 @@ static bool is_prompt_only(const struct engine_cpu *cpu)
 {
 	uint32_t busy = 0;
 
+	if (!cpu->shared)
+		return false;
 	for (struct kvc_fair_flow *turn = kvc_fair_first(&cpu->fair); turn && busy < 2;
 	     turn = kvc_fair_next(&cpu->fair, turn))
 		busy += !flow_head(flow_of(turn))->prompt;
-	return cpu->shared && busy < 2;
+	return busy < 2;
 }
 
 /* The first job of the flow whose turn it is, of those that may have one more thread, of this kind; NULL:

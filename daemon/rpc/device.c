@@ -8,9 +8,8 @@
 /* Device memory of one connection, all together: more than any machine has. */
 #define DEVICE_BYTES_MAX ((uint64_t)1 << 44)
 
-enum {
-	SESSION_CHUNKS_SHARE = 4
-}; /* one connection has a quarter of the descriptors of all, or one region's */
+/* One connection has a quarter of the descriptors of all, or one region's. */
+#define SESSION_CHUNKS_SHARE 4u
 
 static void move(struct kvc_device *device, enum kvc_device_state to)
 {
