@@ -185,28 +185,16 @@ static void tenants_come(struct world *w, uint32_t first, uint32_t count, struct
 	}
 }
 
-/* A get by that tenant, which is a miss and is counted for it; or of its block. */
-static kvc_status get_by(struct world *w, const char *tenant, uint32_t number)
+/* A put or a get of a block by that tenant. */
+static kvc_status by(kvc_status (*operate)(struct world *w, uint32_t number, uint32_t content),
+                     struct world *w, const char *tenant, uint32_t number)
 {
 	struct kvc_ns *ns, *own;
 	kvc_status status;
 
 	assert_int_equal(ns_of(w, tenant, &ns), KVC_OK);
 	own = world_ns(w, ns);
-	status = get(w, number, number);
-	world_ns(w, own);
-	kvc_ns_close(ns);
-	return status;
-}
-
-static kvc_status put_by(struct world *w, const char *tenant, uint32_t number)
-{
-	struct kvc_ns *ns, *own;
-	kvc_status status;
-
-	assert_int_equal(ns_of(w, tenant, &ns), KVC_OK);
-	own = world_ns(w, ns);
-	status = put(w, number, number);
+	status = operate(w, number, number);
 	world_ns(w, own);
 	kvc_ns_close(ns);
 	return status;
@@ -234,10 +222,10 @@ static void names_that_are_only_opened_keep_nobody_out(void **state)
 	(void)state;
 	world_open(&w, 25, 0);
 	assert_int_equal(put(&w, 0, 0), KVC_OK);
-	assert_int_equal(put_by(&w, "owner", 1), KVC_OK);
-	assert_int_equal(get_by(&w, "old", 0), KVC_MISS);
-	assert_int_equal(get_by(&w, "young", 0), KVC_MISS);
-	assert_int_equal(get_by(&w, "old", 0), KVC_MISS);
+	assert_int_equal(by(put, &w, "owner", 1), KVC_OK);
+	assert_int_equal(by(get, &w, "old", 0), KVC_MISS);
+	assert_int_equal(by(get, &w, "young", 0), KVC_MISS);
+	assert_int_equal(by(get, &w, "old", 0), KVC_MISS);
 	tenants_come(&w, 0, OTHERS - 3, NULL);
 	assert_int_equal(tenant_stat(&w, "young", "misses"), 1);
 	tenants_come(&w, OTHERS - 3, 1, NULL);
@@ -246,8 +234,8 @@ static void names_that_are_only_opened_keep_nobody_out(void **state)
 	tenants_come(&w, OTHERS, 2 * OTHERS, NULL);
 	assert_int_equal(tenant_stat(&w, "old", "misses"), 0);
 	assert_int_equal(tenant_stat(&w, "owner", "puts"), 1);
-	assert_int_equal(get_by(&w, "owner", 1), KVC_OK);
-	assert_int_equal(put_by(&w, "new", 2), KVC_OK);
+	assert_int_equal(by(get, &w, "owner", 1), KVC_OK);
+	assert_int_equal(by(put, &w, "new", 2), KVC_OK);
 	assert_int_equal(get(&w, 0, 0), KVC_OK);
 	world_close(&w);
 }
@@ -261,10 +249,10 @@ static void tenants_have_a_limit(void **state)
 
 	(void)state;
 	world_open(&w, 26, 0);
-	assert_int_equal(put_by(&w, "owner", 1), KVC_OK);
+	assert_int_equal(by(put, &w, "owner", 1), KVC_OK);
 	tenants_come(&w, 0, OTHERS - 1, kept);
 	assert_int_equal(ns_of(&w, "new", &ns), KVC_LIMIT);
-	assert_int_equal(get_by(&w, "owner", 1), KVC_OK);
+	assert_int_equal(by(get, &w, "owner", 1), KVC_OK);
 	kvc_ns_close(kept[0]);
 	assert_int_equal(ns_of(&w, "new", &kept[0]), KVC_OK);
 	assert_int_equal(ns_of(&w, "newer", &ns), KVC_LIMIT);
@@ -284,13 +272,13 @@ static void a_named_tenant_is_not_crowded_out(void **state)
 	(void)state;
 	world_open(&w, 27, 0);
 	kvc_cache_budgets_set(w.cache, &budgets);
-	assert_int_equal(put_by(&w, "named", 0), KVC_OK);
-	assert_int_equal(put_by(&w, "named", 1), KVC_QUOTA);
+	assert_int_equal(by(put, &w, "named", 0), KVC_OK);
+	assert_int_equal(by(put, &w, "named", 1), KVC_QUOTA);
 	drop_by(&w, "named", 0);
 	assert_int_equal(tenant_stat(&w, "named", "blocks"), 0);
 	tenants_come(&w, 0, 2 * OTHERS, NULL);
 	assert_int_equal(tenant_stat(&w, "named", "puts"), 2);
-	assert_int_equal(put_by(&w, "named", 1), KVC_QUOTA);
+	assert_int_equal(by(put, &w, "named", 1), KVC_QUOTA);
 	world_close(&w);
 }
 

@@ -323,6 +323,13 @@ void rig_stop(struct rig *rig)
 	rig->loop = NULL;
 }
 
+void rig_restart_scanning(struct rig *rig)
+{
+	rig_stop(rig);
+	rig->options.verify_on_start = true;
+	rig_start(rig);
+}
+
 /* --- requests ------------------------------------------------------------------------------------- */
 
 static void tenant_take_in(const struct rig_request *request)

@@ -82,6 +82,9 @@ void rig_start(struct rig *rig);
 /* Close the tier, if it is open, and all below it. */
 void rig_stop(struct rig *rig);
 
+/* Stop, and start by a scan of all records, whatever the checkpoint and the summaries say. */
+void rig_restart_scanning(struct rig *rig);
+
 /* Length of the image of a block of that size class, and of its record. */
 uint64_t rig_image_bytes(uint32_t size);
 uint64_t rig_record_bytes(uint32_t size);

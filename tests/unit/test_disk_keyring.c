@@ -52,14 +52,6 @@ static void store_some(void)
 		assert_int_equal(rig_store(&rig, i, SIZE), KVC_OK);
 }
 
-/* Start again, by a scan of all records. */
-static void restart_scanning(void)
-{
-	rig_stop(&rig);
-	rig.options.verify_on_start = true;
-	rig_start(&rig);
-}
-
 static uint32_t found_anywhere(const void *needle, size_t needle_bytes)
 {
 	char segments[512];
@@ -87,7 +79,7 @@ static void test_the_right_key(void **state)
 	rig_start(&rig);
 	assert_int_equal(rig.recovered, BLOCKS);
 	assert_int_equal(rig_check_all(&rig, false), BLOCKS);
-	restart_scanning();
+	rig_restart_scanning(&rig);
 	assert_int_equal(rig.recovered, BLOCKS);
 	assert_int_equal(rig_stat(&rig, "disk.corrupt"), 0);
 	assert_int_equal(rig_check_all(&rig, false), BLOCKS);
@@ -137,7 +129,7 @@ static void test_plain_directory_takes_a_key(void **state)
 	rig.options.key = NULL;
 	assert_int_equal(rig_open(&rig), KVC_ACCESS);
 	rig.options.key = &rig.key;
-	restart_scanning();
+	rig_restart_scanning(&rig);
 	assert_int_equal(rig.recovered, BLOCKS);
 	assert_int_equal(rig_check_all(&rig, false), BLOCKS);
 }
@@ -239,9 +231,7 @@ static void test_plain_record_is_forged(void **state)
 		forge(4, image);
 		assert_int_equal(rig_load(&rig, 4), RIG_MISSING);
 		assert_int_equal(rig_load(&rig, 0), RIG_RIGHT);
-		rig_stop(&rig);
-		rig.options.verify_on_start = true;
-		rig_start(&rig);
+		rig_restart_scanning(&rig);
 		assert_int_equal(rig_stat(&rig, "disk.corrupt"), 1);
 		assert_false(rig.blocks[4].stored);
 		assert_int_equal(rig_check_all(&rig, false), 2);
@@ -298,7 +288,7 @@ static void test_dropped_tenant(void **state)
 		assert_int_equal(rig_load(&rig, 1), RIG_MISSING);
 		kvc_row.injected++;
 		assert_int_equal(rig_check_all(&rig, false), BLOCKS - BLOCKS / TENANTS);
-		restart_scanning();
+		rig_restart_scanning(&rig);
 		assert_int_equal(rig.recovered, BLOCKS - BLOCKS / TENANTS);
 		assert_int_equal(rig_stat(&rig, "disk.forgotten_records"), BLOCKS / TENANTS);
 		assert_int_equal(rig_check_all(&rig, false), BLOCKS - BLOCKS / TENANTS);
@@ -377,7 +367,7 @@ static void test_drops_in_flight(void **state)
 			rig_end(requests[i]);
 	}
 	assert_int_equal(rig.incarnation[1], BLOCKS / 8);
-	restart_scanning();
+	rig_restart_scanning(&rig);
 	assert_int_equal(rig_check_all(&rig, false), rig.recovered);
 }
 
@@ -415,7 +405,7 @@ static void test_drop_cannot_be_written(void **state)
 		assert_int_equal(rig_drop_tenant(&rig, 1), KVC_OK);
 		assert_int_equal(rig.incarnation[1], 1);
 		assert_int_equal(found_anywhere(wrapped, sizeof wrapped), 0);
-		restart_scanning();
+		rig_restart_scanning(&rig);
 		assert_int_equal(rig_check_all(&rig, false), BLOCKS - BLOCKS / TENANTS);
 		rig_destroy(&rig);
 		rig_init(&rig);
@@ -437,7 +427,7 @@ static void test_refused_drop_and_then_a_store(void **state)
 	kvc_io_fault_install(NULL, NULL);
 	assert_int_equal(rig_store(&rig, 1, SIZE), KVC_OK);
 	assert_int_equal(rig_check_all(&rig, false), BLOCKS);
-	restart_scanning();
+	rig_restart_scanning(&rig);
 	assert_int_equal(rig_check_all(&rig, false), BLOCKS);
 	assert_int_equal(rig.incarnation[1], 0);
 }
@@ -461,7 +451,7 @@ static void test_old_key_cannot_be_overwritten(void **state)
 		assert_int_equal(rig.incarnation[1], 1);
 		assert_int_equal(rig_load(&rig, 1), RIG_MISSING);
 		kvc_io_fault_install(NULL, NULL);
-		restart_scanning();
+		rig_restart_scanning(&rig);
 		assert_int_equal(rig_check_all(&rig, false), BLOCKS - BLOCKS / TENANTS);
 		assert_int_equal(found_anywhere(wrapped, sizeof wrapped), 0);
 		rig_destroy(&rig);
@@ -485,7 +475,7 @@ static void test_key_cannot_be_written(void **state)
 		kvc_row.injected += rig_keyring_faults();
 		kvc_io_fault_install(NULL, NULL);
 		assert_int_equal(rig_store(&rig, 1, SIZE), KVC_OK);
-		restart_scanning();
+		rig_restart_scanning(&rig);
 		assert_int_equal(rig.recovered, 3);
 		assert_int_equal(rig_check_all(&rig, false), 3);
 		rig_destroy(&rig);
@@ -614,7 +604,7 @@ static void test_older_file(void **state)
 		rig_file_put(rig.directory, name, old, bytes);
 		kvc_row.injected++;
 		free(old);
-		restart_scanning();
+		rig_restart_scanning(&rig);
 		assert_int_equal(rig_check_all(&rig, false), BLOCKS - BLOCKS / TENANTS);
 		assert_int_equal(found_anywhere(wrapped, sizeof wrapped), 0);
 		rig_destroy(&rig);

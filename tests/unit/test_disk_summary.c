@@ -86,9 +86,7 @@ static void test_saves_the_scan(void **state)
 	assert_true(rig_stat(&rig, "disk.recovered_by_summary") > 5);
 	assert_int_equal(rig_stat(&rig, "disk.recovered_by_scan"), 0);
 	assert_int_equal(rig_check_all(&rig, false), 130);
-	rig_stop(&rig);
-	rig.options.verify_on_start = true; /* which is a look at every tile */
-	rig_start(&rig);
+	rig_restart_scanning(&rig); /* which is a look at every tile */
 	reads = rig_stat(&rig, "disk.recovered_by_scan");
 	assert_true(reads > 5);
 	assert_int_equal(rig_check_all(&rig, false), 130);

@@ -54,14 +54,6 @@ static void store_some(void)
 		assert_int_equal(rig_store(&rig, i, SIZE), KVC_OK);
 }
 
-/* Start again, by a scan of all records. */
-static void restart_scanning(void)
-{
-	rig_stop(&rig);
-	rig.options.verify_on_start = true;
-	rig_start(&rig);
-}
-
 static void test_dropped_in_all_directories(void **state)
 {
 	uint8_t wrapped[2][KVC_WRAPPED_BYTES];
@@ -76,7 +68,7 @@ static void test_dropped_in_all_directories(void **state)
 	assert_memory_not_equal(wrapped[0], wrapped[1], KVC_WRAPPED_BYTES);
 	assert_int_equal(rig_drop_tenant(&rig, 1), KVC_OK);
 	assert_int_equal(rig_check_all(&rig, false), 1 + BLOCKS - BLOCKS / TENANTS);
-	restart_scanning();
+	rig_restart_scanning(&rig);
 	assert_int_equal(rig.incarnation[1], 1);
 	assert_int_equal(rig_check_all(&rig, false), 1 + BLOCKS - BLOCKS / TENANTS);
 	assert_int_equal(rig_found_in(rig.directory, wrapped[0], KVC_WRAPPED_BYTES), 0);
@@ -105,7 +97,7 @@ static void test_directory_that_missed_a_drop(void **state)
 		free(old[i]);
 		kvc_row.injected++;
 	}
-	restart_scanning();
+	rig_restart_scanning(&rig);
 	assert_int_equal(rig.recovered, BLOCKS - BLOCKS / TENANTS);
 	assert_int_equal(rig.incarnation[1], 1);
 	assert_int_equal(rig_found_in(second, wrapped, KVC_WRAPPED_BYTES), 0);
@@ -162,7 +154,7 @@ static void test_one_directory_cannot_drop(void **state)
 	kvc_io_fault_install(NULL, NULL);
 	assert_int_equal(rig_drop_tenant(&rig, 1), KVC_OK);
 	assert_int_equal(rig.incarnation[1], 2);
-	restart_scanning();
+	rig_restart_scanning(&rig);
 	assert_int_equal(rig.incarnation[1], 2);
 	assert_int_equal(rig.recovered, BLOCKS - BLOCKS / TENANTS);
 }
@@ -232,7 +224,7 @@ static void test_store_while_one_directory_has_dropped(void **state)
 	for (uint32_t i = 0; i < count; i++)
 		assert_int_equal(rig_end(stores[i]), KVC_OK);
 	rig_check_all(&rig, false);
-	restart_scanning();
+	rig_restart_scanning(&rig);
 	assert_int_equal(rig_check_all(&rig, false), rig.recovered);
 }
 
