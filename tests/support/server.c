@@ -214,9 +214,8 @@ static struct kvc_baseline_of self_of(const struct kvc_server *server)
 	        .pid = server->pid, .socket = server->socket, .disk = server->disk, .agent = server->agent};
 }
 
-bool kvc_server_ready(struct kvc_server *server, uint32_t timeout_ms)
+bool kvc_server_answers(struct kvc_server *server, uint32_t timeout_ms)
 {
-	struct kvc_baseline_of of;
 	uint64_t end = kvc_server_now_ms() + timeout_ms;
 	struct kvc_client *client;
 	kvc_status status;
@@ -231,11 +230,20 @@ bool kvc_server_ready(struct kvc_server *server, uint32_t timeout_ms)
 		kvc_server_step();
 	} while (kvc_server_now_ms() < end);
 	kvc_client_destroy(client);
-	if (status == KVC_OK && !server->baseline.taken) {
+	return status == KVC_OK;
+}
+
+bool kvc_server_ready(struct kvc_server *server, uint32_t timeout_ms)
+{
+	struct kvc_baseline_of of;
+
+	if (!kvc_server_answers(server, timeout_ms))
+		return false;
+	if (!server->baseline.taken) {
 		of = self_of(server);
 		kvc_baseline_take(&server->baseline, &of);
 	}
-	return status == KVC_OK;
+	return true;
 }
 
 uint64_t kvc_server_settle(struct kvc_server *server)

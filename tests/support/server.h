@@ -55,8 +55,11 @@ bool kvc_server_start(struct kvc_server *server);
  * Those that are started between `false` and `true` may. */
 void kvc_server_thread_leaks(bool tell);
 
-/* Wait until it answers a ping. False: it ended before, or did not answer within timeout_ms. The first time,
- * when nobody else may be connected, its baseline is taken. */
+/* Wait until it answers a ping. False: it ended before, or did not answer within timeout_ms. */
+bool kvc_server_answers(struct kvc_server *server, uint32_t timeout_ms);
+
+/* The same, and the first time, when nobody else may be connected, its baseline is taken,
+ * which takes a second. */
 bool kvc_server_ready(struct kvc_server *server, uint32_t timeout_ms);
 
 /* Wait for its end; *status as of waitpid. False: it still runs. */

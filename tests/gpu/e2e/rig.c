@@ -51,7 +51,7 @@ bool rig_prepare(struct rig *rig, const struct rig_options *options)
 
 bool rig_start(struct rig *rig)
 {
-	if (!kvc_server_start(&rig->server) || !kvc_server_ready(&rig->server, START_MS) ||
+	if (!kvc_server_start(&rig->server) || !kvc_server_answers(&rig->server, START_MS) ||
 	    kvc_server_client(&rig->server, CLIENT_MS, &rig->client) != KVC_OK)
 		return false;
 	return rig_engine_await(rig, 0, START_MS) != 0;

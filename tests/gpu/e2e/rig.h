@@ -24,7 +24,7 @@ struct rig {
 /* Start, and wait until the engine serves. False: it does not; the log is shown. */
 bool rig_open(struct rig *rig, const struct rig_options *options);
 
-/* The same in two steps, for who measures. */
+/* The same in two steps, for who measures. No baseline is taken. */
 bool rig_prepare(struct rig *rig, const struct rig_options *options);
 bool rig_start(struct rig *rig);
 
