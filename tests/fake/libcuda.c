@@ -215,6 +215,16 @@ API(cuCtxPushCurrent_v2, void *context)
 	return OK;
 }
 
+API(cuCtxSetCurrent, void *context)
+{
+	if (!context)
+		return INVALID_CONTEXT;
+	if (!depth)
+		depth = 1;
+	stack[depth - 1] = context;
+	return OK;
+}
+
 API(cuCtxPopCurrent_v2, void **context)
 {
 	if (!depth)

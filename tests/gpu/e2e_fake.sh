@@ -8,7 +8,7 @@ set -eu
 bin=${KVC_BIN:-build/bin}
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-export KVC_FAKE_CUDA_DIR=$folder
+export KVC_FAKE_CUDA_DIR=$folder KVC_FAKE_CUDA_DEVICES=2
 export LD_LIBRARY_PATH=$bin/tests/fake${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 program=$1
 shift

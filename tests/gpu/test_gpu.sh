@@ -57,7 +57,7 @@ run_part() {
 		;;
 	plane)
 		names+=(plane)
-		run plane 240 "$out"/bin/tests/gpu/test_{budget,start,worker_death,engine_death}
+		run plane 240 "$out"/bin/tests/gpu/test_{budget,start,worker_death,engine_death,gpus}
 		;;
 	*)
 		echo "no part '$1': kernels, device, plane" >&2

@@ -297,7 +297,7 @@ int main(int argc, char **argv)
 {
 	int failed = 0;
 
-	driver_open();
+	driver_open(1);
 	printf("device: %s\n", driver_name());
 	for (int i = 1; i < argc; i++) {
 		if (!run(argv[i])) {

@@ -84,7 +84,7 @@ static void *load_run(void *argument)
 	size_t some = load->rate > 0 ? load->big.count / 16 : load->big.count;
 	double started = bench_now_s();
 
-	driver_enter();
+	driver_enter(0);
 	if (some == 0)
 		some = 1;
 	while (!atomic_load(&load->stop)) {
@@ -192,7 +192,7 @@ int main(int argc, char **argv)
 	struct step *step;
 	int failed = 0;
 
-	driver_open();
+	driver_open(1);
 	step = step_open(driver_is_fake() ? 1 : STEP_MS);
 	measure(step, seconds, &alone);
 	printf("\nstep of %u kernels of %.0f MiB; ms, growth against alone, GB/s of source put, got, both "

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #define SKIP_STATUS 77
+#define DEVICES_MAX 2
 #define FAKE_BYTES  (UINT64_C(1) << 36) /* the stand-in does not count */
 
 struct location {
@@ -30,7 +31,7 @@ struct vmm_access {
 
 static struct {
 	void *library;
-	void *context;
+	void *contexts[DEVICES_MAX];
 	char name[64];
 	int (*init)(unsigned);
 	int (*error_text)(int, const char **);
@@ -38,7 +39,7 @@ static struct {
 	int (*device_name)(char *, int, int);
 	int (*device_uuid)(uint8_t *, int);
 	int (*context_retain)(void **, int);
-	int (*context_push)(void *);
+	int (*context_set)(void *);
 	int (*info)(size_t *, size_t *);
 	int (*alloc)(uint64_t *, size_t);
 	int (*free)(uint64_t);
@@ -65,6 +66,8 @@ static struct {
 	int (*put_later)(uint64_t, const void *, size_t, void *);
 } cuda;
 
+static _Thread_local int current; /* device */
+
 static const struct {
 	const char *name;
 	void *slot;
@@ -75,7 +78,7 @@ static const struct {
         {"cuDeviceGetName", &cuda.device_name},
         {"cuDeviceGetUuid_v2", &cuda.device_uuid},
         {"cuDevicePrimaryCtxRetain", &cuda.context_retain},
-        {"cuCtxPushCurrent_v2", &cuda.context_push},
+        {"cuCtxSetCurrent", &cuda.context_set},
         {"cuMemGetInfo_v2", &cuda.info},
         {"cuMemAlloc_v2", &cuda.alloc},
         {"cuMemFree_v2", &cuda.free},
@@ -138,7 +141,7 @@ static void load(void)
 		}                                                                   \
 	} while (0)
 
-void driver_open(void)
+void driver_open(unsigned devices)
 {
 	int count = 0;
 
@@ -146,14 +149,23 @@ void driver_open(void)
 	need(init);
 	if (cuda.init(0) != 0 || cuda.device_count(&count) != 0 || count == 0)
 		skip("no CUDA device");
-	check(cuda.context_retain(&cuda.context, 0), "primary context");
+	if ((unsigned)count < devices)
+		skip("not enough CUDA devices");
+	for (unsigned i = 0; i < devices; i++)
+		check(cuda.context_retain(&cuda.contexts[i], (int)i), "primary context");
 	check(cuda.device_name(cuda.name, (int)sizeof cuda.name, 0), "name of the device");
-	driver_enter();
+	driver_enter(0);
 }
 
-void driver_enter(void)
+void driver_enter(unsigned device)
 {
-	check(cuda.context_push(cuda.context), "current context");
+	check(cuda.context_set(cuda.contexts[device]), "current context");
+	current = (int)device;
+}
+
+unsigned driver_device(void)
+{
+	return (unsigned)current;
 }
 
 bool driver_is_fake(void)
@@ -207,8 +219,8 @@ static void vmm_chunk(struct driver_vmm *vmm, const struct vmm_properties *prope
 
 void driver_vmm_alloc(struct driver_vmm *vmm, uint64_t bytes, uint64_t chunk_bytes, bool exportable)
 {
-	struct vmm_properties properties = {.type = 1, .handles = exportable, .location = {.type = 1}};
-	const struct vmm_access access = {.location = {.type = 1}, .flags = 3};
+	struct vmm_properties properties = {.type = 1, .handles = exportable, .location = {1, current}};
+	const struct vmm_access access = {.location = {1, current}, .flags = 3};
 	size_t granularity = 0;
 	uint64_t count;
 
@@ -278,7 +290,7 @@ void driver_ipc_handle(uint64_t address, uint8_t handle[64])
 void driver_uuid(uint8_t uuid[16])
 {
 	need(device_uuid);
-	check(cuda.device_uuid(uuid, 0), "UUID of the device");
+	check(cuda.device_uuid(uuid, current), "UUID of the device");
 }
 
 /* ---- streams ------------------------------------------------------------------------------- */

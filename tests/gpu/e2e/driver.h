@@ -2,8 +2,9 @@
  * streams.
  *
  * Loaded with dlopen, so the programs build without CUDA and run against tests/fake/libcuda.so.1 too. Errors
- * end the program with a message: these are tests. The device is number 0, in its primary context, which is
- * also what kernels of the runtime API in the same program use. */
+ * end the program with a message: these are tests. A thread works on one device at a time, in its primary
+ * context, which is also what kernels of the runtime API in the same program use: number 0, unless it says
+ * otherwise. What was allocated on a device is used from there. */
 #ifndef KVC_TESTS_GPU_DRIVER_H
 #define KVC_TESTS_GPU_DRIVER_H
 
@@ -11,12 +12,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Load the driver and make the primary context current in this thread. Without a driver or a device the
- * program ends with the status of a skipped test. */
-void driver_open(void);
+/* Load the driver, and enter device 0. With fewer devices than `devices`, or no driver, the program ends with
+ * the status of a skipped test. */
+void driver_open(unsigned devices);
 
-/* In each further thread. */
-void driver_enter(void);
+/* In each further thread, and to go on with another device. */
+void driver_enter(unsigned device);
+
+/* That this thread works on. */
+unsigned driver_device(void);
 
 /* Against the stand-in, where sizes and counts are small and times mean nothing. */
 bool driver_is_fake(void);

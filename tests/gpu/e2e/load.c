@@ -102,6 +102,8 @@ bool load_user_open(struct load_user *user, const struct load_oracle *oracle, co
 
 	memset(user, 0, sizeof *user);
 	user->oracle = oracle;
+	user->device = driver_device();
+	user->device = driver_device();
 	user->counts = counts;
 	user->deadline_ms = DEADLINE_MS * kvc_server_patience();
 	user->step = (kvc_sample_bytes_max(&oracle->space) + 4095) / 4096 * 4096;
@@ -331,7 +333,7 @@ static void *thread_run(void *argument)
 	struct load_user *user = &thread->user;
 	uint64_t batch = 0;
 
-	driver_enter();
+	driver_enter(thread->user.device);
 	while (!atomic_load(&thread->stop)) {
 		uint64_t oldest = batch < WINDOW ? 0 : batch - WINDOW;
 		uint64_t some = oldest + kvc_sample_random(&thread->seed) % (batch - oldest + 1);

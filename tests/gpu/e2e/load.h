@@ -49,6 +49,7 @@ struct load_user {
 	struct kvc_memory *memory; /* one of the two */
 	struct paged paged;
 	bool on_device;
+	unsigned device; /* that its calls are made from */
 	uint64_t step;
 	uint8_t keys[LOAD_BATCH][LOAD_KEY_BYTES];
 	struct kvc_block blocks[LOAD_BATCH];
@@ -56,7 +57,8 @@ struct load_user {
 	uint8_t *elements;          /* of one block */
 };
 
-/* Connect, open the namespace, set up pool or memory. False: kvc_last_error says why. */
+/* Connect, open the namespace, set up a pool on the device that this thread works on, or memory if there is
+ * no form. False: kvc_last_error says why. */
 bool load_user_open(struct load_user *user, const struct load_oracle *oracle, const char *socket,
                     const struct paged_form *form, struct load_counts *counts);
 void load_user_close(struct load_user *user);

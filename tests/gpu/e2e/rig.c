@@ -36,7 +36,7 @@ bool rig_prepare(struct rig *rig, const struct rig_options *options)
 	memset(rig, 0, sizeof *rig);
 	if (!kvc_server_init(&rig->server) || !engine_path(rig, options->engine))
 		return false;
-	kvc_server_arg(&rig->server, "--gpus", "0");
+	kvc_server_arg(&rig->server, "--gpus", options->gpus ? options->gpus : "0");
 	kvc_server_arg(&rig->server, "--gpu-engine", rig->engine);
 	kvc_server_arg(&rig->server, "--ram", options->ram ? options->ram : "256M");
 	kvc_server_arg(&rig->server, "--vram", options->vram ? options->vram : "0");
@@ -85,12 +85,17 @@ double rig_stat(struct rig *rig, const char *name)
 	return kvc_server_stat(rig->client, name);
 }
 
-double rig_gpu(struct rig *rig, const char *name)
+double rig_gpu_of(struct rig *rig, unsigned gpu, const char *name)
 {
 	char full[64];
 
-	snprintf(full, sizeof full, "gpu.0.%s", name);
+	snprintf(full, sizeof full, "gpu.%u.%s", gpu, name);
 	return rig_stat(rig, full);
+}
+
+double rig_gpu(struct rig *rig, const char *name)
+{
+	return rig_gpu_of(rig, 0, name);
 }
 
 /* Parent and name of a process, from /proc; a zombie counts as gone. */
@@ -113,21 +118,28 @@ static bool is_engine(long pid, pid_t parent)
 	return ok;
 }
 
-pid_t rig_engine(const struct rig *rig)
+unsigned rig_engines(const struct rig *rig, pid_t *pids, unsigned most)
 {
 	DIR *folder = opendir("/proc");
 	struct dirent *entry;
-	pid_t found = 0;
+	unsigned found = 0;
 
-	while (folder && (entry = readdir(folder)) != NULL) {
+	while (folder && found < most && (entry = readdir(folder)) != NULL) {
 		long pid = strtol(entry->d_name, NULL, 10);
 
 		if (pid > 0 && is_engine(pid, rig->server.pid))
-			found = (pid_t)pid;
+			pids[found++] = (pid_t)pid;
 	}
 	if (folder)
 		closedir(folder);
 	return found;
+}
+
+pid_t rig_engine(const struct rig *rig)
+{
+	pid_t pid;
+
+	return rig_engines(rig, &pid, 1) ? pid : 0;
 }
 
 pid_t rig_engine_await(struct rig *rig, pid_t before, uint32_t timeout_ms)

@@ -8,6 +8,7 @@
 #include "tests/support/server.h"
 
 struct rig_options {
+	const char *gpus;   /* NULL: 0 */
 	const char *ram;    /* of the arena; NULL: 256M */
 	const char *vram;   /* of the VRAM tier; NULL: none */
 	const char *sms;    /* NULL: the default */
@@ -31,11 +32,16 @@ bool rig_start(struct rig *rig);
 /* Stop the daemon: false if it did not end by itself with status 0. The folder is removed. */
 bool rig_close(struct rig *rig);
 
-/* A number of the daemon's GPU 0 ("up", "regions", "device_bytes"): -1 if it cannot be had. */
+/* A number of one of the daemon's GPUs ("up", "regions", "device_bytes"), or of its GPU 0: -1 if it cannot be
+ * had. */
+double rig_gpu_of(struct rig *rig, unsigned gpu, const char *name);
 double rig_gpu(struct rig *rig, const char *name);
 double rig_stat(struct rig *rig, const char *name);
 
-/* Process of the engine, 0 if there is none. */
+/* Processes of engines, at most `most`: how many there are. */
+unsigned rig_engines(const struct rig *rig, pid_t *pids, unsigned most);
+
+/* The one there is, or 0. */
 pid_t rig_engine(const struct rig *rig);
 
 /* Wait until the engine serves and is another process than `before`; 0: not within timeout_ms. */

@@ -188,6 +188,6 @@ int main(void)
 	        cmocka_unit_test(test_illegal_address),
 	};
 
-	driver_open();
+	driver_open(1);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

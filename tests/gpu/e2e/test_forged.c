@@ -436,6 +436,6 @@ int main(void)
 	        cmocka_unit_test(test_pools),   cmocka_unit_test(test_page_ids),
 	};
 
-	driver_open();
+	driver_open(1);
 	return cmocka_run_group_tests(tests, world_open, world_close);
 }

@@ -457,7 +457,7 @@ int main(void)
 	struct CMUnitTest tests[CASES];
 	int failed;
 
-	driver_open();
+	driver_open(1);
 	for (size_t i = 0; i < CASES; i++)
 		tests[i] = (struct CMUnitTest){layout_cases[i].form.name, test_layout, NULL, NULL,
 		                               (void *)(uintptr_t)&layout_cases[i]};

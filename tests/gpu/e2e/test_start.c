@@ -101,6 +101,6 @@ int main(void)
 	        cmocka_unit_test(test_start),
 	};
 
-	driver_open();
+	driver_open(1);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

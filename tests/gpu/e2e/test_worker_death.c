@@ -67,7 +67,7 @@ static int victim_main(char *const argv[])
 	struct load_user user;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	driver_open();
+	driver_open(1);
 	load_oracle_open_blind(&oracle, CONTENTS);
 	if (!load_user_open(&user, &oracle, argv[1], &form, &counts)) {
 		fprintf(stderr, "victim: %s\n", kvc_last_error());
@@ -299,6 +299,6 @@ int main(int argc, char **argv)
 
 	if (argc == 5)
 		return victim_main(argv);
-	driver_open();
+	driver_open(1);
 	return cmocka_run_group_tests(tests, world_open, world_close);
 }

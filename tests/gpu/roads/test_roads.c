@@ -255,7 +255,7 @@ static void test_refused(void **state)
 static int group_open(void **state)
 {
 	(void)state;
-	driver_open();
+	driver_open(1);
 	return rig_open(&rig, &(struct rig_options){.vram = "64M"}) ? 0 : -1;
 }
 
