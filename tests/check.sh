@@ -85,7 +85,8 @@ if [ -x "$out/bin/tests/gpu/test_kern_emulated" ]; then
 fi
 # What runs on a GPU machine, in small, against stand-ins for driver and engine. The thread sanitizer has nothing to see
 # in bytes and start-up times.
-plane=("test_forged" "test_budget" "test_worker_death" "test_engine_death" "test_gpus" "bench_plane ram" "bench_step_fake small 1 1:-:-")
+plane=("test_forged" "test_budget" "test_worker_death" "test_engine_death" "test_gpus" "bench_plane ram" "bench_gpus"
+       "bench_step_fake small 1 1:-:-")
 if [[ $variant != *thread* ]]; then
 	plane+=("test_layouts" "test_start")
 fi

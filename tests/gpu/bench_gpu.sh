@@ -6,6 +6,7 @@
 #   kernels   throughput of the kernels, by number of multiprocessors
 #   plane     worker to RAM tier and back against raw copies, both roads; VRAM tier; latency of a block
 #   step      what puts and gets cost a worker that generates tokens
+#   gpus      two GPUs of one daemon at once, where there are two
 #   mps       the same under MPS, with a control daemon of its own that ends with it
 #
 # Each part can run by itself. Ratios come first.
@@ -15,7 +16,7 @@ cd "$(dirname "$0")/../.." || exit 1
 out=$1
 shift
 parts=("$@")
-[ ${#parts[@]} -eq 0 ] && parts=(plane step mps kernels)
+[ ${#parts[@]} -eq 0 ] && parts=(plane gpus step mps kernels)
 export KVC_BIN=$out/bin KVC_LIB=$out/lib
 # Road 2's library finds the client's there.
 export LD_LIBRARY_PATH=$PWD/$out/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
@@ -57,10 +58,18 @@ run_part() {
 		must "$out/bin/tests/gpu/bench_kern" compact
 		;;
 	plane) must timeout 240 "$out/bin/tests/gpu/bench_plane" ram vram road2 latency ;;
+	gpus)
+		timeout 120 "$out/bin/tests/gpu/bench_gpus"
+		case $? in
+		0) ;;
+		77) echo 'skip: gpus: fewer than two GPUs' ;;
+		*) failed=1 && echo 'FAILED: bench_gpus' ;;
+		esac
+		;;
 	step) must timeout 240 "$out/bin/tests/gpu/bench_step" plain "$seconds" ;;
 	mps) run_under_mps ;;
 	*)
-		echo "no part '$1': kernels, plane, step, mps" >&2
+		echo "no part '$1': kernels, plane, gpus, step, mps" >&2
 		exit 2
 		;;
 	esac

@@ -4,7 +4,7 @@
 # only the decode-like load of the interference bench has kernels of its own, and a pause in their place.
 
 E2E_SRC := $(wildcard tests/gpu/e2e/*.c)
-E2E_MAIN_SRC := $(wildcard tests/gpu/e2e/test_*.c tests/gpu/e2e/bench_plane.c)
+E2E_MAIN_SRC := $(wildcard tests/gpu/e2e/test_*.c tests/gpu/e2e/bench_plane.c tests/gpu/e2e/bench_gpus.c)
 E2E_STEP_SRC := $(wildcard tests/gpu/e2e/bench_step.c tests/gpu/e2e/step_*.c)
 E2E_OBJ := $(call objs,$(filter-out $(E2E_MAIN_SRC) $(E2E_STEP_SRC),$(E2E_SRC)))
 E2E_MAIN_BIN := $(patsubst tests/gpu/e2e/%.c,$(BIN)/tests/gpu/%,$(E2E_MAIN_SRC))
