@@ -76,7 +76,27 @@ static int parent_sync(int fd)
 	return failed;
 }
 
-/* Make it if it is missing; never through a symbolic link. */
+/* In another directory of the tier: never through a link. */
+static int inner_open(int at, const char *path)
+{
+	return openat(at, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+}
+
+/* The tier's own, as the administrator names it: through a link too (StateDirectory= with DynamicUser= is
+ * one) if root or we ourselves made that. What it leads to is looked at like any other directory. */
+static int outer_open(const char *path)
+{
+	struct stat link;
+	bool is_link = !lstat(path, &link) && S_ISLNK(link.st_mode);
+
+	if (is_link && link.st_uid != 0 && link.st_uid != geteuid()) {
+		errno = ELOOP;
+		return -1;
+	}
+	return open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | (is_link ? 0 : O_NOFOLLOW));
+}
+
+/* Make it if it is missing. `at`: the directory it is in, or AT_FDCWD for the tier's own. */
 static kvc_status directory_open(int at, const char *path, const struct disk_detail *detail, int *fd)
 {
 	bool made = !mkdirat(at, path, 0700);
@@ -85,10 +105,13 @@ static kvc_status directory_open(int at, const char *path, const struct disk_det
 
 	if (!made && errno != EEXIST)
 		return fail_errno(detail, path, "cannot be created");
-	opened = openat(at, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (opened < 0 && (errno == ENOTDIR || errno == ELOOP))
-		return kvc_disk_fail(detail, KVC_ACCESS,
-		                     "%s is not a directory (symbolic links are not followed)", path);
+	opened = at == AT_FDCWD ? outer_open(path) : inner_open(at, path);
+	if (opened < 0 && errno == ENOTDIR)
+		return kvc_disk_fail(detail, KVC_ACCESS, "%s is not a directory%s", path,
+		                     at == AT_FDCWD ? "" : ", or is a symbolic link");
+	if (opened < 0 && errno == ELOOP)
+		return kvc_disk_fail(detail, KVC_ACCESS, "%s is a symbolic link that another user made",
+		                     path);
 	if (opened < 0)
 		return fail_errno(detail, path, "cannot be opened");
 	status = private_check(opened, path, detail);
@@ -115,7 +138,8 @@ static kvc_status lock_take(struct kvc_disk *disk, const char *directory, const 
 	if (!fcntl(disk->lock_fd, F_OFD_SETLK, &lock))
 		return KVC_OK;
 	if (errno == EAGAIN || errno == EACCES)
-		return kvc_disk_fail(detail, KVC_IN_USE, "%s is in use by another process", directory);
+		return kvc_disk_fail(detail, KVC_IN_USE, "%s is in use by another process, or named twice",
+		                     directory);
 	return fail_errno(detail, directory, "cannot be locked");
 }
 

@@ -1,5 +1,6 @@
 /* The disk tier when the disk behaves: stores, loads, syncs, batching, reclaiming, restarts, refusals. */
 #include <fcntl.h>
+#include <limits.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -571,6 +572,36 @@ static void test_follows_no_links(void **state)
 	rig_start(&rig);
 }
 
+/* What the administrator names may be a link, as a service's state directory is; not one of another user. */
+static void test_directory_by_link(void **state)
+{
+	char target[PATH_MAX];
+	char *directory = rig.directory;
+
+	(void)state;
+	snprintf(target, sizeof target, "%s.target", directory);
+	rig_start(&rig);
+	assert_int_equal(rig_store(&rig, 1, 1), KVC_OK);
+	rig_stop(&rig);
+	assert_int_equal(rename(directory, target), 0);
+	assert_int_equal(symlink(target, directory), 0);
+	rig_start(&rig);
+	assert_int_equal(rig.recovered, 1);
+	rig_check_all(&rig, false);
+	rig_stop(&rig);
+	if (geteuid() == 0) {
+		assert_int_equal(lchown(directory, 65534, 65534), 0);
+		assert_int_equal(rig_open(&rig), KVC_ACCESS);
+		assert_non_null(strstr(rig.detail, "a symbolic link that another user made"));
+	}
+	assert_int_equal(unlink(directory), 0);
+	assert_int_equal(symlink("/dev/null", directory), 0);
+	assert_int_equal(rig_open(&rig), KVC_ACCESS);
+	assert_int_equal(unlink(directory), 0);
+	assert_int_equal(rename(target, directory), 0);
+	rig_start(&rig);
+}
+
 static void test_refuses_bad_sizes(void **state)
 {
 	static const struct {
@@ -719,6 +750,7 @@ int main(void)
 	        DISK_TEST(test_one_process_only),
 	        DISK_TEST(test_refuses_open_directories),
 	        DISK_TEST(test_follows_no_links),
+	        DISK_TEST(test_directory_by_link),
 	        DISK_TEST(test_refuses_bad_sizes),
 	        DISK_TEST(test_damaged_superblock),
 	        DISK_TEST(test_newer_version_is_refused),
