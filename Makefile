@@ -128,7 +128,7 @@ PLANT_BIN := $(PLANTS:%=$(BIN)/tests/sim/plants/%)
 
 # --- goals ------------------------------------------------------------------------------------
 
-.PHONY: all tests benches fuzzers help deps demo test check bench fuzz killloop faults lint format install uninstall clean
+.PHONY: all tests benches fuzzers help deps demo test check bench fuzz killloop faults test-systemd lint format install uninstall clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -146,6 +146,7 @@ help:
 	@echo 'make fuzz         fuzz every target for FUZZ_SECONDS (default 60) each'
 	@echo 'make faults       the fault sheet in full, into docs/faults.md'
 	@echo 'make killloop     kill the daemon KILLS times (default 300) under load, and look what is left'
+	@echo 'make test-systemd the service under a systemd of its own, in a container (root, systemd-nspawn, debootstrap)'
 	@echo 'make lint         the checks of the sources alone'
 	@echo 'make install      into $$DESTDIR$$PREFIX; make uninstall takes it back'
 	@echo 'make deps         install the packages that are missing (Debian 12, Ubuntu 24.04)'
@@ -176,6 +177,9 @@ format:
 # Every test that injects a fault of the sheet, in its long form.
 faults: tests
 	$(Q)KVC_TEST_FULL=1 python3 tests/faults/sheet.py --run $(OUT) --kills $(or $(KILLS),200) --doc docs/faults.md
+
+test-systemd: all
+	$(Q)tests/systemd/systemd.sh
 
 killloop: all $(KILL_BIN)
 	$(Q)$(KILL_BIN) --kills $(or $(KILLS),300) $(if $(SEED),--seed $(SEED))
