@@ -108,17 +108,28 @@ static void account_sent(struct kvcc_conn *conn, size_t bytes)
 	}
 }
 
+/* The daemon has closed its end. One that turns a connection away says nothing. */
+static void lost_to_daemon(struct kvc_client *client, const char *how)
+{
+	bool met = client->conn->state != KVCC_CONN_HELLO;
+	char text[KVCC_DETAIL_BYTES];
+
+	(void)snprintf(text, sizeof(text), "the daemon at %s %s (%s): %s; the next call reconnects",
+	               client->address.sun_path, met ? "is gone" : "closed the connection at once", how,
+	               met ? "it stopped, crashed or gave this client up"
+	                   : "it does not let this user in (allow-uids, allow-gids), has as many "
+	                     "connections as it takes, or stopped; its log says which");
+	kvcc_conn_lost(client, KVC_DISCONNECTED, text);
+}
+
 /* Two errors say that the daemon has closed its end. All others say nothing about it. */
 static void lost_by(struct kvc_client *client, const char *call, int error)
 {
 	char text[KVCC_DETAIL_BYTES];
 
 	if (error == EPIPE || error == ECONNRESET) {
-		(void)snprintf(
-		        text, sizeof(text),
-		        "the daemon at %s is gone (%s: %s): it stopped or crashed, the next call reconnects",
-		        client->address.sun_path, call, strerror(error));
-		kvcc_conn_lost(client, KVC_DISCONNECTED, text);
+		(void)snprintf(text, sizeof(text), "%s: %s", call, strerror(error));
+		lost_to_daemon(client, text);
 		return;
 	}
 	(void)snprintf(text, sizeof(text),
@@ -257,8 +268,6 @@ static void process(struct kvc_client *client, struct kvcc_conn *conn)
 
 static void received(struct kvc_client *client, struct kvcc_conn *conn, const struct reception *reception)
 {
-	char text[KVCC_DETAIL_BYTES];
-
 	if (conn->state == KVCC_CONN_CLOSED)
 		return;
 	if (reception->wait && (reception->polled[0].revents & POLLOUT))
@@ -267,12 +276,7 @@ static void received(struct kvc_client *client, struct kvcc_conn *conn, const st
 		kvcc_stream_received(&conn->stream, (size_t)reception->got);
 		process(client, conn);
 	} else if (reception->got == 0) {
-		(void)snprintf(
-		        text, sizeof(text),
-		        "the daemon at %s closed the connection: it stopped, crashed or gave this client "
-		        "up; the next call reconnects",
-		        client->address.sun_path);
-		kvcc_conn_lost(client, KVC_DISCONNECTED, text);
+		lost_to_daemon(client, "receive: end of the stream");
 	} else if (reception->error != EAGAIN && reception->error != EINTR) {
 		lost_by(client, "receive", reception->error);
 	}
