@@ -36,6 +36,9 @@ MEMORY = "/dev/shm"
 MEMORY_LEAST = 2 << 30
 SIMULATES = r"/sim/|unit/test_disk_(checkpoint|crash|keep|poison|scrub|summary)|unit/test_stripe"
 ALONE = r"/fault(?!/test_(alloc_sweep|baseline))"
+# Nearly all of their time is that of timers: beside the others, they cost nobody anything.
+WAIT = r"unit/test_(disk_(fault|waits|scrub)|gpu|client_faults)$|integration/test_(clients|gpu_daemon)$"
+WAIT_JOBS = 2
 SUPPRESSIONS = pathlib.Path(__file__).resolve().parent / "support" / "tsan.supp"
 
 
@@ -287,9 +290,12 @@ class Runner:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.interrupt)
         alone = [program for program in self.options.programs if re.search(ALONE, program)]
-        together = [program for program in self.options.programs if program not in alone]
-        with concurrent.futures.ThreadPoolExecutor(self.options.jobs) as pool:
-            results = list(pool.map(self.run_and_report, together))
+        waits = [program for program in self.options.programs if re.search(WAIT, program)]
+        together = [program for program in self.options.programs if program not in alone and program not in waits]
+        with concurrent.futures.ThreadPoolExecutor(self.options.jobs) as pool, \
+                concurrent.futures.ThreadPoolExecutor(WAIT_JOBS) as beside:
+            waited = beside.map(self.run_and_report, waits)
+            results = [*pool.map(self.run_and_report, together), *waited]
         return results + [self.run_and_report(program) for program in alone]
 
 
@@ -297,7 +303,7 @@ def arguments():
     parser = argparse.ArgumentParser()
     parser.add_argument("--name", required=True)
     parser.add_argument("--logs", required=True)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() + 1)  # many tests wait more than they work
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() + 1)  # most tests wait for something now and then
     parser.add_argument("--timeout", type=float, default=120)
     parser.add_argument("--prefix", default="")
     parser.add_argument("--tmp", default=os.environ.get("KVC_TEST_TMP") or

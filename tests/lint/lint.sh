@@ -15,19 +15,31 @@ if [ ${#checks[@]} -eq 0 ]; then
 	checks+=(selftest)
 fi
 
+# One check: what it says goes to a file, its status beside it.
+check() {
+	local file=$lint/check_$1.py
+	[ "$1" = selftest ] && file=$lint/selftest.py
+	python3 "$file" . >"$said/$1" 2>&1
+	echo $? >"$said/$1.status"
+}
+export -f check
+export lint said
+
+# At a time as many as there are processors, told in order.
+said=$(mktemp -d) || exit 1
+trap 'rm -rf "$said"' EXIT
+printf '%s\n' "${checks[@]}" | xargs -P "$(nproc)" -I{} bash -c 'check {}'
+
 echo "1..${#checks[@]}"
 failed=0
 number=0
 for name in "${checks[@]}"; do
 	number=$((number + 1))
-	file=$lint/check_$name.py
-	[ "$name" = selftest ] && file=$lint/selftest.py
-	output=$(python3 "$file" . 2>&1)
-	status=$?
+	output=$(cat "$said/$name")
 	if [ -n "$output" ]; then
 		echo "# ${output//$'\n'/$'\n# '}"
 	fi
-	case $status in
+	case $(cat "$said/$name.status") in
 	0) echo "ok $number - $name" ;;
 	77) echo "ok $number - $name # SKIP ${output##*$'\n'}" ;;
 	*)

@@ -145,25 +145,6 @@ static size_t cut_everywhere(struct fixture *f, uint16_t verb, kvc_status (*call
 	return cut;
 }
 
-/* A daemon that turns a connection away says nothing: the error names what that can mean. */
-static void test_turned_away(void **state)
-{
-	struct fixture f;
-
-	(void)state;
-	fixture_open(&f, NULL);
-	fake_daemon_disconnect(f.daemon);
-	fake_daemon_rule(f.daemon, KVC_VERB_HELLO, (struct fake_rule){.action = FAKE_CLOSE, .times = 1});
-	assert_status(kvc_ping(f.client, 0), KVC_DISCONNECTED);
-	assert_told("closed the connection at once");
-	assert_told("allow-uids");
-	assert_ok(kvc_ping(f.client, 0));
-	fake_daemon_rule(f.daemon, KVC_VERB_PING, (struct fake_rule){.action = FAKE_CLOSE, .times = 1});
-	assert_status(kvc_ping(f.client, 0), KVC_DISCONNECTED);
-	assert_told("is gone");
-	fixture_close(&f);
-}
-
 static kvc_status do_ping(struct fixture *f)
 {
 	return kvc_ping(f->client, 0);
@@ -806,7 +787,6 @@ int main(void)
 	        cmocka_unit_test(test_frozen),
 	        cmocka_unit_test(test_unanswered_are_bounded),
 	        cmocka_unit_test(test_too_few_in_flight),
-	        cmocka_unit_test(test_turned_away),
 	        cmocka_unit_test(test_bad_replies),
 	        cmocka_unit_test(test_bad_payloads),
 	        cmocka_unit_test(test_random_replies),
