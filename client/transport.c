@@ -296,6 +296,8 @@ void kvcc_receive(struct kvc_client *client, struct kvcc_waiter *waiter, uint64_
 		client->poller = NULL;
 	else if (reception.polled[1].revents)
 		kvcc_kick(client); /* it was for who leads on the connection that came after this one */
+	if (conn->state == KVCC_CONN_CLOSED)
+		(void)pthread_cond_broadcast(&client->sent);
 	received(client, conn, &reception);
 	conn->reading = false;
 	conn->users--;
