@@ -75,7 +75,7 @@ said=$(trap '' XFSZ && ulimit -f 1 && "$program" codec "${good[@]}" --out "$work
 result "an output that becomes too large" "$said"
 [ "$(cat "$work/out")" = before ] && said= || said="it is gone"
 result "the file that was there stays" "$said"
-result "nothing else is left" "$(ls "$work" | sed -e '/^in$/d' -e '/^out$/d')"
+result "nothing else is left" "$(find "$work" -mindepth 1 ! -name in ! -name out)"
 
 # A tile with a NaN is stored raw, bit for bit.
 printf '\x81\x7f' | dd of="$work/in" bs=1 seek=100 conv=notrunc status=none
