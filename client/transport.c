@@ -108,17 +108,32 @@ static void account_sent(struct kvcc_conn *conn, size_t bytes)
 	}
 }
 
+/* The daemon has closed its end. It does that at once with a client that it does not take, for it need not
+ * read what a stranger sends. */
+static void lost_to(struct kvc_client *client, const char *how)
+{
+	bool taken = client->conn->state == KVCC_CONN_READY;
+	char text[KVCC_DETAIL_BYTES];
+
+	(void)snprintf(
+	        text, sizeof(text),
+	        taken ? "the daemon at %s is gone (%s): it stopped, crashed or gave this client up; the "
+	                "next call reconnects"
+	              : "the daemon at %s took no connection (%s): this user may not be allowed "
+	                "(allow-uids, allow-gids), or it has all that it takes (connections, "
+	                "connections-per-uid), or has stopped: see its log",
+	        client->address.sun_path, how);
+	kvcc_conn_lost(client, KVC_DISCONNECTED, text);
+}
+
 /* Two errors say that the daemon has closed its end. All others say nothing about it. */
 static void lost_by(struct kvc_client *client, const char *call, int error)
 {
 	char text[KVCC_DETAIL_BYTES];
 
 	if (error == EPIPE || error == ECONNRESET) {
-		(void)snprintf(
-		        text, sizeof(text),
-		        "the daemon at %s is gone (%s: %s): it stopped or crashed, the next call reconnects",
-		        client->address.sun_path, call, strerror(error));
-		kvcc_conn_lost(client, KVC_DISCONNECTED, text);
+		(void)snprintf(text, sizeof(text), "%s: %s", call, strerror(error));
+		lost_to(client, text);
 		return;
 	}
 	(void)snprintf(text, sizeof(text),
@@ -257,8 +272,6 @@ static void process(struct kvc_client *client, struct kvcc_conn *conn)
 
 static void received(struct kvc_client *client, struct kvcc_conn *conn, const struct reception *reception)
 {
-	char text[KVCC_DETAIL_BYTES];
-
 	if (conn->state == KVCC_CONN_CLOSED)
 		return;
 	if (reception->wait && (reception->polled[0].revents & POLLOUT))
@@ -267,12 +280,7 @@ static void received(struct kvc_client *client, struct kvcc_conn *conn, const st
 		kvcc_stream_received(&conn->stream, (size_t)reception->got);
 		process(client, conn);
 	} else if (reception->got == 0) {
-		(void)snprintf(
-		        text, sizeof(text),
-		        "the daemon at %s closed the connection: it stopped, crashed or gave this client "
-		        "up; the next call reconnects",
-		        client->address.sun_path);
-		kvcc_conn_lost(client, KVC_DISCONNECTED, text);
+		lost_to(client, "it closed the connection");
 	} else if (reception->error != EAGAIN && reception->error != EINTR) {
 		lost_by(client, "receive", reception->error);
 	}

@@ -135,6 +135,11 @@ if [ "$(id -u)" -eq 0 ] && command -v setpriv >/dev/null; then
 	said=$(setpriv --reuid=65534 --clear-groups "$program" ping 2>&1)
 	[[ $said == *"not allowed to connect to $work/s (Permission denied)"* ]] && said=
 	result "no right to the socket" "$said"
+	daemon_stop
+	daemon_start --socket-mode 0666
+	said=$(setpriv --reuid=1 --clear-groups "$program" ping 2>&1)
+	[[ $said == *"took no connection"*"this user may not be allowed (allow-uids, allow-gids)"* ]] && said=
+	result "a user who is not let in" "$said"
 fi
 daemon_stop
 run 1 "start kvcellard" "the daemon is gone" stats

@@ -270,6 +270,21 @@ static void test_death_with_pending(void **state)
 	fixture_close(&f);
 }
 
+/* A daemon that does not let this user in closes the connection before it has said anything. */
+static void test_not_let_in(void **state)
+{
+	struct fixture f;
+
+	(void)state;
+	fixture_open_empty(&f);
+	fixture_start_daemon(&f, NULL);
+	fake_daemon_rule(f.daemon, KVC_VERB_HELLO, (struct fake_rule){.action = FAKE_CLOSE, .times = 1});
+	assert_status(kvc_ping(f.client, 0), KVC_DISCONNECTED);
+	assert_told("this user may not be allowed (allow-uids, allow-gids)");
+	assert_ok(kvc_ping(f.client, 0));
+	fixture_close(&f);
+}
+
 /* Sync callers in several threads, all of which must get away at once. */
 static void *hanging_ping(void *data)
 {
@@ -777,6 +792,7 @@ int main(void)
 	        cmocka_unit_test(test_cut),
 	        cmocka_unit_test(test_restart),
 	        cmocka_unit_test(test_death_with_pending),
+	        cmocka_unit_test(test_not_let_in),
 	        cmocka_unit_test(test_death_with_threads),
 	        cmocka_unit_test(test_silent_get),
 	        cmocka_unit_test(test_renew),
