@@ -262,7 +262,8 @@ static int capacity_parse(const char *option, const char *text, uint64_t working
 	const char *suffix;
 	double number;
 
-	if (number_parse(text, &number, &suffix) && strcmp(suffix, "%") == 0 && number <= PERCENT_MAX) {
+	if (number_parse(text, &number, &suffix) && strcmp(suffix, "%") == 0 &&
+	    number <= (double)PERCENT_MAX) {
 		*bytes = (uint64_t)(number / 100 * (double)working_set);
 		return -1;
 	}
