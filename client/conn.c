@@ -295,15 +295,18 @@ static kvc_status prepare(struct kvc_client *client, struct kvcc_request *reques
 
 static bool fenced(const struct kvcc_region *region)
 {
-	return region->holds[KVCC_HOLD_FENCE] > 0 || region->lost;
+	return region->holds[KVCC_HOLD_FENCE] > 0 || region->lost || region->lost_serial;
 }
 
 void kvcc_conn_refresh(struct kvc_client *client, const struct kvcc_request *request)
 {
 	const struct kvcc_conn *conn = client->conn;
 
-	if (request->region && fenced(request->region) && conn && conn->state != KVCC_CONN_CLOSED &&
-	    !conn->reading)
+	if (!request->region || !fenced(request->region))
+		return;
+	if (!kvcc_list_empty(&client->endings))
+		kvcc_chores(client);
+	if (conn && conn->state != KVCC_CONN_CLOSED && !conn->reading)
 		kvcc_receive(client, NULL, 0);
 }
 
@@ -433,16 +436,29 @@ void kvcc_conn_lost(struct kvc_client *client, kvc_status status, const char *te
 	post_again(client, &again);
 }
 
+static void lose(struct kvcc_conn *conn, struct kvcc_region *region)
+{
+	if (region->kind == KVCC_REGION_MEMORY) {
+		region->lost = true;
+		return;
+	}
+	region->lost_serial = conn->serial;
+	conn->awaited = true;
+}
+
 void kvcc_conn_abandon(struct kvc_client *client, kvc_status status, const char *text)
 {
+	struct kvcc_conn *conn = client->conn;
+
+	if (conn->state == KVCC_CONN_CLOSED)
+		return; /* another thread is at it, in kvcc_conn_lost */
+	conn->awaited = has_device(client, conn);
 	for (unsigned i = 0; i < client->slot_count; i++) {
 		const struct kvcc_request *request = client->slots[i];
 
 		if (request->region && request->hold != KVCC_HOLD_NONE && kvcc_request_on_wire(request))
-			request->region->lost = true;
+			lose(conn, request->region);
 	}
-	if (client->conn->state != KVCC_CONN_CLOSED)
-		client->conn->awaited = has_device(client, client->conn);
 	kvcc_conn_lost(client, status, text);
 }
 
@@ -570,6 +586,16 @@ static bool ended(struct kvcc_conn *conn)
 	return got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR);
 }
 
+static void lift_fences(struct kvc_client *client, uint64_t serial)
+{
+	for (struct kvcc_node *node = client->regions.next; node != &client->regions; node = node->next) {
+		struct kvcc_region *region = KVCC_ENTRY(node, struct kvcc_region, node);
+
+		if (region->lost_serial == serial)
+			region->lost_serial = 0;
+	}
+}
+
 static bool retire_endings(struct kvc_client *client)
 {
 	struct kvcc_node *node = client->endings.next;
@@ -581,6 +607,7 @@ static bool retire_endings(struct kvc_client *client)
 		if (conn->users > 0 || !ended(conn))
 			continue;
 		kvcc_list_remove(&conn->node);
+		lift_fences(client, conn->serial);
 		kvcc_conn_free(conn);
 	}
 	return kvcc_list_empty(&client->endings);

@@ -178,6 +178,7 @@ struct kvcc_region {
 	uint64_t serial;                 /* connection it is attached on; 0: none */
 	unsigned holds[KVCC_HOLD_COUNT]; /* its requests */
 	bool lost;             /* the connection ended in a way that leaves it open whether it is touched */
+	uint64_t lost_serial;  /* device, pool: the same, until that connection, an ending, is over; 0: no */
 	bool retired;          /* no memory uses it: detach it when that can be sent */
 	struct kvcc_node node; /* in client->regions */
 	struct kvcc_refusal refusal;

@@ -168,6 +168,25 @@ static void destroy_waits_for_connections_given_up(void **state)
 	assert_int_equal(fake_daemon_connections(f.daemon), 1);
 }
 
+/* A pool cannot be renewed as memory can: its fence falls with the connection. */
+static void fence_falls_when_the_connection_given_up_is_over(void **state)
+{
+	kvc_status status;
+	struct rig rig;
+
+	(void)state;
+	rig_open(&rig);
+	fake_daemon_linger(f.daemon);
+	fake_daemon_rule(f.daemon, KVC_VERB_PUT, breach);
+	assert_int_equal(put(&rig, 1), KVC_DISCONNECTED);
+	assert_int_equal(put(&rig, 1), KVC_FENCED);
+	fake_daemon_release(f.daemon);
+	while ((status = put(&rig, 1)) == KVC_FENCED)
+		continue;
+	assert_int_equal(status, KVC_OK);
+	destroy_at_last(&rig);
+}
+
 static void connections_given_up_are_few(void **state)
 {
 	kvc_status status;
@@ -243,6 +262,7 @@ int main(void)
 	        ROW(destroy_of_a_hanging_daemon_can_be_repeated),
 	        ROW(client_destroy_after_a_destroy_that_was_too_late),
 	        ROW(destroy_waits_for_connections_given_up),
+	        ROW(fence_falls_when_the_connection_given_up_is_over),
 	        ROW(connections_given_up_are_few),
 	        ROW(given_up_while_another_thread_waits),
 	};
