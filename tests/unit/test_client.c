@@ -359,7 +359,6 @@ static void test_bad_namespaces(void **state)
 
 /* ---- memory -------------------------------------------------------------------------------- */
 
-/* What only gives is no place for a get. */
 static void test_import_of_what_cannot_be_written(void **state)
 {
 	int memfd = memfd_create("read-only", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -377,9 +376,7 @@ static void test_import_of_what_cannot_be_written(void **state)
 	              "opened for reading");
 	assert_int_equal(fcntl(memfd, F_ADD_SEALS, F_SEAL_WRITE), 0);
 	expect_status(kvc_memory_import(f.client, memfd, 65536, &memory), KVC_INVALID, "sealed");
-	assert_non_null(strstr(kvc_last_error(), "cannot be written"));
-	(void)close(reading);
-	(void)close(memfd);
+	(void)(close(reading) | close(memfd));
 	fixture_close(&f);
 }
 
