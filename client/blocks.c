@@ -74,6 +74,8 @@ static kvc_status check_pool(const struct kvc_namespace *ns, const struct kvc_tr
 		return kvcc_fail(
 		        KVC_INVALID,
 		        "a transfer with a pool: expected one of this client, no memory, and form BLOCK");
+	if (!pool->region)
+		return kvcc_fail(KVC_INVALID, "the pool is being destroyed");
 	if (memcmp(&pool->shape, &ns->shape, sizeof(pool->shape)) != 0)
 		return kvcc_fail(
 		        KVC_SHAPE,

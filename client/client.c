@@ -60,6 +60,7 @@ static void init_state(struct kvc_client *client, const struct kvc_client_option
 	client->timer_fd = -1;
 	client->event_fd = -1;
 	client->next_id = 1;
+	kvcc_list_init(&client->endings);
 	kvcc_list_init(&client->spare);
 	kvcc_list_init(&client->namespaces);
 	kvcc_list_init(&client->memories);
@@ -162,10 +163,12 @@ static void free_objects(struct kvc_client *client)
 		kvcc_namespace_free(KVCC_ENTRY(node, struct kvc_namespace, node));
 	while ((node = kvcc_list_take(&client->memories)))
 		kvcc_memory_free(KVCC_ENTRY(node, struct kvc_memory, node));
+	while ((node = kvcc_list_take(&client->regions))) /* before the pools, which count theirs */
+		kvcc_region_free(KVCC_ENTRY(node, struct kvcc_region, node));
 	while ((node = kvcc_list_take(&client->pools)))
 		kvcc_pool_free(KVCC_ENTRY(node, struct kvc_pool, node), client->pid != getpid());
-	while ((node = kvcc_list_take(&client->regions)))
-		kvcc_region_free(KVCC_ENTRY(node, struct kvcc_region, node));
+	while ((node = kvcc_list_take(&client->endings)))
+		kvcc_conn_free(KVCC_ENTRY(node, struct kvcc_conn, node));
 }
 
 static void close_all(const struct kvc_client *client)

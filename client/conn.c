@@ -6,7 +6,11 @@
  *
  * A connection that was READY may have died unnoticed while nobody used it. So requests of which no byte was
  * sent move to a new connection instead of failing; if the lost one never got READY they fail, else a
- * daemon that closes at once would keep the client connecting for ever. */
+ * daemon that closes at once would keep the client connecting for ever.
+ *
+ * A connection that this side gives up says nothing of the daemon, which may be at work on device memory that
+ * the client's owner will use again. So if such memory was attached, the socket is kept half-open, and is an
+ * ending until the daemon has closed it too: it does that last (daemon/rpc/session.h). */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,6 +18,8 @@
 #include <unistd.h>
 
 #include "client/internal.h"
+
+#define ENDINGS_MAX 4u /* each costs a descriptor and a buffer */
 
 static void conn_move(struct kvcc_conn *conn, enum kvcc_conn_state to)
 {
@@ -91,6 +97,7 @@ static struct kvcc_conn *conn_new(const struct kvc_client *client)
 	conn->fd = -1;
 	conn->serial = client->connects + 1;
 	kvcc_list_init(&conn->output);
+	kvcc_list_init(&conn->node);
 	kvcc_stream_init(&conn->stream, buffer, 0);
 	return conn;
 }
@@ -105,7 +112,7 @@ void kvcc_conn_free(struct kvcc_conn *conn)
 
 void kvcc_conn_release(struct kvcc_conn *conn)
 {
-	if (conn->users == 0 && conn->state == KVCC_CONN_CLOSED)
+	if (conn->users == 0 && conn->state == KVCC_CONN_CLOSED && !conn->awaited)
 		kvcc_conn_free(conn);
 }
 
@@ -122,6 +129,21 @@ static kvc_status draft_hello(struct kvc_client *client, struct kvcc_request **r
 	return kvcc_fail(status, "no memory for a connection");
 }
 
+/* A daemon that never lets go must not be given more and more. */
+static kvc_status check_endings(const struct kvc_client *client)
+{
+	unsigned count = 0;
+
+	for (struct kvcc_node *node = client->endings.next; node != &client->endings; node = node->next)
+		count++;
+	if (count < ENDINGS_MAX)
+		return KVC_OK;
+	return kvcc_fail(KVC_UNAVAILABLE,
+	                 "the daemon at %s has not ended %u connections that failed and may still have "
+	                 "device memory of theirs: it hangs",
+	                 client->address.sun_path, count);
+}
+
 static kvc_status conn_ensure(struct kvc_client *client)
 {
 	struct kvcc_request *hello;
@@ -130,6 +152,9 @@ static kvc_status conn_ensure(struct kvc_client *client)
 
 	if (client->conn)
 		return KVC_OK;
+	status = check_endings(client);
+	if (status != KVC_OK)
+		return status;
 	conn = conn_new(client);
 	if (!conn)
 		return kvcc_fail(KVC_NO_MEMORY, "no memory for a connection");
@@ -270,15 +295,18 @@ static kvc_status prepare(struct kvc_client *client, struct kvcc_request *reques
 
 static bool fenced(const struct kvcc_region *region)
 {
-	return region->holds[KVCC_HOLD_FENCE] > 0 || region->lost;
+	return region->holds[KVCC_HOLD_FENCE] > 0 || region->lost || region->lost_serial;
 }
 
 void kvcc_conn_refresh(struct kvc_client *client, const struct kvcc_request *request)
 {
 	const struct kvcc_conn *conn = client->conn;
 
-	if (request->region && fenced(request->region) && conn && conn->state != KVCC_CONN_CLOSED &&
-	    !conn->reading)
+	if (!request->region || !fenced(request->region))
+		return;
+	if (!kvcc_list_empty(&client->endings))
+		kvcc_chores(client);
+	if (conn && conn->state != KVCC_CONN_CLOSED && !conn->reading)
 		kvcc_receive(client, NULL, 0);
 }
 
@@ -358,6 +386,34 @@ static void post_again(struct kvc_client *client, struct kvcc_node *again)
 	}
 }
 
+/* Wakes the leader, and lets nobody use the socket any more. One that is shut down for receiving would look
+ * as if the daemon had closed it, so an ending is shut down for sending only: then the leader must be told.
+ */
+static void stop_using(struct kvc_client *client, struct kvcc_conn *conn)
+{
+	(void)shutdown(conn->fd, conn->awaited ? SHUT_WR : SHUT_RDWR);
+	if (conn->awaited)
+		kvcc_kick(client);
+	conn->users++;
+	while (conn->sending ||                     /* the frames that are freed next */
+	       (conn->awaited && client->poller)) { /* nobody else can have got the kick, until he goes on */
+		(void)pthread_cond_wait(&client->sent, &client->lock);
+	}
+	conn->users--;
+}
+
+/* Whether the daemon may have device memory that was attached on this connection. */
+static bool has_device(const struct kvc_client *client, const struct kvcc_conn *conn)
+{
+	for (struct kvcc_node *node = client->regions.next; node != &client->regions; node = node->next) {
+		const struct kvcc_region *region = KVCC_ENTRY(node, struct kvcc_region, node);
+
+		if (region->kind != KVCC_REGION_MEMORY && region->serial == conn->serial)
+			return true;
+	}
+	return false;
+}
+
 void kvcc_conn_lost(struct kvc_client *client, kvc_status status, const char *text)
 {
 	struct kvcc_conn *conn = client->conn;
@@ -367,26 +423,41 @@ void kvcc_conn_lost(struct kvc_client *client, kvc_status status, const char *te
 	if (conn->state == KVCC_CONN_CLOSED)
 		return; /* another thread is at it, below */
 	conn_move(conn, KVCC_CONN_CLOSED);
-	(void)shutdown(conn->fd, SHUT_RDWR); /* wakes the leader */
-	conn->users++;
-	while (conn->sending) /* a sendmsg that does not block reads the frames that are freed here */
-		(void)pthread_cond_wait(&client->sent, &client->lock);
-	conn->users--;
+	stop_using(client, conn);
 	kvcc_list_init(&again);
 	sort_out(client, was_ready, status, text, &again);
 	kvcc_events_remove(client, conn);
 	client->conn = NULL;
+	if (conn->awaited) {
+		kvcc_list_append(&client->endings, &conn->node);
+		client->chores = true;
+	}
 	kvcc_conn_release(conn);
 	post_again(client, &again);
 }
 
+static void lose(struct kvcc_conn *conn, struct kvcc_region *region)
+{
+	if (region->kind == KVCC_REGION_MEMORY) {
+		region->lost = true;
+		return;
+	}
+	region->lost_serial = conn->serial;
+	conn->awaited = true;
+}
+
 void kvcc_conn_abandon(struct kvc_client *client, kvc_status status, const char *text)
 {
+	struct kvcc_conn *conn = client->conn;
+
+	if (conn->state == KVCC_CONN_CLOSED)
+		return; /* another thread is at it, in kvcc_conn_lost */
+	conn->awaited = has_device(client, conn);
 	for (unsigned i = 0; i < client->slot_count; i++) {
 		const struct kvcc_request *request = client->slots[i];
 
 		if (request->region && request->hold != KVCC_HOLD_NONE && kvcc_request_on_wire(request))
-			request->region->lost = true;
+			lose(conn, request->region);
 	}
 	kvcc_conn_lost(client, status, text);
 }
@@ -507,12 +578,48 @@ static bool retire_namespaces(struct kvc_client *client)
 	return all;
 }
 
+/* Whether the daemon has closed it. What it still sends is of no use to anybody, but would keep it. */
+static bool ended(struct kvcc_conn *conn)
+{
+	ssize_t got = recv(conn->fd, conn->stream.buffer, KVCC_STREAM_BYTES, MSG_DONTWAIT);
+
+	return got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR);
+}
+
+static void lift_fences(struct kvc_client *client, uint64_t serial)
+{
+	for (struct kvcc_node *node = client->regions.next; node != &client->regions; node = node->next) {
+		struct kvcc_region *region = KVCC_ENTRY(node, struct kvcc_region, node);
+
+		if (region->lost_serial == serial)
+			region->lost_serial = 0;
+	}
+}
+
+static bool retire_endings(struct kvc_client *client)
+{
+	struct kvcc_node *node = client->endings.next;
+
+	while (node != &client->endings) {
+		struct kvcc_conn *conn = KVCC_ENTRY(node, struct kvcc_conn, node);
+
+		node = node->next;
+		if (conn->users > 0 || !ended(conn))
+			continue;
+		kvcc_list_remove(&conn->node);
+		lift_fences(client, conn->serial);
+		kvcc_conn_free(conn);
+	}
+	return kvcc_list_empty(&client->endings);
+}
+
 /* Pools before their parts and their namespaces. */
 void kvcc_chores(struct kvc_client *client)
 {
 	bool pools = retire_regions(client, true);
 	bool regions = retire_regions(client, false);
 	bool namespaces = retire_namespaces(client);
+	bool endings = retire_endings(client);
 
-	client->chores = !pools || !regions || !namespaces;
+	client->chores = !pools || !regions || !namespaces || !endings;
 }

@@ -62,14 +62,18 @@ void kvc_pool_options_init(struct kvc_pool_options *options);
  * allocations that hold it are found and exported: cudaMalloc memory by CUDA IPC, VMM memory (cuMemCreate;
  * PyTorch's expandable segments) as descriptors, if it was created exportable. Errors: KVC_UNSUPPORTED (no
  * driver; the daemon has no engine for this GPU; memory that cannot be exported), KVC_INVALID (not device
- * memory), KVC_SHAPE (pages beyond the allocation), and those of every call. Set up again by itself after the
- * daemon or its engine has restarted. */
+ * memory), KVC_SHAPE (pages beyond the allocation), and those of every call. After KVC_DEADLINE the daemon
+ * may still map the memory, but reads and writes nothing of it. Set up again by itself after the daemon or
+ * its engine has restarted. */
 kvc_status kvc_pool_register(struct kvc_namespace *ns, const struct kvc_pool_options *options,
                              struct kvc_pool **pool);
 
-/* Waits for requests that use it (each ends by its deadline) and until the daemon has unmapped the memory, or
- * is gone. */
-void kvc_pool_destroy(struct kvc_pool *pool);
+/* Waits for requests that use it (each ends by its deadline), then, for as long as the client's default
+ * deadline, until the daemon has unmapped the memory on every connection on which it had it, or is gone.
+ * KVC_OK: so it is, the pool is freed, and the memory is the caller's alone. KVC_DEADLINE: the daemon may
+ * still write to the memory, which must neither be freed nor used for anything else; no request can use the
+ * pool any more, and this call is to be repeated. KVC_INVALID: in a process forked from the client's. */
+kvc_status kvc_pool_destroy(struct kvc_pool *pool);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

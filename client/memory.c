@@ -175,6 +175,7 @@ kvc_status kvc_memory_create(struct kvc_client *client, uint64_t bytes, struct k
 static kvc_status check_memfd(int memfd, uint64_t bytes)
 {
 	int seals = fcntl(memfd, F_GET_SEALS);
+	int mode = fcntl(memfd, F_GETFL);
 	struct stat file;
 
 	if (seals < 0 || !(seals & F_SEAL_SHRINK))
@@ -182,6 +183,12 @@ static kvc_status check_memfd(int memfd, uint64_t bytes)
 		                 "descriptor %d is no memfd sealed with F_SEAL_SHRINK: the daemon maps "
 		                 "nothing that could be cut short",
 		                 memfd);
+	if ((mode & O_ACCMODE) != O_RDWR || seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE))
+		return kvcc_fail(
+		        KVC_INVALID,
+		        "descriptor %d cannot be written: a get puts blocks there, so it must be open for "
+		        "both, and have no seal against writing",
+		        memfd);
 	if (bytes == 0 || fstat(memfd, &file) != 0 || (uint64_t)file.st_size < bytes)
 		return kvcc_fail(KVC_INVALID, "%llu bytes are not in descriptor %d",
 		                 (unsigned long long)bytes, memfd);

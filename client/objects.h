@@ -142,6 +142,8 @@ struct kvcc_conn {
 	size_t output_bytes;
 	struct kvcc_stream stream;
 	struct kvcc_request *receiving; /* whose payload arrives */
+	bool awaited;          /* given up by this side, while the daemon may have device memory of it */
+	struct kvcc_node node; /* then in client->endings, from its end to the daemon's */
 };
 
 /* ---- what is set up again after a reconnect ------------------------------------------------ */
@@ -154,7 +156,7 @@ struct kvcc_refusal {
 
 enum kvcc_region_kind { KVCC_REGION_MEMORY, KVCC_REGION_DEVICE, KVCC_REGION_POOL };
 
-/* Regions that a kvc_pool_destroy waits for. */
+/* Regions of a pool that is being destroyed. */
 struct kvcc_gone {
 	size_t left;
 	struct kvcc_waiter *waiter;
@@ -176,6 +178,7 @@ struct kvcc_region {
 	uint64_t serial;                 /* connection it is attached on; 0: none */
 	unsigned holds[KVCC_HOLD_COUNT]; /* its requests */
 	bool lost;             /* the connection ended in a way that leaves it open whether it is touched */
+	uint64_t lost_serial;  /* device, pool: the same, until that connection, an ending, is over; 0: no */
 	bool retired;          /* no memory uses it: detach it when that can be sent */
 	struct kvcc_node node; /* in client->regions */
 	struct kvcc_refusal refusal;
@@ -229,8 +232,9 @@ struct kvc_client {
 	int wake_fd; /* eventfd in the leader's poll set */
 
 	pthread_mutex_t lock;
-	pthread_cond_t sent;    /* no sendmsg runs */
+	pthread_cond_t sent;    /* no sendmsg runs; nobody is in ppoll on a connection that is over */
 	struct kvcc_conn *conn; /* NULL: not connected */
+	struct kvcc_node endings;
 	uint64_t connects;
 	struct kvc_daemon_info info;
 	struct kvcc_limits limits;

@@ -400,58 +400,82 @@ kvc_status kvc_pool_register(struct kvc_namespace *ns, const struct kvc_pool_opt
 		return KVC_OK;
 	}
 	kvcc_text_copy(text, sizeof(text), kvc_last_error(), strlen(kvc_last_error()));
-	kvc_pool_destroy(made);
+	(void)kvc_pool_destroy(made); /* what is not gone by then is kvc_client_destroy's */
 	return kvcc_fail(status, "%s", text);
 }
 
 /* ---- destroy ------------------------------------------------------------------------------- */
 
-/* (L) (U) Until the daemon has said of each that it is let go, or has ended the connection. */
-static void wait_gone(struct kvc_client *client, struct kvcc_gone *gone)
+/* Each region was let go on the connection there is, and the daemon has closed those that this side gave up,
+ * on which they may have been attached too. */
+static bool all_gone(const struct kvc_client *client, const struct kvcc_gone *gone)
+{
+	return gone->left == 0 && kvcc_list_empty(&client->endings);
+}
+
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+/* (L) (U) False: not by then. */
+static bool wait_gone(struct kvc_client *client, struct kvcc_gone *gone, uint64_t until_ns)
 {
 	struct kvcc_waiter waiter;
 
-	while (gone->left > 0) {
-		uint64_t until = kvcc_now_ns() + CHORE_RETRY_NS;
-
+	kvcc_chores(client);
+	while (!all_gone(client, gone) && kvcc_now_ns() < until_ns) {
 		kvcc_waiter_init(&waiter);
 		gone->waiter = &waiter;
-		kvcc_chores(client);
 		kvcc_flush(client);
-		if (gone->left > 0)
-			kvcc_wait(client, &client->waiters, &waiter,
-			          until < client->earliest_ns ? until : client->earliest_ns);
+		kvcc_wait(client, &client->waiters, &waiter,
+		          earlier(kvcc_now_ns() + CHORE_RETRY_NS, earlier(until_ns, client->earliest_ns)));
 		gone->waiter = NULL;
 		kvcc_waiter_destroy(&waiter);
 		kvcc_calls_expire(client, kvcc_now_ns());
+		kvcc_chores(client);
 	}
+	return all_gone(client, gone);
 }
 
 /* (L) (U) */
-static void take_back(struct kvc_client *client, struct kvcc_region *region)
+static void take_back(struct kvc_client *client, struct kvc_pool *pool)
 {
-	struct kvcc_gone gone = {.left = region->part_count + 1};
+	struct kvcc_region *region = pool->region;
 
 	kvcc_region_wait_unused(client, region);
-	region->gone = &gone;
+	pool->gone.left = region->part_count + 1;
+	region->gone = &pool->gone;
 	for (size_t i = 0; i < region->part_count; i++)
-		region->parts[i]->gone = &gone;
+		region->parts[i]->gone = &pool->gone;
+	pool->region = NULL;
 	kvcc_region_unref(client, region);
-	wait_gone(client, &gone);
 }
 
-void kvc_pool_destroy(struct kvc_pool *pool)
+kvc_status kvc_pool_destroy(struct kvc_pool *pool)
 {
 	struct kvc_client *client;
+	kvc_status status;
+	bool gone;
 
 	if (!pool)
-		return;
+		return KVC_OK;
 	client = pool->client;
-	if (kvcc_enter(client) != KVC_OK)
-		return; /* a forked child: kvc_client_destroy frees it */
+	status = kvcc_enter(client);
+	if (status != KVC_OK)
+		return status; /* a forked child: kvc_client_destroy frees it */
 	if (pool->region)
-		take_back(client, pool->region);
-	kvcc_list_remove(&pool->node);
+		take_back(client, pool);
+	gone = kvcc_list_empty(&pool->node) /* the daemon never heard of it */
+	       || wait_gone(client, &pool->gone, kvcc_deadline(client, 0));
+	if (gone)
+		kvcc_list_remove(&pool->node);
 	kvcc_leave(client);
+	if (!gone)
+		return kvcc_fail(KVC_DEADLINE,
+		                 "the daemon at %s has not let go of the pool's memory within %u ms: it is "
+		                 "overloaded or hangs. Do not free the memory, call kvc_pool_destroy again",
+		                 client->address.sun_path, client->deadline_ms);
 	kvcc_pool_free(pool, false);
+	return KVC_OK;
 }

@@ -9,7 +9,8 @@
 struct kvc_pool {
 	struct kvc_client *client;
 	struct kvcc_node node;      /* in client->pools */
-	struct kvcc_region *region; /* NULL: not made yet */
+	struct kvcc_region *region; /* NULL: not made yet, or taken back */
+	struct kvcc_gone gone;      /* once taken back */
 	struct kvcc_shape shape;    /* that it was registered for */
 	uint64_t pages;
 	uint32_t page_tokens;

@@ -108,17 +108,21 @@ static void account_sent(struct kvcc_conn *conn, size_t bytes)
 	}
 }
 
-/* The daemon has closed its end. One that turns a connection away says nothing. */
-static void lost_to_daemon(struct kvc_client *client, const char *how)
+/* The daemon has closed its end. It does that at once with a client that it does not take, for it need not
+ * read what a stranger sends. */
+static void lost_to(struct kvc_client *client, const char *how)
 {
-	bool met = client->conn->state != KVCC_CONN_HELLO;
+	bool taken = client->conn->state == KVCC_CONN_READY;
 	char text[KVCC_DETAIL_BYTES];
 
-	(void)snprintf(text, sizeof(text), "the daemon at %s %s (%s): %s; the next call reconnects",
-	               client->address.sun_path, met ? "is gone" : "closed the connection at once", how,
-	               met ? "it stopped, crashed or gave this client up"
-	                   : "it does not let this user in (allow-uids, allow-gids), has as many "
-	                     "connections as it takes, or stopped; its log says which");
+	(void)snprintf(
+	        text, sizeof(text),
+	        taken ? "the daemon at %s is gone (%s): it stopped, crashed or gave this client up; the "
+	                "next call reconnects"
+	              : "the daemon at %s took no connection (%s): this user may not be allowed "
+	                "(allow-uids, allow-gids), or it has all that it takes (connections, "
+	                "connections-per-uid), or has stopped: see its log",
+	        client->address.sun_path, how);
 	kvcc_conn_lost(client, KVC_DISCONNECTED, text);
 }
 
@@ -129,7 +133,7 @@ static void lost_by(struct kvc_client *client, const char *call, int error)
 
 	if (error == EPIPE || error == ECONNRESET) {
 		(void)snprintf(text, sizeof(text), "%s: %s", call, strerror(error));
-		lost_to_daemon(client, text);
+		lost_to(client, text);
 		return;
 	}
 	(void)snprintf(text, sizeof(text),
@@ -276,7 +280,7 @@ static void received(struct kvc_client *client, struct kvcc_conn *conn, const st
 		kvcc_stream_received(&conn->stream, (size_t)reception->got);
 		process(client, conn);
 	} else if (reception->got == 0) {
-		lost_to_daemon(client, "receive: end of the stream");
+		lost_to(client, "it closed the connection");
 	} else if (reception->error != EAGAIN && reception->error != EINTR) {
 		lost_by(client, "receive", reception->error);
 	}
@@ -300,6 +304,8 @@ void kvcc_receive(struct kvc_client *client, struct kvcc_waiter *waiter, uint64_
 		client->poller = NULL;
 	else if (reception.polled[1].revents)
 		kvcc_kick(client); /* it was for who leads on the connection that came after this one */
+	if (conn->state == KVCC_CONN_CLOSED)
+		(void)pthread_cond_broadcast(&client->sent);
 	received(client, conn, &reception);
 	conn->reading = false;
 	conn->users--;

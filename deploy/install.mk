@@ -1,7 +1,8 @@
 # Targets install and uninstall; included by the Makefile. PREFIX, DESTDIR, SYSTEMD_DIR, SYSCONF_DIR as there.
 #
 # uninstall removes what install laid: files by name, then the folders that are this project's own if they are
-# empty. A configuration file that was changed is neither overwritten nor removed.
+# empty. A configuration file that was changed is neither overwritten nor removed; one that is as the sample was when
+# it was installed becomes as the sample is now.
 
 BINDIR := $(PREFIX)/bin
 LIBDIR := $(PREFIX)/lib
@@ -24,6 +25,10 @@ INSTALLED := $(addprefix $(BINDIR)/,kvcellard kvcellar kvcellar-engine) \
              $(SYSTEMD_DIR)/kvcellar.service
 INSTALLED_DIRS := $(INCLUDEDIR) $(DOCDIR) $(CONFDIR)
 
+# The loader finds libraries in its own paths, such as /usr/local/lib, by a cache.
+LDCONFIG = @[ -n '$(DESTDIR)' ] || [ "$$(id -u)" -ne 0 ] || ldconfig || \
+    echo 'ldconfig failed: programs may not find the libraries in $(LIBDIR)'
+
 .PHONY: install-programs install-library install-docs install-service
 
 install: install-programs install-library install-docs install-service
@@ -42,6 +47,7 @@ install-library: all
 	    > $(DESTDIR)$(LIBDIR)/pkgconfig/kvcellar.pc
 	chmod 644 $(DESTDIR)$(LIBDIR)/pkgconfig/kvcellar.pc
 	install -m 644 $(INSTALL_HEADERS) $(DESTDIR)$(INCLUDEDIR)
+	$(LDCONFIG)
 
 # The library of workers, where it is built.
 ifdef HAVE_CUDA
@@ -60,9 +66,11 @@ install-worker: install-library
 	    > $(DESTDIR)$(LIBDIR)/pkgconfig/kvcellar-cuda.pc
 	chmod 644 $(DESTDIR)$(LIBDIR)/pkgconfig/kvcellar-cuda.pc
 	install -m 644 client/kvcellar_worker.h $(DESTDIR)$(INCLUDEDIR)
+	$(LDCONFIG)
 endif
 
-install-docs:
+# After the service: a configuration is compared with the sample that was installed with it.
+install-docs: install-service
 	install -d $(DESTDIR)$(DOCDIR)
 	install -m 644 $(INSTALL_DOCS) $(DESTDIR)$(DOCDIR)
 
@@ -72,13 +80,15 @@ install-service:
 	    deploy/kvcellar.service > $(DESTDIR)$(SYSTEMD_DIR)/kvcellar.service
 	chmod 644 $(DESTDIR)$(SYSTEMD_DIR)/kvcellar.service
 	@conf=$(DESTDIR)$(CONFDIR)/kvcellard.conf; \
-	if [ ! -e $$conf ]; then \
+	if cmp -s $(SAMPLE) $$conf; then \
+	    :; \
+	elif [ ! -e $$conf ] || cmp -s $(DESTDIR)$(DOCDIR)/$(notdir $(SAMPLE)) $$conf; then \
 	    install -m 644 $(SAMPLE) $$conf; echo "installed $$conf"; \
-	elif ! cmp -s $(SAMPLE) $$conf; then \
+	else \
 	    echo "kept $$conf, which was changed; the current sample is $(DESTDIR)$(DOCDIR)/$(notdir $(SAMPLE))"; \
 	fi
 
-# The configuration is compared with the sample that was installed with it, so this comes before the rest.
+# The same comparison, so this comes before the rest.
 uninstall:
 	@conf=$(DESTDIR)$(CONFDIR)/kvcellard.conf; \
 	if cmp -s $(DESTDIR)$(DOCDIR)/$(notdir $(SAMPLE)) $$conf; then \
@@ -87,6 +97,7 @@ uninstall:
 	    echo "kept $$conf, which was changed"; \
 	fi
 	rm -f $(addprefix $(DESTDIR),$(INSTALLED))
+	$(LDCONFIG)
 	@for dir in $(addprefix $(DESTDIR),$(INSTALLED_DIRS)); do \
 	    [ ! -d $$dir ] || rmdir --ignore-fail-on-non-empty $$dir; \
 	done

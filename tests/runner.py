@@ -236,6 +236,8 @@ class Runner:
                     continue  # a case that failed has not freed what it held: that says nothing more
                 result.failures.append(f"sanitizer report ({path.name})")
                 result.output += "\n" + report
+            elif path.name.startswith("tsan.rodata."):
+                continue  # the sanitizer's own, of a process that was killed while it began
             elif not result.failures:  # a test that failed has not cleaned up: that says nothing more
                 result.failures.append(f"left a temporary file behind: {path.name}")
 

@@ -1,6 +1,7 @@
 /* kvcellar codec: one file of keys or values through the codec and back, to see what a setting costs and
  * keeps. Asks no daemon. */
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <stddef.h>
@@ -11,6 +12,7 @@
 #include <unistd.h>
 
 #include "client/cli/cmd.h"
+#include "client/cli/output.h"
 #include "client/cli/report.h"
 #include "client/cli/round_trip.h"
 #include "client/cli/settings.h"
@@ -113,6 +115,8 @@ static int set_option(const struct row *row, const char *text, struct options *o
 
 	if (row->max > 0)
 		return parse_number(row, text, field);
+	if (!text[0])
+		return kvc_usage_error(NAME, "--%s is empty", row->name);
 	memcpy(field, &text, sizeof(text));
 	return -1;
 }
@@ -282,43 +286,31 @@ static int load_open_file(const char *path, FILE *file, uint64_t bytes, uint8_t 
 
 static int load_file(const char *path, uint64_t bytes, uint8_t **memory)
 {
-	FILE *file = fopen(path, "rb");
+	int fd =
+	        open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* so that a pipe is refused, not waited for */
+	FILE *file = fd >= 0 ? fdopen(fd, "rb") : NULL;
 	int code;
 
-	if (!file)
-		return kvc_failure(NAME, "cannot open %s: %s", path, strerror(errno));
+	if (!file) {
+		code = kvc_failure(NAME, "cannot open %s: %s", path, strerror(errno));
+		if (fd >= 0)
+			(void)close(fd);
+		return code;
+	}
 	code = load_open_file(path, file, bytes, memory);
 	(void)fclose(file);
 	return code;
 }
 
-/* What could not be written completely is removed; not so a device that was named as the output. */
-static void remove_partial(const char *path)
-{
-	struct stat status;
-
-	if (lstat(path, &status) == 0 && S_ISREG(status.st_mode))
-		(void)unlink(path);
-}
-
 static int write_file(const char *path, uint64_t bytes, const uint8_t *memory)
 {
-	FILE *file = fopen(path, "wb");
-	bool written;
-	int error;
+	struct kvc_output output;
+	int code = kvc_output_create(&output, NAME, path, KVC_OUTPUT_ANY);
 
-	if (!file)
-		return kvc_failure(NAME, "cannot create %s: %s", path, strerror(errno));
-	written = fwrite(memory, 1, bytes, file) == bytes;
-	error = errno;
-	if (fclose(file) != 0 && written) {
-		written = false;
-		error = errno;
-	}
-	if (written)
-		return -1;
-	remove_partial(path);
-	return kvc_failure(NAME, "cannot write %s: %s", path, strerror(error));
+	if (code < 0 && (!kvc_output_write(&output, memory, bytes) || !kvc_output_commit(&output)))
+		code = KVC_EXIT_FAILURE;
+	kvc_output_discard(&output);
+	return code;
 }
 
 /* --- the command --- */

@@ -15,7 +15,7 @@
 
 #define NAME "replay"
 
-enum { LIST_MAX = 32, ITEM_MAX = 64, RECORD_ALIGN = 4096, RECORD_HEADER = 512 };
+enum { LIST_MAX = 32, ITEM_MAX = 64, PERCENT_MAX = 10000, RECORD_ALIGN = 4096, RECORD_HEADER = 512 };
 
 struct model {
 	const char *name;
@@ -236,7 +236,7 @@ static bool number_parse(const char *text, double *number, const char **suffix)
 		return false;
 	*number = strtod(text, &end);
 	*suffix = end;
-	return *number > 0 && *number < 1e18;
+	return end == text + strspn(text, "0123456789.") && *number > 0 && *number < 1e18;
 }
 
 /* Bytes with K, M, G or T; 0: not so. */
@@ -262,16 +262,25 @@ static int capacity_parse(const char *option, const char *text, uint64_t working
 	const char *suffix;
 	double number;
 
-	if (number_parse(text, &number, &suffix) && strcmp(suffix, "%") == 0) {
+	if (number_parse(text, &number, &suffix) && strcmp(suffix, "%") == 0 &&
+	    number <= (double)PERCENT_MAX) {
 		*bytes = (uint64_t)(number / 100 * (double)working_set);
 		return -1;
 	}
 	*bytes = bytes_parse(text);
 	if (*bytes)
 		return -1;
-	return kvc_usage_error(NAME,
-	                       "%s %s: expected bytes, such as 256G, or part of the working set, such as 5%%",
-	                       option, text);
+	return kvc_usage_error(
+	        NAME,
+	        "%s %s: expected bytes, such as 256G, or part of the working set, such as 5%%, "
+	        "up to %d%%",
+	        option, text, PERCENT_MAX);
+}
+
+/* As many as can be counted: a short trace may stand for any number a day. */
+static uint64_t bytes_of(double bytes)
+{
+	return bytes < 1e18 ? (uint64_t)bytes : UINT64_C(1000000000000000000);
 }
 
 /* Bytes a day; 0: no limit. `all_written`: bytes that a replay without limit writes. */
@@ -285,9 +294,9 @@ static int budget_parse(const char *text, const struct kvc_trace *trace, uint64_
 	if (strcmp(text, "all") == 0)
 		return -1;
 	if (number_parse(text, &number, &suffix) && strcmp(suffix, "%") == 0)
-		*bytes = (uint64_t)(number / 100 * kvc_replay_day(trace, all_written)) + 1;
+		*bytes = bytes_of(number / 100 * kvc_replay_day(trace, all_written)) + 1;
 	else if (number_parse(text, &number, &suffix) && strcmp(suffix, "dwpd") == 0)
-		*bytes = (uint64_t)(number * (double)disk_bytes);
+		*bytes = bytes_of(number * (double)disk_bytes);
 	else
 		*bytes = bytes_parse(text);
 	if (*bytes)
@@ -320,6 +329,31 @@ static int block_bytes(const struct model *model, const char *preset, uint64_t *
 		return kvc_failure(NAME, "a block of %s is too large for the codec", model->name);
 	*bytes = (RECORD_HEADER + plan.image_bytes + RECORD_ALIGN - 1) / RECORD_ALIGN * RECORD_ALIGN;
 	return -1;
+}
+
+/* What is wrong is told before anything is replayed, which may take long. Returns -1, or an exit code. */
+static int check_lists(const struct options *options, const struct kvc_trace *trace)
+{
+	enum kvc_policy_kind policy;
+	uint64_t bytes;
+	int code = -1;
+
+	for (unsigned i = 0; i < options->policies.count; i++) {
+		if (kvc_policy_parse(options->policies.items[i], &policy) != KVC_OK)
+			return kvc_usage_error(NAME,
+			                       "--policy %s: expected some of those that --help lists, or "
+			                       "'all' alone",
+			                       options->policies.items[i]);
+	}
+	for (unsigned i = 0; code < 0 && i < options->presets.count; i++)
+		code = block_bytes(options->model, options->presets.items[i], &bytes);
+	for (unsigned i = 0; code < 0 && i < options->capacities.count; i++)
+		code = capacity_parse("--capacity", options->capacities.items[i], 1, &bytes);
+	if (code < 0 && options->disk)
+		code = capacity_parse("--disk", options->disk, 1, &bytes);
+	for (unsigned i = 0; code < 0 && i < options->budgets.count; i++)
+		code = budget_parse(options->budgets.items[i], trace, UINT64_C(1) << 40, 1, &bytes);
+	return code;
 }
 
 /* The combinations, one after the other. */
@@ -375,9 +409,7 @@ static int run_policies(struct progress *progress, struct kvc_replay_row *row)
 	int code = -1;
 
 	for (unsigned i = 0; code < 0 && i < policies->count; i++) {
-		if (kvc_policy_parse(policies->items[i], &row->setup.policy) != KVC_OK)
-			return kvc_usage_error(NAME, "--policy %s: expected some of those that --help lists",
-			                       policies->items[i]);
+		(void)kvc_policy_parse(policies->items[i], &row->setup.policy);
 		code = run_budgets(progress, row);
 	}
 	return code;
@@ -434,7 +466,8 @@ static void set_defaults(struct options *options)
 		(void)list_parse("", kvc_preset_name(0), &options->presets);
 	if (!options->budgets.count)
 		(void)list_parse("", "all", &options->budgets);
-	if (options->policies.count && strcmp(options->policies.items[0], "all") != 0)
+	if (options->policies.count > 1 ||
+	    (options->policies.count == 1 && strcmp(options->policies.items[0], "all") != 0))
 		return;
 	for (unsigned i = 0; i < KVC_POLICIES; i++)
 		(void)snprintf(options->policies.items[i], ITEM_MAX, "%s",
@@ -457,7 +490,9 @@ int kvc_cmd_replay(int argc, char **argv)
 	if (code >= 0)
 		return code;
 	set_defaults(&options);
-	code = run(&options, &trace);
+	code = check_lists(&options, &trace);
+	if (code < 0)
+		code = run(&options, &trace);
 	kvc_trace_free(&trace);
 	return code;
 }

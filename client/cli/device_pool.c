@@ -165,10 +165,12 @@ int kvc_device_pool_open(struct kvc_device_pool *pool, struct kvc_job *job)
 
 void kvc_device_pool_close(struct kvc_device_pool *pool)
 {
+	bool gone = kvc_pool_destroy(pool->pool) == KVC_OK; /* before its memory is freed */
 	void *popped;
 
-	kvc_pool_destroy(pool->pool); /* before its memory is freed */
-	for (uint64_t i = 0; pool->layers && i < pool->job->layers; i++) {
+	if (!gone)
+		(void)kvc_failure(pool->job->name, "%s", kvc_last_error());
+	for (uint64_t i = 0; gone && pool->layers && i < pool->job->layers; i++) {
 		if (pool->layers[i])
 			(void)pool->cuda->memory_free(pool->layers[i]);
 	}

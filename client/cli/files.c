@@ -56,7 +56,8 @@ static int open_one(struct kvc_files *files, unsigned kind)
 	const char *path = files->paths[kind];
 	uint64_t expected = job->layers * job->tokens * job->row_bytes[kind];
 	struct stat file;
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	int fd =
+	        open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* so that a pipe is refused, not waited for */
 
 	if (fd < 0 || fstat(fd, &file) != 0) {
 		if (fd >= 0)
@@ -135,23 +136,11 @@ bool kvc_files_read(const struct kvc_files *files, size_t block, uint8_t *bytes)
 
 static int create_one(struct kvc_files *files, unsigned kind)
 {
-	const char *path = files->paths[kind];
-	char *temporary = files->temporary[kind];
-	mode_t mask = umask(0);
-	int length = snprintf(temporary, sizeof(files->temporary[kind]), "%s.XXXXXX", path);
+	struct kvc_output *output = &files->outputs[kind];
+	int code = kvc_output_create(output, files->job->name, files->paths[kind], KVC_OUTPUT_REGULAR);
 
-	(void)umask(mask);
-	if (length >= (int)sizeof(files->temporary[kind])) {
-		temporary[0] = '\0';
-		return kvc_failure(files->job->name, "the name of %s is too long", path);
-	}
-	files->fds[kind] = mkostemp(temporary, O_CLOEXEC);
-	if (files->fds[kind] < 0) {
-		temporary[0] = '\0';
-		return kvc_failure(files->job->name, "cannot write %s: %s", path, strerror(errno));
-	}
-	(void)fchmod(files->fds[kind], 0666 & ~mask);
-	return -1;
+	files->fds[kind] = output->fd;
+	return code;
 }
 
 static bool folder_of(const char *path, size_t bytes, struct stat *folder)
@@ -224,28 +213,22 @@ bool kvc_files_shrink(struct kvc_files *files, uint64_t tokens)
 
 bool kvc_files_commit(struct kvc_files *files)
 {
-	for (unsigned kind = 0; kind < 2 && files->paths[kind]; kind++) {
-		int fd = files->fds[kind];
+	bool good = true;
 
+	for (unsigned kind = 0; good && kind < 2 && files->paths[kind]; kind++) {
 		files->fds[kind] = -1;
-		if (close(fd) != 0 || rename(files->temporary[kind], files->paths[kind]) != 0) {
-			(void)kvc_failure(files->job->name, "cannot complete %s: %s", files->paths[kind],
-			                  strerror(errno));
-			return false;
-		}
-		files->temporary[kind][0] = '\0';
+		good = kvc_output_commit(&files->outputs[kind]);
 	}
-	return true;
+	return good;
 }
 
 void kvc_files_close(struct kvc_files *files)
 {
 	for (unsigned kind = 0; kind < 2; kind++) {
-		if (files->fds[kind] >= 0)
+		if (files->outputs[kind].path)
+			kvc_output_discard(&files->outputs[kind]);
+		else if (files->fds[kind] >= 0)
 			(void)close(files->fds[kind]);
-		if (files->temporary[kind][0])
-			(void)unlink(files->temporary[kind]);
 		files->fds[kind] = -1;
-		files->temporary[kind][0] = '\0';
 	}
 }

@@ -52,7 +52,8 @@ static void print_help(FILE *out)
 
 static int usage_error(const char *what, const char *name)
 {
-	(void)fprintf(stderr, "kvcellar: %s%s%s: expected one of:", what, name[0] ? " " : "", name);
+	(void)fprintf(stderr, "kvcellar: %s%s%s: expected %sone of:", what, name[0] ? " " : "", name,
+	              name[0] == '-' ? "--json, --socket PATH or " : "");
 	for (size_t i = 0; i < COMMANDS; i++)
 		(void)fprintf(stderr, " %s", commands[i].name);
 	(void)fprintf(stderr, " (see 'kvcellar --help')\n");
@@ -68,18 +69,20 @@ static const struct command *find_command(const char *name)
 	return NULL;
 }
 
-/* How many arguments from argv[1] on belong to all commands; -1: one of them is wrong. */
-static int common_arguments(int argc, char **argv)
+/* How many arguments from argv[1] on belong to all commands; -1: *wrong does not. */
+static int common_arguments(int argc, char **argv, const char **wrong)
 {
 	int i = 1;
 
 	while (i < argc && argv[i][0] == '-') {
-		if (strcmp(argv[i], "--json") == 0 || strncmp(argv[i], "--socket=", 9) == 0)
+		if (strcmp(argv[i], "--json") == 0 || strncmp(argv[i], "--socket=", 9) == 0) {
 			i++;
-		else if (strcmp(argv[i], "--socket") == 0 && i + 1 < argc)
+		} else if (strcmp(argv[i], "--socket") == 0 && i + 1 < argc) {
 			i += 2;
-		else
+		} else {
+			*wrong = argv[i];
 			return -1;
+		}
 	}
 	return i - 1;
 }
@@ -106,10 +109,10 @@ static int dispatch(int argc, char **argv, int common)
 	return result;
 }
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
+	const char *wrong = NULL;
 	int common;
-	int result;
 
 	if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
 		print_help(stdout);
@@ -119,13 +122,21 @@ int main(int argc, char **argv)
 		(void)printf("kvcellar %s\n", kvc_version());
 		return KVC_EXIT_OK;
 	}
-	common = common_arguments(argc, argv);
+	common = common_arguments(argc, argv, &wrong);
 	if (common < 0)
-		return usage_error("wrong option before the command", "");
+		return strcmp(wrong, "--socket") == 0
+		               ? usage_error("--socket before the command needs a value", "")
+		               : usage_error("wrong option before the command:", wrong);
 	if (1 + common >= argc)
 		return usage_error("no command", "");
-	result = dispatch(argc, argv, common);
-	if (fflush(stdout) != 0 && result == KVC_EXIT_OK) {
+	return dispatch(argc, argv, common);
+}
+
+int main(int argc, char **argv)
+{
+	int result = run(argc, argv);
+
+	if ((fflush(stdout) != 0 || ferror(stdout)) && (result == KVC_EXIT_OK || result == KVC_EXIT_SHORT)) {
 		(void)fprintf(stderr, "kvcellar: cannot write to stdout\n");
 		return KVC_EXIT_FAILURE;
 	}

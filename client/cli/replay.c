@@ -324,7 +324,7 @@ static bool world_open(struct world *world)
 	};
 	struct kvc_admit_options admit = {
 	        .day_bytes = setup->budget_bytes,
-	        .window_s = (uint64_t)(world->trace->duration_ms / 1000 / WINDOWS) + 1,
+	        .window_s = (uint64_t)(world->trace->duration_ms / 1000 / (double)WINDOWS) + 1,
 	        .seen_max = SEEN_MAX,
 	};
 

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "client/cli/cmd.h"
+#include "client/cli/report.h"
 
 #define DAY_MS 86400000.0
 
@@ -235,8 +236,8 @@ static bool print_json(const struct kvc_replay_report *report)
 	const struct kvc_trace *trace = report->requests;
 	json_t *rows = json_array();
 	json_t *all =
-	        json_pack("{s:s, s:s, s:I, s:I, s:I, s:f, s:o}", "trace", report->trace, "model",
-	                  report->model, "requests", (json_int_t)trace->request_count, "blocks",
+	        json_pack("{s:o, s:s, s:I, s:I, s:I, s:f, s:o}", "trace", kvc_report_string(report->trace),
+	                  "model", report->model, "requests", (json_int_t)trace->request_count, "blocks",
 	                  (json_int_t)trace->block_count, "distinct_blocks", (json_int_t)trace->distinct,
 	                  "duration_ms", trace->duration_ms, "replays", rows);
 	bool good = all;

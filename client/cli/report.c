@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "client/cli/cmd.h"
 
@@ -21,9 +22,25 @@ static void set(struct kvc_report *report, const char *name, json_t *value)
 		report->failed = true;
 }
 
+json_t *kvc_report_string(const char *value)
+{
+	json_t *string = json_string(value);
+	char *ascii = string ? NULL : strdup(value);
+
+	if (!ascii)
+		return string;
+	for (char *c = ascii; *c; c++) {
+		if (*c & 0x80)
+			*c = '?';
+	}
+	string = json_string(ascii);
+	free(ascii);
+	return string;
+}
+
 void kvc_report_text(struct kvc_report *report, const char *name, const char *value)
 {
-	set(report, name, json_string(value));
+	set(report, name, kvc_report_string(value));
 }
 
 void kvc_report_count(struct kvc_report *report, const char *name, uint64_t value)

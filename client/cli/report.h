@@ -18,6 +18,9 @@ void kvc_report_count(struct kvc_report *report, const char *name, uint64_t valu
 void kvc_report_real(struct kvc_report *report, const char *name, double value);
 void kvc_report_flag(struct kvc_report *report, const char *name, bool value);
 
+/* A JSON string of text from outside: of what is no UTF-8, all that is not ASCII is '?'. */
+json_t *kvc_report_string(const char *value);
+
 /* Print to stdout and free. Returns `code`, or KVC_EXIT_FAILURE if it could not be made. */
 int kvc_report_print(struct kvc_report *report, bool json, int code);
 

@@ -363,6 +363,14 @@ int kvc_settings_parse(const struct kvc_usage *usage, int argc, char **argv, str
 
 /* ---- namespace ----------------------------------------------------------------------------- */
 
+/* 0: none, which nothing here may be. */
+static uint32_t small_number(const char *text)
+{
+	size_t digits = strspn(text, "0123456789");
+
+	return digits > 0 && digits <= 3 && !text[digits] ? (uint32_t)strtoul(text, NULL, 10) : 0;
+}
+
 /* One word of a codec's settings: "4", "g32", "centre", "clip=0.9", "raw". */
 static bool set_coding(struct kvc_coding *coding, const char *word)
 {
@@ -379,9 +387,9 @@ static bool set_coding(struct kvc_coding *coding, const char *word)
 	else if (strncmp(word, "clip=", 5) == 0)
 		coding->clip = strtof(word + 5, &end);
 	else if (word[0] == 'g')
-		coding->group = (uint32_t)strtoul(word + 1, &end, 10);
+		coding->group = small_number(word + 1);
 	else
-		coding->bits = (uint32_t)strtoul(word, &end, 10);
+		coding->bits = small_number(word);
 	return !end || (!*end && end != word);
 }
 

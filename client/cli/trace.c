@@ -15,6 +15,8 @@
 
 enum { FIRST_ROOM = 1024 };
 
+#define TIME_MAX_MS 1e12 /* 31 years: nanoseconds of it fit 64 bits */
+
 /* From the trace's own block ids to numbers: open addressing, at most half full. */
 struct ids {
 	uint64_t *keys; /* 1 + id; 0: free */
@@ -129,6 +131,8 @@ static int read_time(struct reader *reader, const json_t *value, struct kvc_trac
 		return bad(reader, "timestamp is missing, or no number of milliseconds from 0 on");
 	if (reader->trace->request_count == 0)
 		reader->first_ms = reader->last_ms = now;
+	if (now - reader->first_ms > TIME_MAX_MS)
+		return bad(reader, "timestamp is more than 10^12 ms after the first one");
 	if (now < reader->last_ms) {
 		(void)snprintf(text, sizeof(text), "timestamp %.0f is before that of the line before, %.0f",
 		               now, reader->last_ms);

@@ -81,7 +81,7 @@ static void time_pass(struct kvc_admit *admit, uint64_t now_ns)
 
 	if (!passed_ns)
 		return;
-	kept = exp(-passed_s * MEASURE_SHARE / admit->window_s);
+	kept = exp(-passed_s * (double)MEASURE_SHARE / admit->window_s);
 	admit->again *= kept;
 	for (unsigned depth = 0; depth < DEPTHS; depth++)
 		admit->fresh[depth] *= kept;
@@ -125,7 +125,7 @@ bool kvc_admit_ask(struct kvc_admit *admit, uint64_t now_ns, const struct kvc_ad
 	if (!admit->options.day_bytes)
 		return true;
 	time_pass(admit, now_ns);
-	*asked += (double)block->bytes * MEASURE_SHARE / admit->window_s;
+	*asked += (double)block->bytes * (double)MEASURE_SHARE / admit->window_s;
 	if (admit->credit < (double)block->bytes)
 		return false;
 	if (fresh && coin_value(block->coin) >= chance(admit, depth))

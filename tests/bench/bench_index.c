@@ -141,7 +141,7 @@ static double insert_batch(struct bench *b)
 	begun = bench_now_s();
 	for (unsigned i = 0; i < BATCH; i++)
 		block_add(b, &b->keys[i]);
-	return (bench_now_s() - begun) * 1e9 / BATCH;
+	return (bench_now_s() - begun) * 1e9 / (double)BATCH;
 }
 
 static void keys_pick(struct bench *b, bool present)
@@ -170,7 +170,7 @@ static double find_batch(struct bench *b, bool present, bool hit)
 		if (hit)
 			kvc_policy_hit(b->policy, id, 0);
 	}
-	return (bench_now_s() - begun) * 1e9 / BATCH;
+	return (bench_now_s() - begun) * 1e9 / (double)BATCH;
 }
 
 static double found_batch(struct bench *b)
@@ -203,7 +203,7 @@ static double replace_batch(struct bench *b)
 		kvc_index_free(b->index, id);
 		block_add(b, &b->keys[i]);
 	}
-	return (bench_now_s() - begun) * 1e9 / BATCH;
+	return (bench_now_s() - begun) * 1e9 / (double)BATCH;
 }
 
 static double median_of(struct bench *b, double (*step)(struct bench *b))
@@ -353,8 +353,8 @@ static void request_run(struct requests *r, const struct size *size, double *req
 	(void)kvc_pack_keys(&reply, r->reply);
 	if (reply.prefix != REQUEST)
 		die("a look-up was wrong");
-	*request_ns = (bench_now_s() - begun) * 1e9 / REQUEST;
-	*lookup_ns = (found - parsed) * 1e9 / REQUEST;
+	*request_ns = (bench_now_s() - begun) * 1e9 / (double)REQUEST;
+	*lookup_ns = (found - parsed) * 1e9 / (double)REQUEST;
 }
 
 static void turn_run(struct requests *r, struct size *size, unsigned turn)

@@ -152,7 +152,7 @@ static void cellar_open(struct bench *b)
 static void cellar_fill(struct bench *b)
 {
 	struct kvc_block *blocks = calloc(PUT_BATCH, sizeof *blocks);
-	struct kvc_memory *memory;
+	struct kvc_memory *memory = NULL;
 	struct kvc_transfer transfer;
 	struct kvc_outcome outcome;
 

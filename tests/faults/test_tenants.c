@@ -187,8 +187,8 @@ static void a_flood_meets_its_quota(void **state)
 	assert_int_equal(flood.failed, 0);
 	assert_true(flood.accepted > 0);
 	assert_true(tenant_stat("other", "tenant.put_bytes") <=
-	            OTHERS_RATE * ((double)gone_ms / 1000 + 1) + DW_STEP);
-	assert_true(tenant_stat("other", "tenant.refused") >= REFUSED);
+	            (double)OTHERS_RATE * ((double)gone_ms / 1000 + 1) + DW_STEP);
+	assert_true(tenant_stat("other", "tenant.refused") >= (double)REFUSED);
 	assert_true(tenant_stat("default", "tenant.refused") == 0);
 	kvc_client_destroy(flood.client);
 }
@@ -210,7 +210,7 @@ static void a_scan_leaves_others_alone(void **state)
 		assert_int_equal(transfer_one(other, i, true), KVC_OK);
 		kvc_row.injected++;
 	}
-	assert_true(tenant_stat("other", "tenant.evicted") > SCAN / 4.0);
+	assert_true(tenant_stat("other", "tenant.evicted") > (double)SCAN / 4.0);
 	for (uint64_t i = 0; i < OWN; i += DW_BLOCKS)
 		hits += dw_get(&w, i);
 	print_message("# %u of %u blocks are there after the scan\n", hits, OWN);
@@ -335,7 +335,7 @@ static void other_verbs_see_nothing(void **state)
 	assert_int_equal(count, 0);
 	assert_int_equal(kvc_drop(other, keys, BLOCKS, 0, &count), KVC_OK);
 	assert_int_equal(count, 0);
-	assert_true(tenant_stat("default", "tenant.blocks") == BLOCKS);
+	assert_true(tenant_stat("default", "tenant.blocks") == (double)BLOCKS);
 	assert_true(tenant_stat("default", "tenant.put_bytes") > 0);
 	assert_true(tenant_stat("other", "tenant.blocks") == 0);
 	assert_true(tenant_stat("other", "tenant.puts") == 0);

@@ -17,7 +17,15 @@ run 0 "usage: kvcellar" "help" --help
 run 0 "kvcellar 0." "version" --version
 run 2 "no command: expected one of: ping stats" "no command"
 run 2 "unknown command pung: expected one of: ping" "an unknown command" pung
-run 2 "wrong option before the command" "an unknown option before the command" --frobnicate ping
+run 2 "wrong option before the command: --frobnicate: expected --json, --socket PATH or one of: ping" \
+	"an unknown option before the command" --frobnicate ping
+run 2 "--socket before the command needs a value" "no socket" --socket
+for arguments in --help --version "ping --help" "replay --help"; do
+	# shellcheck disable=SC2086
+	said=$("$program" $arguments 2>&1 >/dev/full) && said="exit code 0: $said"
+	[[ $said == *"cannot write to stdout"* ]] && said=
+	result "$arguments onto a full disk" "$said"
+done
 for command in ping stats put get lookup drop drop-tenant bench; do
 	run 0 "examples:" "help of $command" $command --help
 done
@@ -72,7 +80,7 @@ run 2 "--plane air: expected one of: shm, inline" "an unknown plane" put "${shap
 run 2 "--preset best: expected one of: quality, compact" "an unknown preset" put "${shape[@]}" --preset best "${files[@]}"
 run 2 "--shard 2: expected less than --shards 2" "a shard too many" put "${shape[@]}" --shard 2 --shards 2 "${files[@]}"
 run 2 "--key-codec and --value-codec go together" "half a codec" put "${shape[@]}" --key-codec 4,g32 "${files[@]}"
-for spec in 9,g32 4,g48 4,g32,fast 4,clip=2 "" "," 4x; do
+for spec in 9,g32 4,g48 4,g32,fast 4,clip=2 "" "," 4x 4294967300,g32 4,g4294967328 +4 "4,g 32" -4294967292; do
 	run 2 "--key-codec" "codec '$spec'" put "${shape[@]}" --key-codec "$spec" --value-codec 2,g64 "${files[@]}"
 done
 run 2 "--deadline-ms 0: expected" "no time" ping --deadline-ms 0
@@ -88,6 +96,17 @@ run 1 "expected 2097152 = 8 layers x 256 tokens x 2 heads x 128 dim x 4 bytes" "
 run 1 "x 64 dim x 2 bytes" "another value dim" put "${shape[@]}" --value-dim 64 "${files[@]}"
 run 1 "cannot write $work/none/k: No such file" "an output that cannot be" \
 	get "${shape[@]}" --sequence s --out-keys "$work/none/k" --out-values "$work/v"
+mkfifo "$work/pipe"
+run 1 "$work/pipe is no regular file" "a pipe that nobody writes" put "${shape[@]}" --keys "$work/pipe" --values "$values"
+mkdir "$work/folder"
+for other in "$work/folder" "$work/pipe"; do
+	run 1 "cannot write $other: it is no regular file; expected one, or a name that is free" "an output into $other" \
+		get "${shape[@]}" --sequence s --out-keys "$work/k" --out-values "$other"
+done
+[ -p "$work/pipe" ] && said= || said="it is gone"
+result "a pipe stays a pipe" "$said"
+rm "$work/pipe"
+rmdir "$work/folder"
 result "nothing is left behind" "$(ls "$work")"
 
 # ---- no daemon ----
@@ -108,16 +127,19 @@ run 1 "tenant" "a tenant with a slash" put "${shape[@]}" --tenant a/b "${files[@
 run 1 "tenant" "a tenant with a newline" put "${shape[@]}" --tenant $'a\nb' "${files[@]}"
 run 1 "UNSUPPORTED" "disk acknowledgement without a disk" put "${shape[@]}" --ack disk "${files[@]}"
 run 0 "ratio" "a good put" put "${shape[@]}" --sequence s "${files[@]}"
-mkdir "$work/folder"
-run 1 "cannot complete $work/folder: Is a directory" "an output that is a folder" \
-	get "${shape[@]}" --sequence s --out-keys "$work/folder" --out-values "$work/v"
-rmdir "$work/folder"
 run 0 "tokens" "a good get" get "${shape[@]}" --sequence s "${out[@]}"
+run 0 '"sequence": "a?b"' "a name that is no UTF-8" put "${shape[@]}" --sequence $'a\xffb' "${files[@]}" --json
+run 3 "prefix_blocks     0" "another such name is another sequence" lookup "${shape[@]}" --sequence $'a\xfeb'
 if [ "$(id -u)" -eq 0 ] && command -v setpriv >/dev/null; then
 	chmod 711 "$work"
 	said=$(setpriv --reuid=65534 --clear-groups "$program" ping 2>&1)
 	[[ $said == *"not allowed to connect to $work/s (Permission denied)"* ]] && said=
 	result "no right to the socket" "$said"
+	daemon_stop
+	daemon_start --socket-mode 0666
+	said=$(setpriv --reuid=1 --clear-groups "$program" ping 2>&1)
+	[[ $said == *"took no connection"*"this user may not be allowed (allow-uids, allow-gids)"* ]] && said=
+	result "a user who is not let in" "$said"
 fi
 daemon_stop
 run 1 "start kvcellard" "the daemon is gone" stats

@@ -62,8 +62,20 @@ run 1 "has 4096 bytes, expected 8192" "a file too short" "${good[@]}" --tokens 1
 run 1 "has 4096 bytes, expected 2048" "a file too long" "${good[@]}" --tokens 4
 run 1 "No such file" "a missing file" --in "$work/none" "${shape[@]}" --bits 4
 run 1 "expected a regular file" "a folder" --in "$work" "${shape[@]}" --bits 4
-run 1 "cannot create" "an output that cannot be" "${good[@]}" --out "$work/none/out"
+run 1 "cannot write $work/none/out" "an output that cannot be" "${good[@]}" --out "$work/none/out"
+run 2 "--out is empty" "an output without a name" "${good[@]}" --out ""
+run 1 "cannot write $work: it is no regular file" "an output that is a folder" "${good[@]}" --out "$work"
+mkfifo "$work/pipe"
+run 1 "$work/pipe: expected a regular file" "a pipe that nobody writes" --in "$work/pipe" "${shape[@]}" --bits 4
+rm "$work/pipe"
 run 1 "cannot write /dev/full" "a full disk" "${good[@]}" --out /dev/full
+echo before >"$work/out"
+said=$(trap '' XFSZ && ulimit -f 1 && "$program" codec "${good[@]}" --out "$work/out" 2>&1) && said="exit code 0: $said"
+[[ $said == *"cannot write $work/out: File too large"* ]] && said=
+result "an output that becomes too large" "$said"
+[ "$(cat "$work/out")" = before ] && said= || said="it is gone"
+result "the file that was there stays" "$said"
+result "nothing else is left" "$(find "$work" -mindepth 1 ! -name in ! -name out)"
 
 # A tile with a NaN is stored raw, bit for bit.
 printf '\x81\x7f' | dd of="$work/in" bs=1 seek=100 conv=notrunc status=none

@@ -72,13 +72,34 @@ changed_configuration_is_kept() {
 		rm "$dest/etc/kvcellar/kvcellard.conf" && rmdir "$dest/etc/kvcellar"
 }
 
+# As a release leaves it whose sample was another one.
+unchanged_configuration_is_renewed() {
+	local conf=$dest/etc/kvcellar/kvcellard.conf sample=$dest/usr/share/doc/kvcellar/kvcellard.conf
+	run_make install || return 1
+	echo '# of old' | tee -a "$sample" >>"$conf"
+	run_make install && cmp deploy/kvcellard.conf "$conf" && cmp deploy/kvcellard.conf "$sample" && run_make uninstall
+}
+
+# The loader's cache is brought up to date, by root, but not for a DESTDIR.
+loader_is_told() {
+	local times
+	mkdir "$dest/fake"
+	printf '#!/bin/sh\necho told >>%s\n' "$dest/fake/told" >"$dest/fake/ldconfig"
+	chmod +x "$dest/fake/ldconfig"
+	PATH=$dest/fake:$PATH run_make install && PATH=$dest/fake:$PATH run_make uninstall || return 1
+	[ ! -e "$dest/fake/told" ] || { echo "told for a DESTDIR"; return 1; }
+	MAKEFLAGS='' PATH=$dest/fake:$PATH make --no-print-directory install uninstall DESTDIR= PREFIX="$dest/own" || return 1
+	times=$(grep -c told "$dest/fake/told")
+	if [ "$(id -u)" -eq 0 ]; then [ "$times" -ge 2 ]; else [ "$times" -eq 0 ]; fi && rm -r "$dest/fake"
+}
+
 nothing_left() {
 	run_make install && run_make uninstall || return 1
 	find "$dest" ! -type d -print -o -name '*kvcellar*' -print | grep . && return 1
 	return 0
 }
 
-echo "1..7"
+echo "1..9"
 check "install" run_make install
 check "what was installed" lies_there
 check "a program builds against it" program_builds
@@ -90,5 +111,7 @@ else
 	echo "ok $number - the unit is valid # SKIP systemd-analyze is not installed"
 fi
 check "a changed configuration is kept" changed_configuration_is_kept
+check "one that was not changed becomes as the new sample is" unchanged_configuration_is_renewed
+check "the loader is told" loader_is_told
 check "uninstall leaves nothing" nothing_left
 exit $failed

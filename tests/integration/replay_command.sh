@@ -71,6 +71,11 @@ run 2 "--capacity 0: expected" "capacity 0" "$trace" --capacity 0
 run 2 "--capacity 5%%: expected" "two units" "$trace" --capacity 5%%
 run 2 "expected 1 to 32 items separated by commas" "an empty item" "$trace" --capacity 5%,,6%
 run 2 "--policy best: expected some of those that --help lists" "an unknown policy" "$trace" --policy best
+run 2 "--policy all: expected some of those that --help lists, or 'all' alone" "all, and one" "$trace" --policy lru,all
+run 2 "--policy all: expected" "all, and an unknown one" "$trace" --policy all,best
+run 2 "--capacity 0x10G: expected" "a capacity in hexadecimal" "$trace" --capacity 0x10G
+run 2 "--capacity 1000000%: expected bytes, such as 256G, or part of the working set, such as 5%, up to 10000%" \
+	"a capacity beyond all" "$trace" --capacity 1000000%
 run 2 "--model gpt: expected one of those that --help lists, such as llama-3.1-8b" "an unknown model" \
 	"$trace" --model gpt
 run 2 "--preset best: expected one of those" "an unknown preset" "$trace" --preset best
@@ -90,6 +95,7 @@ bad "no JSON" "half a line" '{"timestamp": 6, "input_le'
 bad "no JSON object" "a list" '[1]'
 bad "timestamp is missing" "no timestamp" '{"input_length": 1, "output_length": 1, "hash_ids": [1]}'
 bad "timestamp 4 is before that of the line before, 5" "time goes back" "${good/5/4}"
+bad "timestamp is more than 10^12 ms after the first one" "a time beyond all" "${good/5/1e300}"
 bad "input_length is missing, or no whole number" "a length below 0" "${good/600/-1}"
 bad "output_length is missing, or no whole number" "a length that is text" "${good/1/\"1\"}"
 bad "hash_ids is missing, or no list" "no blocks" "${good/hash_ids/hashes}"
@@ -101,6 +107,9 @@ run 1 "cannot read $work: Is a directory" "a folder" "$work"
 run 1 "no request with a block in it" "an empty file" "$work/trace"
 printf '%s\n' "$good" >"$work/trace"
 run 0 "1 requests in 0.0 min, 2 blocks, 2 distinct" "one request" "$work/trace"
+run 0 "1 requests" "many writes a day" "$work/trace" --disk 10% --disk-budget 100000000000000000%
+cp "$work/trace" "$work/"$'\xff'
+run 0 "\"trace\": \"$work/?\"" "a name that is no UTF-8" "$work/"$'\xff' --json
 run 0 "1 requests" "a disk for one request" "$work/trace" --disk 10% --disk-budget all,33%
 echo "1..$number"
 [ $failed -eq 0 ]

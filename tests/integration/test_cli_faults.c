@@ -128,6 +128,34 @@ static void test_death(void **state)
 	end(&shell);
 }
 
+/* A get that a signal ends leaves no half of a file. */
+static void test_interrupted(void **state)
+{
+	static const struct {
+		const char *name;
+		const char *told;
+	} signals[] = {{"TERM", "ended with 143"}, {"HUP", "ended with 129"}};
+	struct shell shell;
+
+	(void)state;
+	begin(&shell);
+	fake_daemon_rule(shell.f.daemon, KVC_VERB_LOOKUP, (struct fake_rule){.action = FAKE_HOLD});
+	for (size_t i = 0; i < 2; i++) {
+		char line[512];
+
+		(void)snprintf(line, sizeof(line),
+		               "$P get " SHAPE " --out-keys $F/k --out-values $F/v & p=$!;"
+		               "until ls $F/k.* $F/v.* >/dev/null 2>&1; do kill -0 $p || exit 9; done;"
+		               "kill -%s $p; wait $p; echo ended with $?; ls $F",
+		               signals[i].name);
+		run(&shell, line);
+		expect(&shell, 0, signals[i].told);
+		assert_null(strstr(shell.said, "k."));
+		assert_null(strstr(shell.said, "v."));
+	}
+	end(&shell);
+}
+
 /* The look-up finds three blocks, then the second does not come: the first is written, and that is said. */
 static void shrinks(kvc_status why, int code, const char *told)
 {
@@ -195,9 +223,10 @@ static void test_some_refused(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        cmocka_unit_test(test_busy),        cmocka_unit_test(test_refused),
-	        cmocka_unit_test(test_death),       cmocka_unit_test(test_shrinks),
-	        cmocka_unit_test(test_block_fails), cmocka_unit_test(test_some_refused),
+	        cmocka_unit_test(test_busy),         cmocka_unit_test(test_refused),
+	        cmocka_unit_test(test_death),        cmocka_unit_test(test_shrinks),
+	        cmocka_unit_test(test_interrupted),  cmocka_unit_test(test_block_fails),
+	        cmocka_unit_test(test_some_refused),
 	};
 
 	return cmocka_run_group_tests_name("cli_faults", tests, NULL, NULL);

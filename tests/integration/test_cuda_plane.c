@@ -122,7 +122,7 @@ static void worker_open(struct worker *worker, enum kvc_test_arrangement arrange
 
 static void worker_close(struct worker *worker)
 {
-	kvc_pool_destroy(worker->pool);
+	assert_int_equal(kvc_pool_destroy(worker->pool), KVC_OK);
 	kvc_memory_destroy(worker->host);
 	kvc_namespace_close(worker->ns);
 	kvc_client_destroy(worker->client);
@@ -336,7 +336,7 @@ static void test_register_without_engine(void **state)
 		while ((status = kvc_pool_register(worker.ns, &options, &other)) == KVC_ENGINE_LOST)
 			refused++;
 		must(status, "register");
-		kvc_pool_destroy(other);
+		assert_int_equal(kvc_pool_destroy(other), KVC_OK);
 	}
 	print_message("%u registrations came while there was no engine\n", refused);
 	assert_true(stat_of(&worker, "rpc.device_bytes") == (double)(worker.memory.layer_bytes * 4));
@@ -355,7 +355,7 @@ static void test_destroy(void **state)
 	for (unsigned i = 0; i < 20; i++) {
 		assert_true(stat_of(&worker, "gpu.0.regions") == 4);
 		assert_true(stat_of(&worker, "rpc.device_bytes") == (double)(worker.memory.layer_bytes * 4));
-		kvc_pool_destroy(worker.pool);
+		assert_int_equal(kvc_pool_destroy(worker.pool), KVC_OK);
 		assert_true(stat_of(&worker, "rpc.device_bytes") == 0);
 		assert_true(stat_of(&worker, "gpu.0.regions") == 0);
 		assert_true(stat_of(&worker, "gpu.0.pools") == 0);

@@ -85,6 +85,7 @@ struct fake_daemon {
 	struct fake_rule rules[KVC_VERB_COUNT];
 	unsigned seen[KVC_VERB_COUNT];
 	bool frozen;
+	bool linger;
 	struct request *held;
 	struct stored *blocks[BUCKETS]; /* by key */
 };
@@ -778,6 +779,8 @@ static void *serve(void *data)
 		MUST(pthread_mutex_unlock(&daemon->lock) == 0);
 	}
 	MUST(pthread_mutex_lock(&daemon->lock) == 0);
+	while (daemon->linger)
+		(void)pthread_cond_wait(&daemon->changed, &daemon->lock);
 	connection_end(connection);
 	(void)pthread_cond_broadcast(&daemon->changed);
 	MUST(pthread_mutex_unlock(&daemon->lock) == 0);
@@ -891,6 +894,13 @@ void fake_daemon_rule(struct fake_daemon *daemon, uint16_t verb, struct fake_rul
 	MUST(pthread_mutex_unlock(&daemon->lock) == 0);
 }
 
+void fake_daemon_linger(struct fake_daemon *daemon)
+{
+	MUST(pthread_mutex_lock(&daemon->lock) == 0);
+	daemon->linger = true;
+	MUST(pthread_mutex_unlock(&daemon->lock) == 0);
+}
+
 void fake_daemon_release(struct fake_daemon *daemon)
 {
 	static const struct fake_rule honest = {.action = FAKE_ANSWER};
@@ -904,6 +914,7 @@ void fake_daemon_release(struct fake_daemon *daemon)
 		request_free(request);
 	}
 	daemon->frozen = false;
+	daemon->linger = false;
 	(void)pthread_cond_broadcast(&daemon->changed);
 	MUST(pthread_mutex_unlock(&daemon->lock) == 0);
 }

@@ -54,7 +54,11 @@ void fake_daemon_disconnect(struct fake_daemon *daemon);
 
 void fake_daemon_rule(struct fake_daemon *daemon, uint16_t verb, struct fake_rule rule);
 
-/* Answer what is held and thaw; rules stay. */
+/* Connections that the client ends stay open here until fake_daemon_release, as while the daemon still has
+ * its memory. */
+void fake_daemon_linger(struct fake_daemon *daemon);
+
+/* Answer what is held, thaw and linger no more; rules stay. */
 void fake_daemon_release(struct fake_daemon *daemon);
 
 /* Wait until so many frames of the verb have arrived since the start. */

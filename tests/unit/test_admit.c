@@ -54,7 +54,7 @@ static unsigned ask(struct kvc_admit *admit, uint64_t now, enum kvc_admit_kind k
 static void offer(struct kvc_admit *admit, struct prng *prng, uint64_t from, uint64_t to, double times,
                   uint32_t again_of_100, uint64_t bytes[2])
 {
-	double interval = 86400.0 * REQUEST / (1 << 20) / times * (double)SECOND;
+	double interval = 86400.0 * (double)REQUEST / (1 << 20) / times * (double)SECOND;
 
 	for (double now = (double)from; now < (double)to; now += interval) {
 		enum kvc_admit_kind kind =

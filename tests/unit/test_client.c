@@ -359,6 +359,27 @@ static void test_bad_namespaces(void **state)
 
 /* ---- memory -------------------------------------------------------------------------------- */
 
+static void test_import_of_what_cannot_be_written(void **state)
+{
+	int memfd = memfd_create("read-only", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	char path[64];
+	struct kvc_memory *memory;
+	struct fixture f;
+	int reading;
+
+	(void)state;
+	fixture_open_empty(&f);
+	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", memfd);
+	reading = open(path, O_RDONLY | O_CLOEXEC);
+	assert_int_equal(ftruncate(memfd, 65536) | fcntl(memfd, F_ADD_SEALS, F_SEAL_SHRINK), 0);
+	expect_status(kvc_memory_import(f.client, reading, 65536, &memory), KVC_INVALID,
+	              "opened for reading");
+	assert_int_equal(fcntl(memfd, F_ADD_SEALS, F_SEAL_WRITE), 0);
+	expect_status(kvc_memory_import(f.client, memfd, 65536, &memory), KVC_INVALID, "sealed");
+	(void)(close(reading) | close(memfd));
+	fixture_close(&f);
+}
+
 static void test_import(void **state)
 {
 	char folder[KVC_TEMP_DIR_BYTES];
@@ -762,6 +783,7 @@ int main(void)
 	        cmocka_unit_test(test_bad_blocks),
 	        cmocka_unit_test(test_bad_clients),
 	        cmocka_unit_test(test_bad_namespaces),
+	        cmocka_unit_test(test_import_of_what_cannot_be_written),
 	        cmocka_unit_test(test_import),
 	        cmocka_unit_test(test_memory_life),
 	        cmocka_unit_test(test_deep),

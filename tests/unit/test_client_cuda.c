@@ -102,7 +102,7 @@ static void rig_open(struct rig *rig, enum kvc_test_arrangement arrangement, enu
 
 static void rig_close(struct rig *rig)
 {
-	kvc_pool_destroy(rig->pool);
+	assert_int_equal(kvc_pool_destroy(rig->pool), KVC_OK);
 	kvc_namespace_close(rig->ns);
 	kvc_test_pool_free(&rig->memory);
 }
@@ -558,7 +558,7 @@ static void *destroy(void *data)
 {
 	struct destroying *destroying = data;
 
-	kvc_pool_destroy(destroying->rig->pool);
+	assert_int_equal(kvc_pool_destroy(destroying->rig->pool), KVC_OK);
 	__atomic_store_n(&destroying->done, true, __ATOMIC_RELEASE);
 	return NULL;
 }
@@ -709,7 +709,7 @@ static void test_allocations_fail(void **state)
 		transfer = transfer_of(&rig);
 		if (status == KVC_OK) {
 			(void)kvc_put(rig.ns, &transfer, place_init(&place, 1), 1, NULL);
-			kvc_pool_destroy(rig.pool);
+			assert_int_equal(kvc_pool_destroy(rig.pool), KVC_OK);
 		}
 		kvcc_alloc_set(NULL);
 		assert_true(status == KVC_OK || status == KVC_NO_MEMORY);

@@ -243,25 +243,6 @@ static void dead_daemon_fences_nothing(void **state)
 	fixture_close(&f);
 }
 
-/* A daemon that turns a connection away says nothing: the error names what that can mean. */
-static void turned_away_says_why(void **state)
-{
-	struct fixture f;
-
-	(void)state;
-	fixture_open(&f, NULL);
-	fake_daemon_disconnect(f.daemon);
-	fake_daemon_rule(f.daemon, KVC_VERB_HELLO, (struct fake_rule){.action = FAKE_CLOSE, .times = 1});
-	assert_status(kvc_ping(f.client, 0), KVC_DISCONNECTED);
-	assert_non_null(strstr(kvc_last_error(), "closed the connection at once"));
-	assert_non_null(strstr(kvc_last_error(), "allow-uids"));
-	assert_ok(kvc_ping(f.client, 0));
-	fake_daemon_rule(f.daemon, KVC_VERB_PING, (struct fake_rule){.action = FAKE_CLOSE, .times = 1});
-	assert_status(kvc_ping(f.client, 0), KVC_DISCONNECTED);
-	assert_non_null(strstr(kvc_last_error(), "is gone"));
-	fixture_close(&f);
-}
-
 /* ---- threads that wait while the connection is replaced ----------------------------------------- */
 
 /* A thread that has one stops before each ppoll until it is let pass. */
@@ -380,7 +361,6 @@ int main(void)
 	        cmocka_unit_test(destroy_ends_a_connection_that_a_child_holds_too),
 	        cmocka_unit_test(failed_send_fences_what_is_in_use),
 	        cmocka_unit_test(dead_daemon_fences_nothing),
-	        cmocka_unit_test(turned_away_says_why),
 	        cmocka_unit_test(wake_up_for_the_next_leader_is_passed_on),
 	};
 

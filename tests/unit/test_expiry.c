@@ -88,7 +88,7 @@ static void costs_what_it_says(void **state)
 	assert_int_equal(kvc_expiry_bytes(&expiry), 0);
 	for (uint32_t id = 0; id < MANY; id++)
 		assert_int_equal(kvc_expiry_add(&expiry, id, MANY - id), KVC_OK);
-	print_message("%.1f bytes a block\n", (double)kvc_expiry_bytes(&expiry) / MANY);
+	print_message("%.1f bytes a block\n", (double)kvc_expiry_bytes(&expiry) / (double)MANY);
 	assert_in_range(kvc_expiry_bytes(&expiry), MANY * 36ull, MANY * 2 * 36ull);
 	kvc_expiry_close(&expiry);
 }

@@ -206,8 +206,8 @@ kvc_status paged_register(struct paged *paged, struct kvc_namespace *ns)
 
 void paged_unregister(struct paged *paged)
 {
-	if (paged->pool)
-		kvc_pool_destroy(paged->pool);
+	while (kvc_pool_destroy(paged->pool) == KVC_DEADLINE) /* an engine of a busy GPU may take its time */
+		continue;
 	paged->pool = NULL;
 }
 
