@@ -585,6 +585,42 @@ static void a_tenant_without_ram_holds_up_no_stop(void **state)
 	world_close(&w);
 }
 
+/* While one tenant waits for its own dirty blocks to be written, the blocks in VRAM of another that may have
+ * nothing in RAM are tried in vain, and not again at once, for ever. */
+static void a_tenant_without_ram_does_not_spin_while_another_waits(void **state)
+{
+	static const struct kvc_tenant_budget of[] = {{.name = "b", .ram_max = 1},
+	                                              {.name = "a", .ram_max = 40 * 4096}};
+	struct kvc_ns_options options = ns_options("b");
+	struct kvc_ns *own, *other;
+	struct job writers[64];
+	uint32_t count = 0;
+	struct world w;
+
+	(void)state;
+	world_open_gpu(&w, 29, 1000, 8);
+	kvc_cache_budgets_set(w.cache, &(struct kvc_tenant_budgets){.count = 2, .of = of});
+	w.disk->faults.hang = 1;
+	world_form(&w, KVC_OP_HOST);
+	do {
+		put_submit(&w, &writers[count], count, count, false);
+		settle(&w);
+	} while (writers[count++].done);
+	assert_int_equal(kvc_ns_open(w.cache, &options, &other), KVC_OK);
+	own = world_ns(&w, other);
+	world_form(&w, KVC_OP_DEVICE);
+	for (uint32_t i = 0; i < 8; i++)
+		assert_int_equal(put(&w, 100 + i, i), KVC_OK);
+	settle(&w);
+	assert_false(writers[count - 1].done);
+	world_ns(&w, own);
+	kvc_ns_close(other);
+	w.disk->faults.hang = 0;
+	sim_tier_release(w.disk);
+	assert_int_equal(finish(&w, &writers[count - 1]), KVC_OK);
+	world_close(&w);
+}
+
 static void pinned_blocks_stay_in_vram(void **state)
 {
 	struct kvc_lease *lease;
@@ -673,6 +709,7 @@ int main(void)
 	        cmocka_unit_test(stop_flushes_vram_and_recovery_finds),
 	        cmocka_unit_test(a_tenant_without_ram_holds_up_no_other),
 	        cmocka_unit_test(a_tenant_without_ram_holds_up_no_stop),
+	        cmocka_unit_test(a_tenant_without_ram_does_not_spin_while_another_waits),
 	        cmocka_unit_test(pinned_blocks_stay_in_vram),
 	        cmocka_unit_test(images_come_and_go),
 	        cmocka_unit_test(a_damaged_image_is_refused),
