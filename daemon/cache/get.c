@@ -182,6 +182,15 @@ static void get_from_vram(struct kvc_op *op)
 	kvc_move_submit(cache->mover, &op->move);
 }
 
+/* The copy in VRAM was lost or is damaged, and there is another. */
+static bool rests_on_disk_yet(const struct kvc_op *op)
+{
+	const struct kvc_entry *entry = kvc_cache_entry(op->cache, op->entry);
+
+	return op->from == KVC_REST_VRAM && entry->flags & KVC_ENTRY_ON_DISK &&
+	       !(entry->flags & KVC_ENTRY_DEAD);
+}
+
 void kvc_get_arrived(struct kvc_op *op, kvc_status status)
 {
 	if (status == KVC_OK) {
@@ -190,18 +199,29 @@ void kvc_get_arrived(struct kvc_op *op, kvc_status status)
 		kvc_op_finish(op, KVC_BUSY);
 	} else if (status == KVC_QUOTA) {
 		kvc_op_finish(op, status);
+	} else if (rests_on_disk_yet(op)) {
+		get_again(op);
 	} else {
 		get_miss(op);
 	}
+}
+
+/* Whether the block is to come from VRAM: not if that engine ends, and it rests on disk too. */
+static bool lower_it(struct kvc_cache *cache, uint32_t id)
+{
+	const struct kvc_entry *entry = kvc_cache_entry(cache, id);
+
+	return entry->flags & KVC_ENTRY_IN_VRAM &&
+	       (!(entry->flags & KVC_ENTRY_ON_DISK) ||
+	        kvc_gpu_is_up(kvc_vram_gpu(cache, kvc_vram_cell(cache, id))));
 }
 
 /* Not where it can be decoded from: bring it into RAM. */
 static void get_load(struct kvc_op *op)
 {
 	struct kvc_cache *cache = op->cache;
-	const struct kvc_entry *entry = kvc_cache_entry(cache, op->entry);
 	struct kvc_flight *flight = kvc_entry_flight(cache, op->entry);
-	bool in_vram = entry->flags & KVC_ENTRY_IN_VRAM;
+	bool in_vram = lower_it(cache, op->entry);
 	kvc_status status = KVC_OK;
 
 	op->from = in_vram ? KVC_REST_VRAM : KVC_REST_DISK;
@@ -213,6 +233,8 @@ static void get_load(struct kvc_op *op)
 		kvc_space_hurry(cache, &flight->space); /* it may have begun for nobody */
 	if (status == KVC_OK)
 		kvc_op_wait(op, flight, KVC_OP_LOAD);
+	else if (status == KVC_ENGINE_LOST)
+		get_miss(op);
 	else
 		kvc_op_finish(op, status == KVC_QUOTA ? status : KVC_BUSY);
 }

@@ -241,7 +241,7 @@ kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, struct kvc_flig
 
 /* ---- lower.c ---- */
 
-/* Begin to bring an entry that rests in VRAM and not in RAM into RAM. */
+/* Begin to bring an entry that rests in VRAM and not in RAM into RAM. KVC_ENGINE_LOST: its engine ends. */
 kvc_status kvc_lower_begin(struct kvc_cache *cache, uint32_t id, bool urgent, struct kvc_flight **flight);
 
 /* Lower cold blocks while VRAM is short, or all while the cache stops. Whether any is on its way. */

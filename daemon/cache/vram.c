@@ -325,8 +325,11 @@ static uint32_t gpu_to_lower(struct kvc_cache *cache, const struct vram_gpu *gpu
 uint32_t kvc_vram_to_lower(struct kvc_cache *cache, bool any, struct kvc_vram_walk *walk)
 {
 	while (cache->vram && walk->gpu < cache->vram->gpu_count) {
-		uint32_t id = gpu_to_lower(cache, &cache->vram->gpus[walk->gpu], any, walk);
+		const struct vram_gpu *gpu = &cache->vram->gpus[walk->gpu];
+		uint32_t id = KVC_ENTRY_NONE;
 
+		if (kvc_gpu_is_up(gpu->gpu)) /* one that ends refuses at once, and would be asked again */
+			id = gpu_to_lower(cache, gpu, any, walk);
 		if (id != KVC_ENTRY_NONE)
 			return id;
 		*walk = (struct kvc_vram_walk){.gpu = walk->gpu + 1};
