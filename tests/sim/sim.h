@@ -51,8 +51,7 @@ kvc_status sim_engine_open(struct kvc_loop *loop, struct kvc_engine **engine);
 /* ---- GPU engine: implements what the cache uses of daemon/engine/gpu.h ---- */
 
 struct sim_gpu_faults {
-	uint32_t kill; /* one in n jobs: the engine is lost with all that it holds, and comes back: at once,
-	                * or as a process that ends first */
+	uint32_t kill; /* one in n jobs: the engine is lost with all that it holds, and comes back */
 	uint32_t flip; /* an image in VRAM has one bit flipped before it is used */
 };
 
@@ -63,6 +62,9 @@ void sim_gpu_faults_set(struct kvc_gpu *gpu, const struct sim_gpu_faults *faults
 
 /* The engine is lost now; it comes back at some later step. */
 void sim_gpu_kill(struct kvc_gpu *gpu);
+
+/* Either that, or its process ends now and is reaped at some later step. */
+void sim_gpu_lose(struct kvc_gpu *gpu);
 
 /* Its process has ended, or was killed, and is not reaped; and is reaped now. */
 void sim_gpu_end(struct kvc_gpu *gpu);

@@ -3,8 +3,8 @@
  *
  *   UP --end--> ENDING --reaped--> DOWN --later--> UP
  *
- * As with the real one, a process that ends takes no jobs but keeps those that it has: it may still write what
- * they name, and what it said before may still be heard. */
+ * As with the real one, a process that ends takes no jobs but keeps those that it has: it may still write
+ * what they name, and what it said before may still be heard. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -255,9 +255,10 @@ static void reap(struct sim_event *event)
 	sim_gpu_reap(kvc_container_of(event, struct kvc_gpu, reap));
 }
 
-/* The engine is lost: at once, or at a later step. */
-static void lose(struct kvc_gpu *gpu)
+void sim_gpu_lose(struct kvc_gpu *gpu)
 {
+	if (gpu->state != UP)
+		return;
 	if (sim_one_in(gpu->random, 2)) {
 		sim_gpu_kill(gpu);
 		return;
@@ -273,7 +274,7 @@ static void turn(struct sim_event *event)
 
 	gpu->turn_queued = false;
 	if (gpu->state == UP && sim_one_in(gpu->random, gpu->faults.kill))
-		lose(gpu);
+		sim_gpu_lose(gpu);
 	if (gpu->state != UP)
 		return;
 	job = job_pop(gpu);
