@@ -52,6 +52,7 @@ kvc_status sim_engine_open(struct kvc_loop *loop, struct kvc_engine **engine);
 
 struct sim_gpu_faults {
 	uint32_t kill; /* one in n jobs: the engine is lost with all that it holds, and comes back */
+	bool disorder; /* jobs end in any order */
 	uint32_t flip; /* an image in VRAM has one bit flipped before it is used */
 };
 

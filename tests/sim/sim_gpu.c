@@ -189,6 +189,20 @@ static struct kvc_engine_job *job_pop(struct kvc_gpu *gpu)
 	return node ? kvc_container_of(node, struct kvc_engine_job, node) : NULL;
 }
 
+/* One of the first few: operations have lanes of their own, and batches are of one kind. */
+static struct kvc_engine_job *job_draw(struct kvc_gpu *gpu)
+{
+	struct kvc_list *node = gpu->jobs.next;
+
+	if (kvc_list_empty(&gpu->jobs))
+		return NULL;
+	for (uint64_t skip = gpu->faults.disorder ? sim_next(gpu->random) % 4 : 0;
+	     skip && node->next != &gpu->jobs; skip--)
+		node = node->next;
+	kvc_list_remove(node);
+	return kvc_container_of(node, struct kvc_engine_job, node);
+}
+
 static kvc_status job_result(struct kvc_gpu *gpu, struct kvc_engine_job *job)
 {
 	return job->cancelled ? KVC_CANCELLED : job_run(gpu, job);
@@ -208,7 +222,7 @@ static void jobs_last(struct kvc_gpu *gpu)
 {
 	struct kvc_engine_job *job;
 
-	while (sim_one_in(gpu->random, 2) && (job = job_pop(gpu)))
+	while (sim_one_in(gpu->random, 2) && (job = job_draw(gpu)))
 		job_end(job, job_result(gpu, job));
 	kvc_list_each (node, &gpu->jobs)
 		if (sim_one_in(gpu->random, 2))
@@ -277,7 +291,7 @@ static void turn(struct sim_event *event)
 		sim_gpu_lose(gpu);
 	if (gpu->state != UP)
 		return;
-	job = job_pop(gpu);
+	job = job_draw(gpu);
 	if (!job)
 		return;
 	job->status = job_result(gpu, job);
