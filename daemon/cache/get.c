@@ -150,11 +150,18 @@ static void get_prepare(struct kvc_op *op)
 	        .view = op->form == KVC_OP_HOST ? &op->view : NULL,
 	        .external = op->form == KVC_OP_IMAGE ? &op->external : NULL,
 	        .device = on_gpu ? &op->device : NULL,
-	        .gpu = on_gpu ? kvc_gpu_engine(kvc_pool_gpu(op->device.pool)) : NULL,
 	        .vram = KVC_VRAM_NONE,
 	        .image_bytes = entry->image_bytes,
 	        .done = decode_done,
 	};
+}
+
+static void get_submit(struct kvc_op *op)
+{
+	if (op->form == KVC_OP_DEVICE)
+		kvc_vram_move_submit(op->cache, op->ns->tenant, kvc_pool_gpu(op->device.pool), &op->move);
+	else
+		kvc_move_submit(op->cache->mover, &op->move);
 }
 
 static void get_from_ram(struct kvc_op *op)
@@ -169,7 +176,7 @@ static void get_from_ram(struct kvc_op *op)
 	if (may_stay &&
 	    kvc_vram_reserve(cache, kvc_pool_gpu(op->device.pool), entry->image_bytes, &op->cell) == KVC_OK)
 		kvc_vram_name(cache, op->cell, &op->move);
-	kvc_move_submit(cache->mover, &op->move);
+	get_submit(op);
 }
 
 static void get_from_vram(struct kvc_op *op)
@@ -179,7 +186,7 @@ static void get_from_vram(struct kvc_op *op)
 	op->from = KVC_REST_VRAM;
 	get_prepare(op);
 	kvc_vram_name(cache, kvc_vram_cell(cache, op->entry), &op->move);
-	kvc_move_submit(cache->mover, &op->move);
+	get_submit(op);
 }
 
 /* The copy in VRAM was lost or is damaged, and there is another. */

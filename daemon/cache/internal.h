@@ -88,6 +88,7 @@ struct kvc_cache {
 	enum kvc_cache_state state;
 	struct kvc_index *index;
 	struct kvc_mover *mover;
+	struct kvc_mover *gpu_movers[KVC_GPUS_MAX]; /* one each of options.gpus */
 	struct kvc_vram *vram;
 	struct kvc_tenants tenants;
 	uint32_t listed[KVC_LISTS]; /* blocks, with all policies together */

@@ -81,15 +81,13 @@ static kvc_status lower_move(struct kvc_flight *flight)
 	flight->ns->refs++;
 	flight->move = (struct kvc_move){
 	        .kind = KVC_MOVE_LOWER,
-	        .flow = &flight->ns->tenant->moves,
 	        .plan = kvc_ns_plan(flight->ns),
-	        .gpu = kvc_gpu_engine(kvc_vram_gpu(cache, cell)),
 	        .slab = kvc_slab_data(cache->options.arena, flight->space.slab),
 	        .image_bytes = flight->record.image_bytes,
 	        .done = lower_done,
 	};
 	kvc_vram_name(cache, cell, &flight->move);
-	kvc_move_submit(cache->mover, &flight->move);
+	kvc_vram_move_submit(cache, flight->ns->tenant, kvc_vram_gpu(cache, cell), &flight->move);
 	return KVC_OK;
 }
 

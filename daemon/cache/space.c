@@ -27,13 +27,22 @@ static bool evict_one(struct kvc_cache *cache)
 	return true;
 }
 
+static uint32_t moves_pending(const struct kvc_cache *cache, enum kvc_move_kind kind)
+{
+	uint32_t pending = kvc_mover_pending(cache->mover, kind);
+
+	for (uint32_t i = 0; i < cache->options.gpu_count; i++)
+		pending += kvc_mover_pending(cache->gpu_movers[i], kind);
+	return pending;
+}
+
 /* Whether something that runs now can make room when it ends. */
 static bool hope(const struct kvc_cache *cache)
 {
 	if (cache->stores || kvc_listed_count(cache, KVC_LIST_DIRTY))
 		return true;
 	for (unsigned kind = 0; kind < KVC_MOVE_KINDS; kind++)
-		if (kind != KVC_MOVE_SYNC && kvc_mover_pending(cache->mover, kind))
+		if (kind != KVC_MOVE_SYNC && moves_pending(cache, kind))
 			return true;
 	return false;
 }
@@ -60,7 +69,7 @@ static bool is_hopeless(struct kvc_cache *cache, const struct kvc_space_req *req
 	if (!is_over(req))
 		return false;
 	return req->bytes > tenant->budget.ram_max ||
-	       (!has_dirty(cache, tenant) && !tenant->moves.stirring &&
+	       (!has_dirty(cache, tenant) && !kvc_tenant_is_stirring(tenant) &&
 	        kvc_tenant_victim(cache, tenant, evictable(cache), is_unused) == KVC_POLICY_NONE);
 }
 

@@ -348,6 +348,19 @@ void kvc_vram_name(const struct kvc_cache *cache, uint32_t number, struct kvc_mo
 	move->life = kvc_gpu_life(gpu->gpu);
 }
 
+void kvc_vram_move_submit(struct kvc_cache *cache, struct kvc_tenant *tenant, const struct kvc_gpu *which,
+                          struct kvc_move *move)
+{
+	const struct vram_gpu *gpu = find_gpu(cache->vram, which);
+	uint32_t i;
+
+	KVC_PRE(gpu);
+	i = (uint32_t)(gpu - cache->vram->gpus);
+	move->gpu = kvc_gpu_engine(gpu->gpu);
+	move->flow = &tenant->gpu_moves[i];
+	kvc_move_submit(cache->gpu_movers[i], move);
+}
+
 struct kvc_gpu *kvc_vram_gpu(const struct kvc_cache *cache, uint32_t number)
 {
 	return cache->vram->gpus[cell_of(cache, number)->gpu].gpu;

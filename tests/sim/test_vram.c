@@ -233,138 +233,6 @@ static void lost_everywhere_while_it_is_lowered(void **state)
 	world_close(&w);
 }
 
-/* A process that was killed may be long in going: the driver keeps it. What it is asked it refuses at once,
- * and it is not asked again and again. */
-static void an_engine_that_ends_is_asked_to_lower_nothing(void **state)
-{
-	enum { BLOCKS = 8, FILL = 300 };
-	struct world w;
-	int64_t lowers;
-
-	(void)state;
-	world_open_gpu(&w, 30, 0, BLOCKS);
-	for (uint32_t i = 0; i < BLOCKS; i++)
-		assert_int_equal(put(&w, i, i), KVC_OK);
-	sim_gpu_end(w.gpu);
-	lowers = stat(&w, "move.lower");
-	world_form(&w, KVC_OP_HOST);
-	for (uint32_t i = 100; i < 100 + FILL; i++) /* copies in RAM go, and are wanted again */
-		assert_int_equal(put(&w, i, i), KVC_OK);
-	assert_int_equal(stat(&w, "move.lower"), lowers);
-	sim_gpu_reap(w.gpu);
-	settle(&w);
-	assert_int_equal(stat(&w, "vram.blocks"), 0);
-	assert_int_equal(get(&w, 99 + FILL, 99 + FILL), KVC_OK);
-	world_close(&w);
-}
-
-/* Until it is reaped the block counts as there: a put that is to be durable is refused, not tried again and
- * again. */
-static void an_engine_that_ends_fails_durable_puts(void **state)
-{
-	struct world w;
-	struct job writer;
-
-	(void)state;
-	world_open_gpu(&w, 32, 100, 8);
-	assert_int_equal(put(&w, 1, 11), KVC_OK);
-	sim_gpu_end(w.gpu);
-	world_form(&w, KVC_OP_HOST);
-	put_submit(&w, &writer, 1, 11, true);
-	assert_int_equal(finish(&w, &writer), KVC_ENGINE_LOST);
-	assert_int_equal(get(&w, 1, 11), KVC_MISS);
-	sim_gpu_reap(w.gpu);
-	settle(&w);
-	put_submit(&w, &writer, 1, 12, true);
-	assert_int_equal(finish(&w, &writer), KVC_OK);
-	assert_int_equal(get(&w, 1, 12), KVC_OK);
-	world_close(&w);
-}
-
-/* A block that rests in VRAM and on disk. */
-static void put_to_vram_and_disk(struct world *w, uint32_t number, uint32_t content)
-{
-	enum { FILL = 300 };
-	struct job writer;
-
-	assert_int_equal(put(w, number, content), KVC_OK);
-	put_submit(w, &writer, number, content, true);
-	assert_int_equal(finish(w, &writer), KVC_OK);
-	world_form(w, KVC_OP_HOST);
-	for (uint32_t i = 1000; i < 1000 + FILL; i++) /* its copy in RAM goes */
-		assert_int_equal(put(w, i, i), KVC_OK);
-	settle(w);
-	world_form(w, KVC_OP_DEVICE);
-	assert_int_equal(rest_of(w, number), KVC_REST_VRAM);
-}
-
-static void what_is_on_disk_too_outlives_an_engine_that_ends(void **state)
-{
-	struct world w;
-
-	(void)state;
-	world_open_gpus(&w, 33, 1000, 8);
-	put_to_vram_and_disk(&w, 1, 11);
-	sim_gpu_end(w.gpu);
-	w.pool = w.pools[1];
-	assert_int_equal(get(&w, 1, 11), KVC_OK);
-	assert_int_equal(stat(&w, "cache.hits_disk"), 1);
-	sim_gpu_reap(w.gpu);
-	settle(&w);
-	assert_int_equal(get(&w, 1, 11), KVC_OK);
-	world_close(&w);
-}
-
-static void what_is_on_disk_too_outlives_a_death_while_it_is_lowered(void **state)
-{
-	struct world w;
-	struct job reader;
-
-	(void)state;
-	world_open_gpus(&w, 34, 1000, 8);
-	put_to_vram_and_disk(&w, 1, 11);
-	w.pool = w.pools[1];
-	get_submit(&w, &reader, 1);
-	sim_gpu_kill(w.gpu);
-	assert_int_equal(finish(&w, &reader), KVC_OK);
-	assert_true(restored_is(&w, &reader, 11));
-	assert_int_equal(stat(&w, "cache.hits_disk"), 1);
-	world_close(&w);
-}
-
-static void what_is_on_disk_too_outlives_damage_in_vram(void **state)
-{
-	struct world w;
-	struct job reader;
-
-	(void)state;
-	world_open_gpus(&w, 35, 1000, 8);
-	put_to_vram_and_disk(&w, 1, 11);
-	sim_gpu_spoil(w.gpu);
-	w.pool = w.pools[1];
-	get_submit(&w, &reader, 1);
-	assert_int_equal(finish(&w, &reader), KVC_OK);
-	assert_true(restored_is(&w, &reader, 11));
-	world_close(&w);
-}
-
-static void an_engine_that_ends_holds_up_no_stop(void **state)
-{
-	struct world w;
-
-	(void)state;
-	world_open_gpu(&w, 31, 100, 8);
-	assert_int_equal(put(&w, 1, 11), KVC_OK);
-	sim_gpu_end(w.gpu);
-	kvc_cache_stop(w.cache, 1000, not_stopped, NULL);
-	settle(&w);
-	assert_int_equal(stat(&w, "move.lower"), 0);
-	sim_gpu_reap(w.gpu);
-	settle(&w);
-	cache_free(&w);
-	world_close(&w);
-}
-
 /* The engine still sees the plan of a block that it lowers when everybody has closed the namespace, and the
  * block is gone with the engine. */
 static void lost_while_it_is_lowered_for_nobody(void **state)
@@ -388,44 +256,6 @@ static void lost_while_it_is_lowered_for_nobody(void **state)
 	assert_true(stat(&w, "move.lower") > stat(&w, "cache.lowered"));
 	world_close(&w);
 	(void)mallopt(M_PERTURB, 0);
-}
-
-/* All slots of the mover are taken by a GPU that hangs. A get from the VRAM of another waits for one, while
- * that engine is lost and comes back, and another tenant's block gets the room there. */
-static void what_waits_over_a_restart_reads_nothing(void **state)
-{
-	enum { SLOTS = 512 };
-	struct job *holders = calloc(SLOTS, sizeof *holders), reader, writer;
-	struct kvc_ns_options options = ns_options("b");
-	struct kvc_ns *other, *own;
-	struct world w;
-
-	(void)state;
-	world_open_gpus(&w, 26, 0, 1);
-	assert_int_equal(put(&w, 1, 11), KVC_OK);
-	w.pool = w.pools[1];
-	assert_int_equal(put(&w, 2, 22), KVC_OK);
-	sim_gpu_hang(w.gpus[1], true);
-	for (unsigned i = 0; i < SLOTS; i++)
-		get_submit(&w, &holders[i], 2);
-	w.pool = w.pools[0];
-	get_submit(&w, &reader, 1);
-	sim_gpu_kill(w.gpu);
-	settle(&w);
-	assert_true(kvc_gpu_is_up(w.gpu) && !reader.done);
-	assert_int_equal(kvc_ns_open(w.cache, &options, &other), KVC_OK);
-	own = world_ns(&w, other);
-	put_submit(&w, &writer, 3, 33, false);
-	world_ns(&w, own);
-	sim_gpu_hang(w.gpus[1], false);
-	assert_int_equal(finish(&w, &reader), KVC_ENGINE_LOST);
-	assert_true(writer.done);
-	assert_int_equal(writer.op.status, KVC_OK);
-	assert_false(restored_is(&w, &reader, 33));
-	settle(&w);
-	kvc_ns_close(other);
-	world_close(&w);
-	free(holders);
 }
 
 static void dropped_while_it_is_lowered(void **state)
@@ -825,15 +655,8 @@ int main(void)
 	        cmocka_unit_test(a_lost_engine_loses_what_was_only_there),
 	        cmocka_unit_test(what_runs_fails_retryably),
 	        cmocka_unit_test(lost_while_it_is_lowered),
-	        cmocka_unit_test(an_engine_that_ends_is_asked_to_lower_nothing),
-	        cmocka_unit_test(an_engine_that_ends_fails_durable_puts),
-	        cmocka_unit_test(an_engine_that_ends_holds_up_no_stop),
-	        cmocka_unit_test(what_is_on_disk_too_outlives_an_engine_that_ends),
-	        cmocka_unit_test(what_is_on_disk_too_outlives_a_death_while_it_is_lowered),
-	        cmocka_unit_test(what_is_on_disk_too_outlives_damage_in_vram),
 	        cmocka_unit_test(lost_while_it_is_lowered_for_nobody),
 	        cmocka_unit_test(lost_everywhere_while_it_is_lowered),
-	        cmocka_unit_test(what_waits_over_a_restart_reads_nothing),
 	        cmocka_unit_test(dropped_while_it_is_lowered),
 	        cmocka_unit_test(durable_goes_to_disk),
 	        cmocka_unit_test(durable_put_of_a_block_lost_while_lowered),
