@@ -2,9 +2,9 @@
  * "=number". Without any word it answers everything as if it had worked, and writes what it was asked into
  * the image.
  *
- * At start:    exit, never-ready, refuse, wire, rubbish, early, inherited, uuid=N
+ * At start:    exit, never-ready, refuse, wire, rubbish, early, short-ready, inherited, uuid=N
  * Jobs:        die-after=N, abort-after=N, refuse-after=N, hang-after=N, stuck, held, begun, slow=MS,
- *              idle-death=MS
+ *              idle-death=MS, idles
  * Results:     unknown, twice, long, short, status, count, big, no-space
  * Memory:      import-fails, import-silent, pool-fails, unimport-fails, reply-unknown, reply-status
  * At the end:  lingers */
@@ -118,7 +118,7 @@ static void say_ready(void)
 	        .device_bytes = 1000,
 	};
 
-	say(&ready, word("wire") ? 12 : sizeof ready);
+	say(&ready, word("wire") ? 12 : word("short-ready") ? 8 : sizeof ready);
 }
 
 static void arena_map(const struct kvc_gpu_start *start)
@@ -252,7 +252,7 @@ static void image_write(const struct kvc_gpu_jobs *jobs, const struct kvc_gpu_jo
 {
 	uint32_t words[16] = {jobs->op, jobs->header.id, job->first_token, job->page_count};
 
-	if (job->image == KVC_GPU_NOWHERE || job->image + sizeof words > script.arena_bytes)
+	if (word("idles") || job->image == KVC_GPU_NOWHERE || job->image + sizeof words > script.arena_bytes)
 		return;
 	for (uint32_t i = 0; i < job->page_count && i < 12; i++)
 		words[4 + i] = pages[i];

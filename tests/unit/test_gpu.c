@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "daemon/base/alloc.h"
+#include "kernels/kern.h"
 #include "tests/support/gpu_rig.h"
 #include "tests/support/loop_run.h"
 
@@ -465,6 +466,42 @@ static void test_another_device_after_restart(void **state)
 	gpu_rig_stop();
 }
 
+/* What an earlier message left in the buffer is not taken for the rest of a short one. */
+static void test_half_a_ready_is_none(void **state)
+{
+	(void)state;
+	assert_int_equal(gpu_rig_start("idle-death=1"), KVC_OK);
+	gpu_rig_script("short-ready");
+	gpu_rig_wait_downs(1);
+	assert_false(kvc_test_run_until(rig.loop, gpu_rig_never, NULL, 300));
+	assert_int_equal(rig.ups, 1);
+	gpu_rig_script("");
+	gpu_rig_wait_ups(2);
+	gpu_rig_stop();
+}
+
+/* It says that it has encoded or lowered, and has not: the image that stood there before is not the block's.
+ */
+static void test_what_was_not_written_is_no_image(void **state)
+{
+	static const enum kvc_engine_op ops[] = {KVC_ENGINE_ENCODE, KVC_ENGINE_LOWER};
+	struct kvc_image image;
+	uint64_t length;
+
+	(void)state;
+	assert_int_equal(gpu_rig_start("idles"), KVC_OK);
+	gpu_rig_pool();
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(kvc_kern_image_seal(&rig.plan, rig.images, rig.plan.image_bytes, &length),
+		                 KVC_OK);
+		assert_int_equal(kvc_image_open(rig.images, length, 0, &image), KVC_OK);
+		gpu_rig_submit(0, ops[i]);
+		assert_int_equal(gpu_rig_finish(0), KVC_OK);
+		assert_int_not_equal(kvc_image_open(rig.images, length, 0, &image), KVC_OK);
+	}
+	gpu_rig_stop();
+}
+
 /* ---- regions and pools --------------------------------------------------------------------- */
 
 static void test_chunks_travel(void **state)
@@ -684,6 +721,8 @@ int main(void)
 	        GPU_TEST(test_backoff),
 	        GPU_TEST(test_restart_fails),
 	        GPU_TEST(test_another_device_after_restart),
+	        GPU_TEST(test_half_a_ready_is_none),
+	        GPU_TEST(test_what_was_not_written_is_no_image),
 	        GPU_TEST(test_chunks_travel),
 	        GPU_TEST(test_descriptors_are_short),
 	        GPU_TEST(test_import_refused),
