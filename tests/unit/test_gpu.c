@@ -380,6 +380,25 @@ static void test_one_job_is_stuck(void **state)
 	gpu_rig_stop();
 }
 
+/* Likewise a request: whoever waits for its end would wait for ever. */
+static void test_one_request_is_stuck(void **state)
+{
+	struct gpu_rig_seen stuck;
+	struct kvc_device_region *region;
+
+	(void)state;
+	rig.options.hang_ms = 30;
+	assert_int_equal(gpu_rig_start("import-silent"), KVC_OK);
+	gpu_rig_region_open(&stuck, &region);
+	while (!stuck.seen) {
+		gpu_rig_submit(1, KVC_ENGINE_LOWER);
+		gpu_rig_finish(1);
+	}
+	assert_int_equal(stuck.status, KVC_ENGINE_LOST);
+	assert_int_equal(gpu_rig_stat("gpu.2.hangs"), 1);
+	gpu_rig_stop();
+}
+
 /* Answers that cannot be: the engine is out of its mind. */
 static void test_nonsense(void **state)
 {
@@ -715,6 +734,7 @@ int main(void)
 	        cmocka_unit_test(test_hang),
 	        GPU_TEST(test_hang_is_counted),
 	        GPU_TEST(test_one_job_is_stuck),
+	        GPU_TEST(test_one_request_is_stuck),
 	        cmocka_unit_test(test_nonsense),
 	        GPU_TEST(test_submit_while_down),
 	        GPU_TEST(test_vram_of_an_earlier_life),
