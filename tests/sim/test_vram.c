@@ -505,14 +505,14 @@ static void puts_without_ram(struct world *w, uint32_t first, uint32_t count)
 	kvc_ns_close(other);
 }
 
-static void a_tenant_without_ram_holds_up_no_other(void **state)
+/* Of `theirs` of the VRAM's blocks. */
+static void others_go_on(uint32_t vram_blocks, uint32_t theirs)
 {
-	enum { BLOCKS = 60, THEIRS = 3 };
+	enum { BLOCKS = 60 };
 	struct world w;
 
-	(void)state;
-	world_open_gpu(&w, 27, 0, 8);
-	puts_without_ram(&w, 100, THEIRS);
+	world_open_gpu(&w, 27, 0, vram_blocks);
+	puts_without_ram(&w, 100, theirs);
 	for (uint32_t i = 0; i < BLOCKS; i++)
 		assert_int_equal(put(&w, i, i), KVC_OK);
 	settle(&w);
@@ -523,6 +523,13 @@ static void a_tenant_without_ram_holds_up_no_other(void **state)
 		assert_int_equal(get(&w, i, i), KVC_OK);
 	assert_int_equal(tenant_stat(&w, "b", "lost"), 0);
 	world_close(&w);
+}
+
+static void a_tenant_without_ram_holds_up_no_other(void **state)
+{
+	(void)state;
+	others_go_on(8, 3);
+	others_go_on(100, 80); /* more than a search for room looks at */
 }
 
 static void a_tenant_without_ram_holds_up_no_stop(void **state)
@@ -603,6 +610,32 @@ static void pinned_blocks_stay_in_vram(void **state)
 	world_close(&w);
 }
 
+/* More cold blocks are pinned than a search for room looks at. */
+static void pinned_blocks_hold_up_no_other(void **state)
+{
+	enum { PINNED = 80, ROOM = 20, OTHERS = 100 };
+	struct kvc_lease *lease;
+	struct world w;
+	uint32_t done;
+
+	(void)state;
+	world_open_gpu(&w, 36, 0, PINNED + ROOM);
+	assert_int_equal(kvc_lease_open(w.cache, PINNED, &lease), KVC_OK);
+	for (uint32_t i = 0; i < PINNED; i++) {
+		struct kvc_storage_key key = storage_key(&w, i);
+
+		assert_int_equal(put(&w, i, i), KVC_OK);
+		assert_int_equal(kvc_lease_pin(lease, &key, 1, &done), KVC_OK);
+	}
+	for (uint32_t i = PINNED; i < PINNED + OTHERS; i++)
+		assert_int_equal(put(&w, i, i), KVC_OK);
+	settle(&w);
+	assert_int_equal(rest_of(&w, PINNED + OTHERS - 1), KVC_REST_VRAM);
+	assert_true(stat(&w, "vram.evicted") > 0);
+	kvc_lease_close(lease);
+	world_close(&w);
+}
+
 static void images_come_and_go(void **state)
 {
 	struct world w;
@@ -672,6 +705,7 @@ int main(void)
 	        cmocka_unit_test(a_tenant_without_ram_holds_up_no_stop),
 	        cmocka_unit_test(a_tenant_without_ram_does_not_spin_while_another_waits),
 	        cmocka_unit_test(pinned_blocks_stay_in_vram),
+	        cmocka_unit_test(pinned_blocks_hold_up_no_other),
 	        cmocka_unit_test(images_come_and_go),
 	        cmocka_unit_test(a_damaged_image_is_refused),
 	};
