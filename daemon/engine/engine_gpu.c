@@ -414,6 +414,10 @@ static bool result_take(struct kvc_gpu *gpu, const struct kvc_gpu_result *result
 		             (unsigned long long)result->seq);
 		return false;
 	}
+	if (result->status == KVC_ENGINE_LOST) { /* then it is, and what rests in its VRAM with it */
+		kvc_gpu_fail(gpu, KVC_ENGINE_LOST, "it says that its device is lost");
+		return false;
+	}
 	if (!status_right(job, result->status) || !length_right(job, result)) {
 		kvc_gpu_fail(gpu, KVC_ENGINE_LOST,
 		             "it answered a job of kind %d with status %u and length %llu", job->op,

@@ -5,7 +5,7 @@
  * At start:    exit, never-ready, refuse, wire, rubbish, early, short-ready, inherited, uuid=N
  * Jobs:        die-after=N, abort-after=N, refuse-after=N, hang-after=N, stuck, held, begun, slow=MS,
  *              idle-death=MS, idles
- * Results:     unknown, twice, long, short, status, count, big, no-space
+ * Results:     lost, unknown, twice, long, short, status, count, big, no-space
  * Memory:      import-fails, import-silent, pool-fails, unimport-fails, reply-unknown, reply-status,
  *              import-chance=N, pool-chance=N
  * Any message: die-at=N
@@ -385,6 +385,8 @@ static struct kvc_gpu_result job_result(const struct kvc_gpu_jobs *jobs, const s
 		result.length = 8;
 	if (word("status"))
 		result.status = 9999;
+	if (word("lost"))
+		result.status = KVC_ENGINE_LOST;
 	if (word("no-space")) {
 		result.status = KVC_NO_SPACE;
 		result.length += 64;

@@ -402,7 +402,7 @@ static void test_one_request_is_stuck(void **state)
 /* Answers that cannot be: the engine is out of its mind. */
 static void test_nonsense(void **state)
 {
-	static const char *const scripts[] = {"unknown", "long", "short", "status", "count", "big"};
+	static const char *const scripts[] = {"lost", "unknown", "long", "short", "status", "count", "big"};
 
 	(void)state;
 	for (size_t i = 0; i < sizeof scripts / sizeof scripts[0]; i++)
