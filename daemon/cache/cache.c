@@ -84,22 +84,40 @@ static void flights_close(struct kvc_cache *cache)
 	kvc_free(cache->flights);
 }
 
-static kvc_status mover_open(struct kvc_cache *cache)
+static void movers_close(struct kvc_cache *cache)
+{
+	for (uint32_t i = 0; i < cache->options.gpu_count; i++)
+		if (cache->gpu_movers[i])
+			kvc_mover_close(cache->gpu_movers[i]);
+	if (cache->mover)
+		kvc_mover_close(cache->mover);
+}
+
+/* One for all GPUs would have its slots taken by one that hangs. */
+static kvc_status movers_open(struct kvc_cache *cache)
 {
 	uint64_t share = kvc_arena_bytes(cache->options.arena) / 4;
-	uint32_t gpus = cache->options.gpu_count;
 	struct kvc_mover_options options = {
 	        .loop = cache->options.loop,
 	        .stats = cache->options.stats,
 	        .engine = cache->options.engine,
 	        .disk = cache->options.disk,
 	        .slots = cache->options.moves_max,
-	        .gpu_slots = gpus * GPU_SLOTS,
 	        .class_bytes = share < CLASS_BYTES_MAX ? share : CLASS_BYTES_MAX,
-	        .gpu_class_bytes = gpus * GPU_CLASS_BYTES_MAX,
 	};
+	struct kvc_mover_options of_gpu = {
+	        .loop = cache->options.loop,
+	        .stats = cache->options.stats,
+	        .gpu_slots = GPU_SLOTS,
+	        .gpu_class_bytes = GPU_CLASS_BYTES_MAX,
+	};
+	kvc_status status = kvc_mover_open(&options, &cache->mover);
 
-	return kvc_mover_open(&options, &cache->mover);
+	for (uint32_t i = 0; status == KVC_OK && i < cache->options.gpu_count; i++)
+		status = kvc_mover_open(&of_gpu, &cache->gpu_movers[i]);
+	if (status != KVC_OK)
+		movers_close(cache);
+	return status;
 }
 
 static void lists_open(struct kvc_cache *cache)
@@ -135,7 +153,7 @@ kvc_status kvc_cache_open(const struct kvc_cache_options *options, struct kvc_ca
 	status = flights_open(cache);
 	if (status != KVC_OK)
 		goto fail_admission;
-	status = mover_open(cache);
+	status = movers_open(cache);
 	if (status != KVC_OK)
 		goto fail_flights;
 	status = kvc_vram_open(cache, &cache->vram);
@@ -145,7 +163,7 @@ kvc_status kvc_cache_open(const struct kvc_cache_options *options, struct kvc_ca
 	return KVC_OK;
 
 fail_mover:
-	kvc_mover_close(cache->mover);
+	movers_close(cache);
 fail_flights:
 	flights_close(cache);
 fail_admission:
@@ -382,7 +400,7 @@ void kvc_cache_close(struct kvc_cache *cache)
 	KVC_PRE(!cache->namespaces.count && !cache->flights_used && !cache->ops);
 	KVC_PRE(!kvc_space_wanted(cache) && !cache->space_task.queued && !cache->stop_task.queued);
 	kvc_vram_close(cache->vram);
-	kvc_mover_close(cache->mover);
+	movers_close(cache);
 	flights_close(cache);
 	kvc_admission_close(cache);
 	kvc_tenants_close(cache);

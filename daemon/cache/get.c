@@ -150,11 +150,18 @@ static void get_prepare(struct kvc_op *op)
 	        .view = op->form == KVC_OP_HOST ? &op->view : NULL,
 	        .external = op->form == KVC_OP_IMAGE ? &op->external : NULL,
 	        .device = on_gpu ? &op->device : NULL,
-	        .gpu = on_gpu ? kvc_gpu_engine(kvc_pool_gpu(op->device.pool)) : NULL,
 	        .vram = KVC_VRAM_NONE,
 	        .image_bytes = entry->image_bytes,
 	        .done = decode_done,
 	};
+}
+
+static void get_submit(struct kvc_op *op)
+{
+	if (op->form == KVC_OP_DEVICE)
+		kvc_vram_move_submit(op->cache, op->ns->tenant, kvc_pool_gpu(op->device.pool), &op->move);
+	else
+		kvc_move_submit(op->cache->mover, &op->move);
 }
 
 static void get_from_ram(struct kvc_op *op)
@@ -169,7 +176,7 @@ static void get_from_ram(struct kvc_op *op)
 	if (may_stay &&
 	    kvc_vram_reserve(cache, kvc_pool_gpu(op->device.pool), entry->image_bytes, &op->cell) == KVC_OK)
 		kvc_vram_name(cache, op->cell, &op->move);
-	kvc_move_submit(cache->mover, &op->move);
+	get_submit(op);
 }
 
 static void get_from_vram(struct kvc_op *op)
@@ -179,7 +186,16 @@ static void get_from_vram(struct kvc_op *op)
 	op->from = KVC_REST_VRAM;
 	get_prepare(op);
 	kvc_vram_name(cache, kvc_vram_cell(cache, op->entry), &op->move);
-	kvc_move_submit(cache->mover, &op->move);
+	get_submit(op);
+}
+
+/* The copy in VRAM was lost or is damaged, and there is another. */
+static bool rests_on_disk_yet(const struct kvc_op *op)
+{
+	const struct kvc_entry *entry = kvc_cache_entry(op->cache, op->entry);
+
+	return op->from == KVC_REST_VRAM && entry->flags & KVC_ENTRY_ON_DISK &&
+	       !(entry->flags & KVC_ENTRY_DEAD);
 }
 
 void kvc_get_arrived(struct kvc_op *op, kvc_status status)
@@ -190,18 +206,29 @@ void kvc_get_arrived(struct kvc_op *op, kvc_status status)
 		kvc_op_finish(op, KVC_BUSY);
 	} else if (status == KVC_QUOTA) {
 		kvc_op_finish(op, status);
+	} else if (rests_on_disk_yet(op)) {
+		get_again(op);
 	} else {
 		get_miss(op);
 	}
+}
+
+/* Whether the block is to come from VRAM: not if that engine ends, and it rests on disk too. */
+static bool lower_it(struct kvc_cache *cache, uint32_t id)
+{
+	const struct kvc_entry *entry = kvc_cache_entry(cache, id);
+
+	return entry->flags & KVC_ENTRY_IN_VRAM &&
+	       (!(entry->flags & KVC_ENTRY_ON_DISK) ||
+	        kvc_gpu_is_up(kvc_vram_gpu(cache, kvc_vram_cell(cache, id))));
 }
 
 /* Not where it can be decoded from: bring it into RAM. */
 static void get_load(struct kvc_op *op)
 {
 	struct kvc_cache *cache = op->cache;
-	const struct kvc_entry *entry = kvc_cache_entry(cache, op->entry);
 	struct kvc_flight *flight = kvc_entry_flight(cache, op->entry);
-	bool in_vram = entry->flags & KVC_ENTRY_IN_VRAM;
+	bool in_vram = lower_it(cache, op->entry);
 	kvc_status status = KVC_OK;
 
 	op->from = in_vram ? KVC_REST_VRAM : KVC_REST_DISK;
@@ -213,6 +240,8 @@ static void get_load(struct kvc_op *op)
 		kvc_space_hurry(cache, &flight->space); /* it may have begun for nobody */
 	if (status == KVC_OK)
 		kvc_op_wait(op, flight, KVC_OP_LOAD);
+	else if (status == KVC_ENGINE_LOST)
+		get_miss(op);
 	else
 		kvc_op_finish(op, status == KVC_QUOTA ? status : KVC_BUSY);
 }

@@ -88,6 +88,7 @@ struct kvc_cache {
 	enum kvc_cache_state state;
 	struct kvc_index *index;
 	struct kvc_mover *mover;
+	struct kvc_mover *gpu_movers[KVC_GPUS_MAX]; /* one each of options.gpus */
 	struct kvc_vram *vram;
 	struct kvc_tenants tenants;
 	uint32_t listed[KVC_LISTS]; /* blocks, with all policies together */
@@ -241,7 +242,7 @@ kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, struct kvc_flig
 
 /* ---- lower.c ---- */
 
-/* Begin to bring an entry that rests in VRAM and not in RAM into RAM. */
+/* Begin to bring an entry that rests in VRAM and not in RAM into RAM. KVC_ENGINE_LOST: its engine ends. */
 kvc_status kvc_lower_begin(struct kvc_cache *cache, uint32_t id, bool urgent, struct kvc_flight **flight);
 
 /* Lower cold blocks while VRAM is short, or all while the cache stops. Whether any is on its way. */

@@ -30,6 +30,24 @@ static void lower_place(struct kvc_flight *flight)
 		kvc_vram_detach(cache, flight->entry);
 }
 
+/* What rests in VRAM is of no use. It may not be the only copy; but while others read it its room stays
+ * taken, and so the whole block goes. */
+static void lower_failed(struct kvc_flight *flight)
+{
+	struct kvc_cache *cache = flight->cache;
+	const struct kvc_entry *entry = kvc_cache_entry(cache, flight->entry);
+	bool elsewhere = entry->flags & KVC_ENTRY_ON_DISK && kvc_entry_used_by_one(entry);
+
+	if (flight->move.status == KVC_CORRUPT)
+		kvc_stat_add(cache->count.corrupt, 1);
+	else if (!elsewhere)
+		kvc_stat_add(cache->count.lost, 1);
+	if (elsewhere)
+		kvc_vram_detach(cache, flight->entry);
+	else
+		kvc_entry_drop(cache, flight->entry);
+}
+
 static void lower_done(struct kvc_move *move)
 {
 	struct kvc_flight *flight = kvc_container_of(move, struct kvc_flight, move);
@@ -43,10 +61,8 @@ static void lower_done(struct kvc_move *move)
 	} else {
 		kvc_space_return(cache, &flight->space);
 	}
-	if (!dead && move->status != KVC_OK && move->status != KVC_ENGINE_LOST) {
-		kvc_stat_add(move->status == KVC_CORRUPT ? cache->count.corrupt : cache->count.lost, 1);
-		kvc_entry_drop(cache, flight->entry);
-	}
+	if (!dead && move->status != KVC_OK && move->status != KVC_ENGINE_LOST)
+		lower_failed(flight);
 	lower_end(flight, dead && move->status == KVC_OK ? KVC_MISS : move->status);
 }
 
@@ -65,15 +81,13 @@ static kvc_status lower_move(struct kvc_flight *flight)
 	flight->ns->refs++;
 	flight->move = (struct kvc_move){
 	        .kind = KVC_MOVE_LOWER,
-	        .flow = &flight->ns->tenant->moves,
 	        .plan = kvc_ns_plan(flight->ns),
-	        .gpu = kvc_gpu_engine(kvc_vram_gpu(cache, cell)),
 	        .slab = kvc_slab_data(cache->options.arena, flight->space.slab),
 	        .image_bytes = flight->record.image_bytes,
 	        .done = lower_done,
 	};
 	kvc_vram_name(cache, cell, &flight->move);
-	kvc_move_submit(cache->mover, &flight->move);
+	kvc_vram_move_submit(cache, flight->ns->tenant, kvc_vram_gpu(cache, cell), &flight->move);
 	return KVC_OK;
 }
 
@@ -94,6 +108,8 @@ kvc_status kvc_lower_begin(struct kvc_cache *cache, uint32_t id, bool urgent, st
 	kvc_status status;
 
 	KVC_PRE(entry->flags & KVC_ENTRY_IN_VRAM && entry->slab == KVC_EXTENT_NONE);
+	if (!kvc_gpu_is_up(kvc_vram_gpu(cache, kvc_vram_cell(cache, id))))
+		return KVC_ENGINE_LOST;
 	status = kvc_flight_begin(cache, id, KVC_FLIGHT_LOWER, &flight);
 	if (status != KVC_OK)
 		return status;

@@ -244,16 +244,16 @@ static void put_encode(struct kvc_op *op)
 {
 	bool on_gpu = op->form == KVC_OP_DEVICE;
 	bool in_vram = op->cell != KVC_CELL_NONE;
+	struct kvc_tenant *tenant = op->ns->tenant;
 
 	kvc_op_move(op, KVC_OP_ENCODE);
 	op->move = (struct kvc_move){
 	        .kind = on_gpu ? KVC_MOVE_GATHER : KVC_MOVE_ENCODE,
-	        .flow = &op->ns->tenant->moves,
+	        .flow = &tenant->moves,
 	        .plan = op->plan,
 	        .view = op->form == KVC_OP_HOST ? &op->view : NULL,
 	        .external = op->form == KVC_OP_IMAGE ? &op->external : NULL,
 	        .device = on_gpu ? &op->device : NULL,
-	        .gpu = on_gpu ? kvc_gpu_engine(kvc_pool_gpu(op->device.pool)) : NULL,
 	        .vram = KVC_VRAM_NONE,
 	        .slab = in_vram ? NULL : kvc_slab_data(op->cache->options.arena, op->space.slab),
 	        .image_bytes = in_vram ? op->plan->image_bytes : op->space.bytes - KVC_RECORD_HEADER_BYTES,
@@ -261,7 +261,10 @@ static void put_encode(struct kvc_op *op)
 	};
 	if (in_vram)
 		kvc_vram_name(op->cache, op->cell, &op->move);
-	kvc_move_submit(op->cache->mover, &op->move);
+	if (on_gpu)
+		kvc_vram_move_submit(op->cache, tenant, kvc_pool_gpu(op->device.pool), &op->move);
+	else
+		kvc_move_submit(op->cache->mover, &op->move);
 }
 
 static void space_granted(struct kvc_space_req *req, kvc_status status)

@@ -45,6 +45,8 @@ void kvc_tenant_budget_take(struct kvc_cache *cache, struct kvc_tenant *tenant)
 	kvc_rate_set(&tenant->get_rate, tenant->budget.get_rate, now_ms);
 	tenant->space_turn.weight = tenant->budget.weight;
 	kvc_move_flow_weight(&tenant->moves, tenant->budget.weight);
+	for (uint32_t i = 0; i < tenant->gpu_count; i++)
+		kvc_move_flow_weight(&tenant->gpu_moves[i], tenant->budget.weight);
 }
 
 void kvc_cache_budgets_set(struct kvc_cache *cache, const struct kvc_tenant_budgets *budgets)
@@ -309,7 +311,8 @@ bool kvc_tenants_over_busy(struct kvc_cache *cache)
 		const struct kvc_tenant *tenant = tenant_of_node(node);
 
 		if (movable(tenant) > tenant->share &&
-		    (tenant->moves.stirring || (writable && kvc_tenant_count(tenant, KVC_LIST_DIRTY))))
+		    (kvc_tenant_is_stirring(tenant) ||
+		     (writable && kvc_tenant_count(tenant, KVC_LIST_DIRTY))))
 			return true;
 	}
 	return false;

@@ -27,13 +27,22 @@ static bool evict_one(struct kvc_cache *cache)
 	return true;
 }
 
+static uint32_t moves_pending(const struct kvc_cache *cache, enum kvc_move_kind kind)
+{
+	uint32_t pending = kvc_mover_pending(cache->mover, kind);
+
+	for (uint32_t i = 0; i < cache->options.gpu_count; i++)
+		pending += kvc_mover_pending(cache->gpu_movers[i], kind);
+	return pending;
+}
+
 /* Whether something that runs now can make room when it ends. */
 static bool hope(const struct kvc_cache *cache)
 {
 	if (cache->stores || kvc_listed_count(cache, KVC_LIST_DIRTY))
 		return true;
 	for (unsigned kind = 0; kind < KVC_MOVE_KINDS; kind++)
-		if (kind != KVC_MOVE_SYNC && kvc_mover_pending(cache->mover, kind))
+		if (kind != KVC_MOVE_SYNC && moves_pending(cache, kind))
 			return true;
 	return false;
 }
@@ -47,15 +56,31 @@ static bool is_over(const struct kvc_space_req *req)
 	return most && req->tenant->ram + req->bytes > most;
 }
 
+static bool has_dirty(const struct kvc_cache *cache, const struct kvc_tenant *tenant)
+{
+	return kvc_cache_disk_writable(cache) && kvc_tenant_count(tenant, KVC_LIST_DIRTY);
+}
+
+/* Whether nothing that can go, or is on its way, brings the tenant within its limit. */
+static bool is_hopeless(struct kvc_cache *cache, const struct kvc_space_req *req)
+{
+	struct kvc_tenant *tenant = req->tenant;
+
+	if (!is_over(req))
+		return false;
+	return req->bytes > tenant->budget.ram_max ||
+	       (!has_dirty(cache, tenant) && !kvc_tenant_is_stirring(tenant) &&
+	        kvc_tenant_victim(cache, tenant, evictable(cache), is_unused) == KVC_POLICY_NONE);
+}
+
 /* KVC_OK: it is within its limit. KVC_BUSY: what is on its way will bring it there. KVC_QUOTA: nothing will.
  */
 static kvc_status limit_keep(struct kvc_cache *cache, struct kvc_space_req *req)
 {
 	struct kvc_tenant *tenant = req->tenant;
-	bool dirty;
 
 	tenant->squeezed = false;
-	while (is_over(req)) {
+	while (is_over(req) && req->bytes <= tenant->budget.ram_max) {
 		uint32_t victim = kvc_tenant_victim(cache, tenant, evictable(cache), is_unused);
 
 		if (victim == KVC_POLICY_NONE)
@@ -64,12 +89,11 @@ static kvc_status limit_keep(struct kvc_cache *cache, struct kvc_space_req *req)
 	}
 	if (!is_over(req))
 		return KVC_OK;
-	dirty = kvc_cache_disk_writable(cache) && kvc_tenant_count(tenant, KVC_LIST_DIRTY);
-	if (req->bytes > tenant->budget.ram_max || (!dirty && !tenant->moves.stirring)) {
+	if (is_hopeless(cache, req)) {
 		tenant->count.refused++;
 		return KVC_QUOTA;
 	}
-	tenant->squeezed = dirty;
+	tenant->squeezed = has_dirty(cache, tenant);
 	return KVC_BUSY;
 }
 
@@ -158,8 +182,12 @@ kvc_status kvc_space_request(struct kvc_cache *cache, struct kvc_space_req *req)
 	kvc_status status;
 
 	KVC_PRE(!req->queued && req->granted && req->tenant);
-	if (!kvc_space_wanted(cache))
+	if (!kvc_space_wanted(cache)) {
 		trial = try_reserve(cache, req, &status);
+	} else if (is_hopeless(cache, req)) { /* at once: who asks again when refused would never stop */
+		req->tenant->count.refused++;
+		return KVC_QUOTA;
+	}
 	if (trial == TRIAL_ENDED)
 		return status;
 	kvc_list_push(queue_of(req), &req->node);

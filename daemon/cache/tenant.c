@@ -126,7 +126,7 @@ static void vacancy_update(struct kvc_cache *cache, struct kvc_tenant *tenant)
 static void tenant_free(struct kvc_cache *cache, struct kvc_tenant *tenant)
 {
 	KVC_PRE(!tenant->blocks && !tenant->namespaces && !tenant->ops && !tenant->ram && !tenant->vram);
-	KVC_PRE(!tenant->moves.stirring && !tenant->held);
+	KVC_PRE(!kvc_tenant_is_stirring(tenant) && !tenant->held);
 	for (unsigned i = 0; i < KVC_PRIORITIES; i++)
 		if (tenant->policies[i])
 			kvc_policy_close(tenant->policies[i]);
@@ -209,7 +209,8 @@ static kvc_status tenant_make(struct kvc_cache *cache, const uint8_t id[KVC_TENA
                               struct kvc_tenant **made)
 {
 	struct kvc_tenants *tenants = &cache->tenants;
-	struct kvc_tenant *tenant = kvc_calloc(1, sizeof *tenant);
+	uint32_t gpus = cache->options.gpu_count;
+	struct kvc_tenant *tenant = kvc_calloc(1, sizeof *tenant + gpus * sizeof tenant->gpu_moves[0]);
 	kvc_status status = tenant ? number_take(tenants, &tenant->number) : KVC_NO_MEMORY;
 
 	if (status == KVC_OK)
@@ -226,6 +227,8 @@ static kvc_status tenant_make(struct kvc_cache *cache, const uint8_t id[KVC_TENA
 	kvc_list_init(&tenant->space_normal);
 	kvc_fair_flow_init(&tenant->space_turn, 0);
 	kvc_move_flow_init(&tenant->moves, 0);
+	for (tenant->gpu_count = 0; tenant->gpu_count < gpus; tenant->gpu_count++)
+		kvc_move_flow_init(&tenant->gpu_moves[tenant->gpu_count], 0);
 	tenants->of[tenant->number] = tenant;
 	tenants->present++;
 	kvc_tenant_budget_take(cache, tenant);

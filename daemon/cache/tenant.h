@@ -79,11 +79,23 @@ struct kvc_tenant {
 	struct kvc_fair_flow space_turn; /* waits for room: see space.c */
 	struct kvc_list space_urgent;
 	struct kvc_list space_normal;
-	struct kvc_move_flow moves;
+	struct kvc_move_flow moves; /* but those of GPUs */
 	struct kvc_tenant_counts count;
 	struct kvc_tenant_pace put_pace;
 	struct kvc_tenant_pace get_pace;
+	uint32_t gpu_count;
+	struct kvc_move_flow gpu_moves[];
 };
+
+/* Whether any of its moves but syncs is queued or runs. */
+static inline bool kvc_tenant_is_stirring(const struct kvc_tenant *tenant)
+{
+	bool stirring = tenant->moves.stirring > 0;
+
+	for (uint32_t i = 0; i < tenant->gpu_count; i++)
+		stirring = stirring || tenant->gpu_moves[i].stirring > 0;
+	return stirring;
+}
 
 enum { KVC_TENANT_BUCKETS = 1024 };
 

@@ -231,6 +231,13 @@ static bool only_here(const struct kvc_entry *entry)
 	return entry->slab == KVC_EXTENT_NONE && !(entry->flags & KVC_ENTRY_ON_DISK);
 }
 
+/* Its tenant has no room in RAM, so what it has here cannot make room for the next puts either. */
+static bool is_refused(const struct kvc_cache *cache, const struct kvc_entry *entry)
+{
+	return kvc_entry_tenant(cache, entry)->lower_refused == cache->lower_runs;
+}
+
+/* What will stay is passed over and becomes hot: else the next search would end where this one did. */
 static bool evict_one(struct kvc_cache *cache, const struct vram_gpu *gpu)
 {
 	uint32_t number = gpu->coldest;
@@ -238,13 +245,16 @@ static bool evict_one(struct kvc_cache *cache, const struct vram_gpu *gpu)
 	for (unsigned i = 0; i < SCAN && number != KVC_CELL_NONE; i++) {
 		uint32_t id = cell_of(cache, number)->entry;
 		const struct kvc_entry *entry = kvc_cache_entry(cache, id);
+		uint32_t next = cell_of(cache, number)->hotter;
 
 		if (!entry->refs && !only_here(entry)) {
 			kvc_stat_add(cache->vram->stat_evicted, 1);
 			kvc_vram_detach(cache, id);
 			return true;
 		}
-		number = cell_of(cache, number)->hotter;
+		if (entry->pins || (only_here(entry) && is_refused(cache, entry)))
+			kvc_vram_touch(cache, id);
+		number = next;
 	}
 	return false;
 }
@@ -289,12 +299,6 @@ static bool can_lower(const struct kvc_entry *entry)
 	return only_here(entry) && !kvc_entry_in_flight(entry) && !(entry->flags & KVC_ENTRY_DEAD);
 }
 
-/* Its tenant has no room in RAM, so what it has here cannot make room for the next puts either. */
-static bool is_refused(const struct kvc_cache *cache, const struct kvc_entry *entry)
-{
-	return kvc_entry_tenant(cache, entry)->lower_refused == cache->lower_runs;
-}
-
 /* Go on from the cold end over the blocks that must be clean for the next puts to find room. */
 static uint32_t gpu_to_lower(struct kvc_cache *cache, const struct vram_gpu *gpu, bool any,
                              struct kvc_vram_walk *walk)
@@ -314,7 +318,7 @@ static uint32_t gpu_to_lower(struct kvc_cache *cache, const struct vram_gpu *gpu
 			walk->entry = cell->entry;
 			return cell->entry;
 		}
-		if (!refused)
+		if (!refused && !entry->pins)
 			walk->pages += kvc_extent_pages(gpu->extents, cell->extent);
 		walk->looked++;
 		number = cell->hotter;
@@ -325,8 +329,11 @@ static uint32_t gpu_to_lower(struct kvc_cache *cache, const struct vram_gpu *gpu
 uint32_t kvc_vram_to_lower(struct kvc_cache *cache, bool any, struct kvc_vram_walk *walk)
 {
 	while (cache->vram && walk->gpu < cache->vram->gpu_count) {
-		uint32_t id = gpu_to_lower(cache, &cache->vram->gpus[walk->gpu], any, walk);
+		const struct vram_gpu *gpu = &cache->vram->gpus[walk->gpu];
+		uint32_t id = KVC_ENTRY_NONE;
 
+		if (kvc_gpu_is_up(gpu->gpu)) /* one that ends refuses at once, and would be asked again */
+			id = gpu_to_lower(cache, gpu, any, walk);
 		if (id != KVC_ENTRY_NONE)
 			return id;
 		*walk = (struct kvc_vram_walk){.gpu = walk->gpu + 1};
@@ -343,6 +350,19 @@ void kvc_vram_name(const struct kvc_cache *cache, uint32_t number, struct kvc_mo
 
 	move->vram = (uint64_t)kvc_extent_first(gpu->extents, cell->extent) * KVC_ARENA_PAGE;
 	move->life = kvc_gpu_life(gpu->gpu);
+}
+
+void kvc_vram_move_submit(struct kvc_cache *cache, struct kvc_tenant *tenant, const struct kvc_gpu *which,
+                          struct kvc_move *move)
+{
+	const struct vram_gpu *gpu = find_gpu(cache->vram, which);
+	uint32_t i;
+
+	KVC_PRE(gpu);
+	i = (uint32_t)(gpu - cache->vram->gpus);
+	move->gpu = kvc_gpu_engine(gpu->gpu);
+	move->flow = &tenant->gpu_moves[i];
+	kvc_move_submit(cache->gpu_movers[i], move);
 }
 
 struct kvc_gpu *kvc_vram_gpu(const struct kvc_cache *cache, uint32_t number)

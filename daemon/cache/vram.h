@@ -24,6 +24,7 @@
 struct kvc_cache;
 struct kvc_move;
 struct kvc_ns;
+struct kvc_tenant;
 struct kvc_vram;
 
 kvc_status kvc_vram_open(struct kvc_cache *cache, struct kvc_vram **vram);
@@ -41,6 +42,10 @@ void kvc_vram_release(struct kvc_cache *cache, uint32_t cell);
 
 /* Let the move, whose gpu is the cell's, name it: which holds as long as that engine's process lives. */
 void kvc_vram_name(const struct kvc_cache *cache, uint32_t cell, struct kvc_move *move);
+
+/* Submit a move of that GPU for the tenant, complete but for GPU and flow. */
+void kvc_vram_move_submit(struct kvc_cache *cache, struct kvc_tenant *tenant, const struct kvc_gpu *gpu,
+                          struct kvc_move *move);
 
 struct kvc_gpu *kvc_vram_gpu(const struct kvc_cache *cache, uint32_t cell);
 const struct kvc_record *kvc_vram_record(const struct kvc_cache *cache, uint32_t cell);

@@ -96,6 +96,14 @@ static bool can_take(const struct kvc_gpu *gpu, const struct kvc_engine_job *job
 	       (job->vram == KVC_VRAM_NONE || job->life == gpu->life);
 }
 
+/* Where an image is to come no other one may stand, which would be taken for it if the engine says that it
+ * has written it and has not. */
+static void image_clear(const struct kvc_engine_job *job)
+{
+	if (job->op != KVC_ENGINE_DECODE && job->image && job->image_bytes >= KVC_IMAGE_HEADER_BYTES)
+		memset(job->image, 0, KVC_IMAGE_HEADER_BYTES);
+}
+
 static void submit(struct kvc_engine *engine, struct kvc_engine_job *job)
 {
 	struct kvc_gpu *gpu = gpu_of(engine);
@@ -111,6 +119,7 @@ static void submit(struct kvc_engine *engine, struct kvc_engine_job *job)
 		job_finish(gpu, job, KVC_ENGINE_LOST);
 		return;
 	}
+	image_clear(job);
 	job->state = KVC_JOB_QUEUED;
 	kvc_list_push(&gpu->queue, &job->node);
 	kvc_stat_add(gpu->cells[GPU_CELL_JOBS_QUEUED], 1);
@@ -403,6 +412,10 @@ static bool result_take(struct kvc_gpu *gpu, const struct kvc_gpu_result *result
 	if (!job) {
 		kvc_gpu_fail(gpu, KVC_ENGINE_LOST, "it answered a job %llx that it does not have",
 		             (unsigned long long)result->seq);
+		return false;
+	}
+	if (result->status == KVC_ENGINE_LOST) { /* then it is, and what rests in its VRAM with it */
+		kvc_gpu_fail(gpu, KVC_ENGINE_LOST, "it says that its device is lost");
 		return false;
 	}
 	if (!status_right(job, result->status) || !length_right(job, result)) {

@@ -117,7 +117,7 @@ static void take_ready(struct kvc_gpu *gpu, size_t bytes)
 	struct kvc_gpu_ready *ready = (struct kvc_gpu_ready *)(void *)gpu->in;
 
 	/* Of another build it may have another size: its version comes first in every one. */
-	if (bytes >= offsetof(struct kvc_gpu_ready, sms) && ready->wire == KVC_GPU_WIRE &&
+	if ((bytes < offsetof(struct kvc_gpu_ready, sms) || ready->wire == KVC_GPU_WIRE) &&
 	    !fits(gpu, bytes, sizeof *ready))
 		return;
 	if (bytes == sizeof *ready)

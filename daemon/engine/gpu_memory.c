@@ -53,9 +53,10 @@ struct object {
 	struct kvc_list node; /* of gpu->requests or gpu->awaited, or of none */
 	enum object_state state;
 	uint32_t id;
-	bool asked;     /* the owner's open has not ended */
-	bool closed;    /* the owner has closed it */
-	const int *fds; /* that travel with its open */
+	uint64_t sent_ms; /* its last request */
+	bool asked;       /* the owner's open has not ended */
+	bool closed;      /* the owner has closed it */
+	const int *fds;   /* that travel with its open */
 	uint32_t fd_count;
 	void (*done)(void *context); /* of close, or NULL */
 	void *context;
@@ -257,9 +258,15 @@ kvc_status kvc_gpu_memory_send(struct kvc_gpu *gpu)
 	status = kvc_gpu_link_send(gpu, bytes, object->fds, opening ? object->fd_count : 0);
 	if (status != KVC_OK)
 		return status;
+	object->sent_ms = kvc_loop_now_ms(gpu->options.loop);
 	kvc_list_remove(&object->node);
 	kvc_list_push(&gpu->awaited, &object->node);
 	return KVC_OK;
+}
+
+uint64_t kvc_gpu_memory_oldest_ms(const struct kvc_gpu *gpu)
+{
+	return kvc_list_empty(&gpu->awaited) ? UINT64_MAX : object_of(gpu->awaited.next)->sent_ms;
 }
 
 /* Answers come in the order of requests, mostly: the one at hand is found at once. */

@@ -165,6 +165,9 @@ uint64_t kvc_gpu_jobs_oldest_ms(const struct kvc_gpu *gpu);
 kvc_status kvc_gpu_memory_send(struct kvc_gpu *gpu);
 void kvc_gpu_memory_reply(struct kvc_gpu *gpu, const struct kvc_gpu_reply *reply);
 
+/* When the oldest request that is not answered was sent; UINT64_MAX: there is none. */
+uint64_t kvc_gpu_memory_oldest_ms(const struct kvc_gpu *gpu);
+
 /* Ask the engine for all that the one before had; announces it when done. */
 void kvc_gpu_memory_restore(struct kvc_gpu *gpu);
 

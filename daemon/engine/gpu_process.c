@@ -314,11 +314,20 @@ static bool owes(const struct kvc_gpu *gpu)
 	       !kvc_list_empty(&gpu->sent) || !kvc_list_empty(&gpu->queue);
 }
 
+/* When the oldest of what it owes was sent. */
+static uint64_t oldest_ms(const struct kvc_gpu *gpu)
+{
+	uint64_t job = kvc_gpu_jobs_oldest_ms(gpu);
+	uint64_t request = kvc_gpu_memory_oldest_ms(gpu);
+
+	return job < request ? job : request;
+}
+
 /* Two bounds. Nothing at all is answered for hang_ms: it hangs. Others are answered but one is not, for
  * several times as long: that one never will be. */
 static bool hangs(const struct kvc_gpu *gpu)
 {
-	uint64_t oldest = kvc_gpu_jobs_oldest_ms(gpu);
+	uint64_t oldest = oldest_ms(gpu);
 	uint64_t now = now_ms(gpu);
 
 	return now - gpu->progress_ms >= gpu->options.hang_ms ||
@@ -341,7 +350,7 @@ static void look(struct kvc_gpu *gpu)
 		return;
 	}
 	kvc_stat_add(gpu->cells[GPU_CELL_HANGS], 1);
-	oldest = kvc_gpu_jobs_oldest_ms(gpu);
+	oldest = oldest_ms(gpu);
 	if (oldest > gpu->progress_ms)
 		oldest = gpu->progress_ms;
 	kvc_gpu_fail(gpu, KVC_ENGINE_LOST, "it hangs: no answer for %llu ms",

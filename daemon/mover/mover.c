@@ -127,7 +127,7 @@ kvc_status kvc_mover_open(const struct kvc_mover_options *options, struct kvc_mo
 	struct kvc_mover *mover = kvc_calloc(1, sizeof *mover);
 	kvc_status status;
 
-	KVC_PRE(options->slots > 0);
+	KVC_PRE(options->slots > 0 || options->gpu_slots > 0);
 	if (!mover)
 		return KVC_NO_MEMORY;
 	mover->options = *options;

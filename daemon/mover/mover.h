@@ -14,7 +14,8 @@
  * bytes (daemon/base/fair.h), within either of these two; within a flow's turn the more urgent class goes
  * first, but after eight of those one that waits; so of the two lanes, too. A fixed number of slots, and a
  * bound on the bytes of each class, limit what runs at a time; those of GPUs have slots and bounds of their
- * own, since a GPU needs many blocks under way to be busy. While several flows have been seen lately, none of
+ * own, since a GPU needs many blocks under way to be busy: each GPU in a mover of its own, so that one that
+ * stands still, and keeps what it has, holds up no other. While several flows have been seen lately, none of
  * them may take the last quarter of slots and bytes. Nothing is allocated after open. Loop thread only.
  * Submit never calls back; `done` comes exactly once.
  *
@@ -104,8 +105,8 @@ struct kvc_mover_options {
 	struct kvc_stats *stats;
 	struct kvc_engine *engine;
 	struct kvc_tier *disk; /* NULL: no LOAD, STORE, SYNC */
-	uint32_t slots;        /* moves that run at a time */
-	uint32_t gpu_slots;    /* likewise, on GPUs; 0: there is none */
+	uint32_t slots;        /* moves that run at a time; 0: only those of a GPU come */
+	uint32_t gpu_slots;    /* likewise, on a GPU; 0: none come */
 	uint64_t
 	        class_bytes; /* image bytes of each kind that run at a time; one move is always let through */
 	uint64_t gpu_class_bytes;

@@ -2,11 +2,15 @@
  * "=number". Without any word it answers everything as if it had worked, and writes what it was asked into
  * the image.
  *
- * At start:    exit, never-ready, refuse, wire, rubbish, early, inherited, uuid=N
+ * At start:    exit, never-ready, refuse, wire, rubbish, early, short-ready, inherited, uuid=N
  * Jobs:        die-after=N, abort-after=N, refuse-after=N, hang-after=N, stuck, held, begun, slow=MS,
- *              idle-death=MS
- * Results:     unknown, twice, long, short, status, count, big, no-space
- * Memory:      import-fails, import-silent, pool-fails, unimport-fails, reply-unknown, reply-status
+ *              idle-death=MS, idles
+ * Results:     lost, unknown, twice, long, short, status, count, big, no-space
+ * Memory:      import-fails, import-silent, pool-fails, unimport-fails, reply-unknown, reply-status,
+ *              import-chance=N, pool-chance=N
+ * Any message: die-at=N
+ * Of what it is told of regions and pools it keeps account if the word is "strict". What cannot be is written
+ * to the end of the arena, where the test finds it.
  * At the end:  lingers */
 #include <dirent.h>
 #include <errno.h>
@@ -23,13 +27,25 @@
 
 #include "daemon/engine/engine.h"
 #include "daemon/engine/gpu_wire.h"
+#include "tests/fake/engine_script.h"
 
-enum { FDS_MAX = 253, RESULTS_MAX = 2000 };
+enum { FDS_MAX = 253, RESULTS_MAX = 2000, OBJECTS_MAX = 256, BASES_MAX = 8 };
+
+/* A region, or a pool with the regions that it lies in. */
+struct object {
+	uint32_t id; /* 0: free */
+	uint32_t bases[BASES_MAX];
+	uint32_t base_count;
+	bool closing; /* a region, when no pool lies in it any more */
+};
 
 struct script {
 	uint8_t *arena;
 	uint64_t arena_bytes;
 	uint64_t jobs;
+	uint64_t messages;
+	struct object regions[OBJECTS_MAX];
+	struct object pools[OBJECTS_MAX];
 	struct kvc_gpu_result begun;
 	struct kvc_gpu_gauges gauges;
 	int fds[FDS_MAX]; /* of the packet at hand */
@@ -118,7 +134,7 @@ static void say_ready(void)
 	        .device_bytes = 1000,
 	};
 
-	say(&ready, word("wire") ? 12 : sizeof ready);
+	say(&ready, word("wire") ? 12 : word("short-ready") ? 8 : sizeof ready);
 }
 
 static void arena_map(const struct kvc_gpu_start *start)
@@ -181,6 +197,65 @@ static void say_gauges(void)
 	say(&script.gauges, sizeof script.gauges);
 }
 
+/* ---- the account of it --------------------------------------------------------------------- */
+
+static void complain(const char *what, uint32_t id)
+{
+	char *place = (char *)script.arena + script.arena_bytes - SCRIPT_COMPLAINT_BYTES;
+
+	if (word("strict") && !*place)
+		snprintf(place, SCRIPT_COMPLAINT_BYTES, "%s %u", what, id);
+}
+
+static struct object *object_find(struct object *objects, uint32_t id)
+{
+	for (uint32_t i = 0; i < OBJECTS_MAX; i++)
+		if (objects[i].id == id)
+			return &objects[i];
+	return NULL;
+}
+
+static struct object *object_add(struct object *objects, uint32_t id)
+{
+	struct object *free = object_find(objects, 0);
+
+	if (object_find(objects, id))
+		complain("opened twice:", id);
+	*free = (struct object){.id = id};
+	return free;
+}
+
+static bool region_is_used(uint32_t id)
+{
+	for (uint32_t i = 0; i < OBJECTS_MAX; i++)
+		for (uint32_t k = 0; script.pools[i].id && k < script.pools[i].base_count; k++)
+			if (script.pools[i].bases[k] == id)
+				return true;
+	return false;
+}
+
+static void pool_add(const struct kvc_gpu_pool *wish, uint32_t count)
+{
+	const struct kvc_gpu_base *bases = (const void *)(wish + 1);
+	struct object *pool = object_add(script.pools, wish->header.id);
+
+	for (uint32_t i = 0; i < count && i < BASES_MAX; i++) {
+		const struct object *region = object_find(script.regions, bases[i].region);
+
+		if (!region || region->closing)
+			complain("a pool in what is no region:", bases[i].region);
+		pool->bases[pool->base_count++] = bases[i].region;
+	}
+}
+
+/* One of so many fails. */
+static bool by_chance(const char *name)
+{
+	uint64_t n = word(name);
+
+	return n && (script.messages * 2654435761u >> 16) % n == 0;
+}
+
 /* Each chunk must be as long as is said. */
 static bool chunks_right(const struct kvc_gpu_import *import)
 {
@@ -199,25 +274,57 @@ static void take_import(const struct kvc_gpu_import *import)
 {
 	if (word("import-silent"))
 		return;
-	if (word("import-fails") || !chunks_right(import)) {
+	if (word("import-fails") || by_chance("import-chance") || !chunks_right(import)) {
 		reply(&import->header, KVC_INVALID, "larger than the allocation");
 		return;
 	}
+	object_add(script.regions, import->header.id);
 	script.gauges.pinned_bytes++;
 	script.gauges.device_bytes += import->bytes;
 	reply(&import->header, KVC_OK, "");
 	say_gauges();
 }
 
+static void region_end(uint32_t id)
+{
+	const struct kvc_gpu_header header = {KVC_GPU_UNIMPORT, id};
+
+	object_find(script.regions, id)->id = 0;
+	script.gauges.pinned_bytes--;
+	reply(&header, KVC_OK, "");
+	say_gauges();
+}
+
 static void take_unimport(const struct kvc_gpu_header *header)
 {
+	struct object *region = object_find(script.regions, header->id);
+
 	if (word("unimport-fails")) {
 		reply(header, KVC_IN_USE, "a pool lies in it");
 		return;
 	}
-	script.gauges.pinned_bytes--;
+	if (!region || region->closing)
+		complain("closed, and no region:", header->id);
+	else if (region_is_used(header->id))
+		region->closing = true;
+	else
+		region_end(header->id);
+}
+
+static void take_pool_close(const struct kvc_gpu_header *header)
+{
+	struct object *pool = object_find(script.pools, header->id);
+
+	if (!pool) {
+		complain("closed, and no pool:", header->id);
+		return;
+	}
+	pool->id = 0;
 	reply(header, KVC_OK, "");
-	say_gauges();
+	for (uint32_t i = 0; i < OBJECTS_MAX; i++)
+		if (script.regions[i].id && script.regions[i].closing &&
+		    !region_is_used(script.regions[i].id))
+			region_end(script.regions[i].id);
 }
 
 static void take_pool(const struct kvc_gpu_pool *pool, size_t bytes)
@@ -225,10 +332,12 @@ static void take_pool(const struct kvc_gpu_pool *pool, size_t bytes)
 	uint32_t kinds = pool->geometry.value_dim ? 2 : 1;
 	size_t right = sizeof *pool + kinds * pool->geometry.layers * sizeof(struct kvc_gpu_base);
 
-	if (word("pool-fails") || bytes != right)
+	if (word("pool-fails") || by_chance("pool-chance") || bytes != right) {
 		reply(&pool->header, KVC_SHAPE, "a page lies outside");
-	else
-		reply(&pool->header, KVC_OK, "");
+		return;
+	}
+	pool_add(pool, kinds * pool->geometry.layers);
+	reply(&pool->header, KVC_OK, "");
 }
 
 /* ---- jobs ---------------------------------------------------------------------------------- */
@@ -252,7 +361,7 @@ static void image_write(const struct kvc_gpu_jobs *jobs, const struct kvc_gpu_jo
 {
 	uint32_t words[16] = {jobs->op, jobs->header.id, job->first_token, job->page_count};
 
-	if (job->image == KVC_GPU_NOWHERE || job->image + sizeof words > script.arena_bytes)
+	if (word("idles") || job->image == KVC_GPU_NOWHERE || job->image + sizeof words > script.arena_bytes)
 		return;
 	for (uint32_t i = 0; i < job->page_count && i < 12; i++)
 		words[4 + i] = pages[i];
@@ -276,6 +385,8 @@ static struct kvc_gpu_result job_result(const struct kvc_gpu_jobs *jobs, const s
 		result.length = 8;
 	if (word("status"))
 		result.status = 9999;
+	if (word("lost"))
+		result.status = KVC_ENGINE_LOST;
 	if (word("no-space")) {
 		result.status = KVC_NO_SPACE;
 		result.length += 64;
@@ -307,6 +418,8 @@ static void take_jobs(const struct kvc_gpu_jobs *jobs)
 	const uint32_t *pages = (const uint32_t *)(const void *)(job + jobs->count);
 	uint32_t count = 0;
 
+	if (jobs->op != KVC_ENGINE_LOWER && !object_find(script.pools, jobs->header.id))
+		complain("jobs of what is no pool:", jobs->header.id);
 	for (uint32_t i = 0; i < jobs->count && i < RESULTS_MAX; i++, job++) {
 		fate();
 		image_write(jobs, job, pages);
@@ -377,6 +490,8 @@ static void take(size_t bytes)
 	const void *message = script.in;
 	const struct kvc_gpu_header *header = message;
 
+	if (++script.messages == word("die-at"))
+		raise(SIGKILL);
 	switch (header->type) {
 	case KVC_GPU_START:
 		take_start(message);
@@ -391,7 +506,7 @@ static void take(size_t bytes)
 		take_pool(message, bytes);
 		break;
 	case KVC_GPU_POOL_CLOSE:
-		reply(header, KVC_OK, "");
+		take_pool_close(header);
 		break;
 	case KVC_GPU_JOBS:
 		take_jobs(message);

@@ -52,6 +52,7 @@ kvc_status sim_engine_open(struct kvc_loop *loop, struct kvc_engine **engine);
 
 struct sim_gpu_faults {
 	uint32_t kill; /* one in n jobs: the engine is lost with all that it holds, and comes back */
+	bool disorder; /* jobs end in any order */
 	uint32_t flip; /* an image in VRAM has one bit flipped before it is used */
 };
 
@@ -63,8 +64,18 @@ void sim_gpu_faults_set(struct kvc_gpu *gpu, const struct sim_gpu_faults *faults
 /* The engine is lost now; it comes back at some later step. */
 void sim_gpu_kill(struct kvc_gpu *gpu);
 
+/* Either that, or its process ends now and is reaped at some later step. */
+void sim_gpu_lose(struct kvc_gpu *gpu);
+
+/* Its process has ended, or was killed, and is not reaped; and is reaped now. */
+void sim_gpu_end(struct kvc_gpu *gpu);
+void sim_gpu_reap(struct kvc_gpu *gpu);
+
 /* Its jobs do not end until that is over. */
 void sim_gpu_hang(struct kvc_gpu *gpu, bool hangs);
+
+/* All that rests in its VRAM is damaged. */
+void sim_gpu_spoil(struct kvc_gpu *gpu);
 void sim_gpu_free(struct kvc_gpu *gpu);
 
 /* A pool of so many pages, each of one layer and head, keys and values of so many bytes. */

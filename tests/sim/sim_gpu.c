@@ -1,5 +1,10 @@
 /* A GPU engine in this process: jobs run whole at a random later step, with the real codec; device memory is
- * host memory. Images in VRAM have no header, as with the real one. Stands in for daemon/engine/gpu.h. */
+ * host memory. Images in VRAM have no header, as with the real one. Stands in for daemon/engine/gpu.h.
+ *
+ *   UP --end--> ENDING --reaped--> DOWN --later--> UP
+ *
+ * As with the real one, a process that ends takes no jobs but keeps those that it has: it may still write
+ * what they name, and what it said before may still be heard. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,9 +23,10 @@ struct kvc_gpu {
 	struct sim_gpu_faults faults;
 	struct kvc_list jobs;
 	struct sim_event turn; /* the next job ends */
+	struct sim_event reap; /* what has ended is gone */
 	struct sim_event back; /* up again */
 	bool turn_queued;
-	bool up;
+	enum { DOWN, UP, ENDING } state;
 	bool hangs;
 	uint32_t life; /* as kvc_gpu_life */
 	uint8_t *vram;
@@ -102,17 +108,20 @@ static kvc_status gather(const struct kvc_gpu *gpu, struct kvc_engine_job *job, 
 	return KVC_OK;
 }
 
-/* What rests in VRAM, with a header; without one if a flipped bit has left none that fits. */
-static void vram_image(struct kvc_gpu *gpu, const struct kvc_engine_job *job, uint8_t *image)
+/* What rests in VRAM, with a header; without one if damage has left none that fits. */
+static kvc_status vram_image(struct kvc_gpu *gpu, const struct kvc_engine_job *job, uint8_t *image)
 {
 	uint64_t length;
+	kvc_status status;
 
 	if (sim_one_in(gpu->random, gpu->faults.flip))
 		gpu->vram[job->vram + KVC_IMAGE_HEADER_BYTES +
 		          sim_next(gpu->random) % (job->image_bytes - KVC_IMAGE_HEADER_BYTES)] ^= 1;
 	memcpy(image, gpu->vram + job->vram, job->image_bytes);
-	if (kvc_kern_image_seal(job->plan, image, job->image_bytes, &length) != KVC_OK)
+	status = kvc_kern_image_seal(job->plan, image, job->image_bytes, &length);
+	if (status != KVC_OK)
 		memset(image, 0, KVC_IMAGE_HEADER_BYTES);
+	return status;
 }
 
 static kvc_status scatter(struct kvc_gpu *gpu, struct kvc_engine_job *job, struct room *room)
@@ -124,7 +133,7 @@ static kvc_status scatter(struct kvc_gpu *gpu, struct kvc_engine_job *job, struc
 	if (job->image)
 		memcpy(room->image, job->image, job->image_bytes);
 	else
-		vram_image(gpu, job, room->image);
+		(void)vram_image(gpu, job, room->image);
 	status = kvc_image_open(room->image, job->image_bytes, 0, &image);
 	if (status != KVC_OK)
 		return status;
@@ -149,15 +158,12 @@ static kvc_status job_run(struct kvc_gpu *gpu, struct kvc_engine_job *job)
 	static struct room room;
 
 	job_check(gpu, job);
-	if (job->vram != KVC_VRAM_NONE && job->life != gpu->life)
-		return KVC_ENGINE_LOST;
 	if (job->op == KVC_ENGINE_ENCODE)
 		return gather(gpu, job, &room);
 	if (job->op == KVC_ENGINE_DECODE)
 		return scatter(gpu, job, &room);
 	KVC_INVARIANT(job->op == KVC_ENGINE_LOWER);
-	vram_image(gpu, job, job->image);
-	return KVC_OK;
+	return vram_image(gpu, job, job->image);
 }
 
 /* ---- engine -------------------------------------------------------------------------------- */
@@ -170,60 +176,132 @@ static void turn_add(struct kvc_gpu *gpu)
 	sim_event_add(gpu->loop, &gpu->turn);
 }
 
-static void jobs_fail(struct kvc_gpu *gpu)
+static void job_end(struct kvc_engine_job *job, kvc_status status)
 {
-	struct kvc_list *node;
+	job->status = status;
+	job->done(job);
+}
 
-	while ((node = kvc_list_pop(&gpu->jobs))) {
-		struct kvc_engine_job *job = kvc_container_of(node, struct kvc_engine_job, node);
+static struct kvc_engine_job *job_pop(struct kvc_gpu *gpu)
+{
+	struct kvc_list *node = kvc_list_pop(&gpu->jobs);
 
-		job_check(gpu, job);
-		job->status = KVC_ENGINE_LOST;
-		job->done(job);
-	}
+	return node ? kvc_container_of(node, struct kvc_engine_job, node) : NULL;
+}
+
+/* One of the first few: operations have lanes of their own, and batches are of one kind. */
+static struct kvc_engine_job *job_draw(struct kvc_gpu *gpu)
+{
+	struct kvc_list *node = gpu->jobs.next;
+
+	if (kvc_list_empty(&gpu->jobs))
+		return NULL;
+	for (uint64_t skip = gpu->faults.disorder ? sim_next(gpu->random) % 4 : 0;
+	     skip && node->next != &gpu->jobs; skip--)
+		node = node->next;
+	kvc_list_remove(node);
+	return kvc_container_of(node, struct kvc_engine_job, node);
+}
+
+static kvc_status job_result(struct kvc_gpu *gpu, struct kvc_engine_job *job)
+{
+	return job->cancelled ? KVC_CANCELLED : job_run(gpu, job);
 }
 
 static void back(struct sim_event *event)
 {
 	struct kvc_gpu *gpu = kvc_container_of(event, struct kvc_gpu, back);
 
-	gpu->up = true;
+	gpu->state = UP;
 	if (gpu->events.up)
 		gpu->events.up(gpu->events.context, gpu);
 }
 
-void sim_gpu_kill(struct kvc_gpu *gpu)
+/* Some jobs were done and told in time; of the others some were done, and nobody heard of it. */
+static void jobs_last(struct kvc_gpu *gpu)
 {
-	if (!gpu->up)
-		return;
-	gpu->up = false;
+	struct kvc_engine_job *job;
+
+	while (sim_one_in(gpu->random, 2) && (job = job_draw(gpu)))
+		job_end(job, job_result(gpu, job));
+	kvc_list_each (node, &gpu->jobs)
+		if (sim_one_in(gpu->random, 2))
+			(void)job_run(gpu, kvc_container_of(node, struct kvc_engine_job, node));
+}
+
+static void gone(struct kvc_gpu *gpu)
+{
+	struct kvc_engine_job *job;
+
+	gpu->state = DOWN;
 	gpu->life++;
-	for (uint64_t i = 0; i < gpu->vram_bytes; i++)
-		gpu->vram[i] = 0xDB;
+	memset(gpu->vram, 0xDB, gpu->vram_bytes);
 	if (gpu->events.down)
 		gpu->events.down(gpu->events.context, gpu);
-	jobs_fail(gpu);
+	while ((job = job_pop(gpu))) {
+		job_check(gpu, job);
+		job_end(job, KVC_ENGINE_LOST);
+	}
 	sim_event_add(gpu->loop, &gpu->back);
+}
+
+void sim_gpu_end(struct kvc_gpu *gpu)
+{
+	if (gpu->state == UP)
+		gpu->state = ENDING;
+}
+
+void sim_gpu_reap(struct kvc_gpu *gpu)
+{
+	KVC_PRE(gpu->state == ENDING);
+	jobs_last(gpu);
+	gone(gpu);
+}
+
+void sim_gpu_kill(struct kvc_gpu *gpu)
+{
+	if (gpu->state == UP)
+		gone(gpu);
+}
+
+static void reap(struct sim_event *event)
+{
+	sim_gpu_reap(kvc_container_of(event, struct kvc_gpu, reap));
+}
+
+void sim_gpu_lose(struct kvc_gpu *gpu)
+{
+	if (gpu->state != UP)
+		return;
+	if (sim_one_in(gpu->random, 2)) {
+		sim_gpu_kill(gpu);
+		return;
+	}
+	sim_gpu_end(gpu);
+	sim_event_add(gpu->loop, &gpu->reap);
 }
 
 static void turn(struct sim_event *event)
 {
 	struct kvc_gpu *gpu = kvc_container_of(event, struct kvc_gpu, turn);
-	struct kvc_list *node;
 	struct kvc_engine_job *job;
 
 	gpu->turn_queued = false;
-	if (gpu->up && sim_one_in(gpu->random, gpu->faults.kill))
-		sim_gpu_kill(gpu);
-	if (!gpu->up)
-		jobs_fail(gpu);
-	node = kvc_list_pop(&gpu->jobs);
-	if (!node)
+	if (gpu->state == UP && sim_one_in(gpu->random, gpu->faults.kill))
+		sim_gpu_lose(gpu);
+	if (gpu->state != UP)
 		return;
-	job = kvc_container_of(node, struct kvc_engine_job, node);
-	job->status = job->cancelled ? KVC_CANCELLED : job_run(gpu, job);
+	job = job_draw(gpu);
+	if (!job)
+		return;
+	job->status = job_result(gpu, job);
 	turn_add(gpu);
 	job->done(job);
+}
+
+static void refused_run(struct kvc_task *task)
+{
+	job_end(kvc_container_of(task, struct kvc_engine_job, finished), KVC_ENGINE_LOST);
 }
 
 static void gpu_submit(struct kvc_engine *engine, struct kvc_engine_job *job)
@@ -233,6 +311,11 @@ static void gpu_submit(struct kvc_engine *engine, struct kvc_engine_job *job)
 	job_check(gpu, job);
 	job->cancelled = false;
 	job->length = 0;
+	if (gpu->state != UP || (job->vram != KVC_VRAM_NONE && job->life != gpu->life)) {
+		job->finished.run = refused_run;
+		kvc_loop_defer(gpu->loop, &job->finished);
+		return;
+	}
 	kvc_list_push(&gpu->jobs, &job->node);
 	turn_add(gpu);
 }
@@ -254,8 +337,9 @@ kvc_status sim_gpu_open(struct kvc_loop *loop, struct sim_random *random, uint64
 
 	KVC_INVARIANT(gpu);
 	*gpu = (struct kvc_gpu){
-	        .engine.ops = &ops, .loop = loop, .random = random, .up = true, .vram_bytes = vram_bytes};
+	        .engine.ops = &ops, .loop = loop, .random = random, .state = UP, .vram_bytes = vram_bytes};
 	gpu->turn.run = turn;
+	gpu->reap.run = reap;
 	gpu->back.run = back;
 	gpu->vram = calloc(1, vram_bytes + 1);
 	KVC_INVARIANT(gpu->vram);
@@ -273,6 +357,11 @@ void sim_gpu_hang(struct kvc_gpu *gpu, bool hangs)
 {
 	gpu->hangs = hangs;
 	turn_add(gpu);
+}
+
+void sim_gpu_spoil(struct kvc_gpu *gpu)
+{
+	memset(gpu->vram, 0xFF, gpu->vram_bytes);
 }
 
 void sim_gpu_free(struct kvc_gpu *gpu)
@@ -294,7 +383,7 @@ struct kvc_engine *kvc_gpu_engine(struct kvc_gpu *gpu)
 
 bool kvc_gpu_is_up(const struct kvc_gpu *gpu)
 {
-	return gpu->up;
+	return gpu->state == UP;
 }
 
 uint32_t kvc_gpu_life(const struct kvc_gpu *gpu)

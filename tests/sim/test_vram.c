@@ -20,6 +20,11 @@ static uint8_t rest_of(struct world *w, uint32_t number)
 	return rest;
 }
 
+static void not_stopped(void *context)
+{
+	(void)context;
+}
+
 static void a_put_rests_in_vram(void **state)
 {
 	struct world w;
@@ -253,44 +258,6 @@ static void lost_while_it_is_lowered_for_nobody(void **state)
 	(void)mallopt(M_PERTURB, 0);
 }
 
-/* All slots of the mover are taken by a GPU that hangs. A get from the VRAM of another waits for one, while
- * that engine is lost and comes back, and another tenant's block gets the room there. */
-static void what_waits_over_a_restart_reads_nothing(void **state)
-{
-	enum { SLOTS = 512 };
-	struct job *holders = calloc(SLOTS, sizeof *holders), reader, writer;
-	struct kvc_ns_options options = ns_options("b");
-	struct kvc_ns *other, *own;
-	struct world w;
-
-	(void)state;
-	world_open_gpus(&w, 26, 0, 1);
-	assert_int_equal(put(&w, 1, 11), KVC_OK);
-	w.pool = w.pools[1];
-	assert_int_equal(put(&w, 2, 22), KVC_OK);
-	sim_gpu_hang(w.gpus[1], true);
-	for (unsigned i = 0; i < SLOTS; i++)
-		get_submit(&w, &holders[i], 2);
-	w.pool = w.pools[0];
-	get_submit(&w, &reader, 1);
-	sim_gpu_kill(w.gpu);
-	settle(&w);
-	assert_true(kvc_gpu_is_up(w.gpu) && !reader.done);
-	assert_int_equal(kvc_ns_open(w.cache, &options, &other), KVC_OK);
-	own = world_ns(&w, other);
-	put_submit(&w, &writer, 3, 33, false);
-	world_ns(&w, own);
-	sim_gpu_hang(w.gpus[1], false);
-	assert_int_equal(finish(&w, &reader), KVC_ENGINE_LOST);
-	assert_true(writer.done);
-	assert_int_equal(writer.op.status, KVC_OK);
-	assert_false(restored_is(&w, &reader, 33));
-	settle(&w);
-	kvc_ns_close(other);
-	world_close(&w);
-	free(holders);
-}
-
 static void dropped_while_it_is_lowered(void **state)
 {
 	struct kvc_storage_key key;
@@ -477,11 +444,6 @@ static void a_flip_in_vram_of_a_pinned_block(void **state)
 	world_close(&w);
 }
 
-static void not_stopped(void *context)
-{
-	(void)context;
-}
-
 /* At a stop a block leaves VRAM as soon as it has been lowered, but not while a get reads it there. */
 static void what_is_read_stays_in_vram_at_a_stop(void **state)
 {
@@ -543,14 +505,14 @@ static void puts_without_ram(struct world *w, uint32_t first, uint32_t count)
 	kvc_ns_close(other);
 }
 
-static void a_tenant_without_ram_holds_up_no_other(void **state)
+/* Of `theirs` of the VRAM's blocks. */
+static void others_go_on(uint32_t vram_blocks, uint32_t theirs)
 {
-	enum { BLOCKS = 60, THEIRS = 3 };
+	enum { BLOCKS = 60 };
 	struct world w;
 
-	(void)state;
-	world_open_gpu(&w, 27, 0, 8);
-	puts_without_ram(&w, 100, THEIRS);
+	world_open_gpu(&w, 27, 0, vram_blocks);
+	puts_without_ram(&w, 100, theirs);
 	for (uint32_t i = 0; i < BLOCKS; i++)
 		assert_int_equal(put(&w, i, i), KVC_OK);
 	settle(&w);
@@ -561,6 +523,13 @@ static void a_tenant_without_ram_holds_up_no_other(void **state)
 		assert_int_equal(get(&w, i, i), KVC_OK);
 	assert_int_equal(tenant_stat(&w, "b", "lost"), 0);
 	world_close(&w);
+}
+
+static void a_tenant_without_ram_holds_up_no_other(void **state)
+{
+	(void)state;
+	others_go_on(8, 3);
+	others_go_on(100, 80); /* more than a search for room looks at */
 }
 
 static void a_tenant_without_ram_holds_up_no_stop(void **state)
@@ -585,6 +554,42 @@ static void a_tenant_without_ram_holds_up_no_stop(void **state)
 	world_close(&w);
 }
 
+/* While one tenant waits for its own dirty blocks to be written, the blocks in VRAM of another that may have
+ * nothing in RAM are tried in vain, and not again at once, for ever. */
+static void a_tenant_without_ram_does_not_spin_while_another_waits(void **state)
+{
+	static const struct kvc_tenant_budget of[] = {{.name = "b", .ram_max = 1},
+	                                              {.name = "a", .ram_max = 40 * 4096}};
+	struct kvc_ns_options options = ns_options("b");
+	struct kvc_ns *own, *other;
+	struct job writers[64];
+	uint32_t count = 0;
+	struct world w;
+
+	(void)state;
+	world_open_gpu(&w, 29, 1000, 8);
+	kvc_cache_budgets_set(w.cache, &(struct kvc_tenant_budgets){.count = 2, .of = of});
+	w.disk->faults.hang = 1;
+	world_form(&w, KVC_OP_HOST);
+	do {
+		put_submit(&w, &writers[count], count, count, false);
+		settle(&w);
+	} while (writers[count++].done);
+	assert_int_equal(kvc_ns_open(w.cache, &options, &other), KVC_OK);
+	own = world_ns(&w, other);
+	world_form(&w, KVC_OP_DEVICE);
+	for (uint32_t i = 0; i < 8; i++)
+		assert_int_equal(put(&w, 100 + i, i), KVC_OK);
+	settle(&w);
+	assert_false(writers[count - 1].done);
+	world_ns(&w, own);
+	kvc_ns_close(other);
+	w.disk->faults.hang = 0;
+	sim_tier_release(w.disk);
+	assert_int_equal(finish(&w, &writers[count - 1]), KVC_OK);
+	world_close(&w);
+}
+
 static void pinned_blocks_stay_in_vram(void **state)
 {
 	struct kvc_lease *lease;
@@ -601,6 +606,32 @@ static void pinned_blocks_stay_in_vram(void **state)
 	for (uint32_t i = 2; i < 80; i++)
 		assert_int_equal(put(&w, i, i), KVC_OK);
 	assert_int_equal(rest_of(&w, 1), KVC_REST_VRAM);
+	kvc_lease_close(lease);
+	world_close(&w);
+}
+
+/* More cold blocks are pinned than a search for room looks at. */
+static void pinned_blocks_hold_up_no_other(void **state)
+{
+	enum { PINNED = 80, ROOM = 20, OTHERS = 100 };
+	struct kvc_lease *lease;
+	struct world w;
+	uint32_t done;
+
+	(void)state;
+	world_open_gpu(&w, 36, 0, PINNED + ROOM);
+	assert_int_equal(kvc_lease_open(w.cache, PINNED, &lease), KVC_OK);
+	for (uint32_t i = 0; i < PINNED; i++) {
+		struct kvc_storage_key key = storage_key(&w, i);
+
+		assert_int_equal(put(&w, i, i), KVC_OK);
+		assert_int_equal(kvc_lease_pin(lease, &key, 1, &done), KVC_OK);
+	}
+	for (uint32_t i = PINNED; i < PINNED + OTHERS; i++)
+		assert_int_equal(put(&w, i, i), KVC_OK);
+	settle(&w);
+	assert_int_equal(rest_of(&w, PINNED + OTHERS - 1), KVC_REST_VRAM);
+	assert_true(stat(&w, "vram.evicted") > 0);
 	kvc_lease_close(lease);
 	world_close(&w);
 }
@@ -659,7 +690,6 @@ int main(void)
 	        cmocka_unit_test(lost_while_it_is_lowered),
 	        cmocka_unit_test(lost_while_it_is_lowered_for_nobody),
 	        cmocka_unit_test(lost_everywhere_while_it_is_lowered),
-	        cmocka_unit_test(what_waits_over_a_restart_reads_nothing),
 	        cmocka_unit_test(dropped_while_it_is_lowered),
 	        cmocka_unit_test(durable_goes_to_disk),
 	        cmocka_unit_test(durable_put_of_a_block_lost_while_lowered),
@@ -673,7 +703,9 @@ int main(void)
 	        cmocka_unit_test(stop_flushes_vram_and_recovery_finds),
 	        cmocka_unit_test(a_tenant_without_ram_holds_up_no_other),
 	        cmocka_unit_test(a_tenant_without_ram_holds_up_no_stop),
+	        cmocka_unit_test(a_tenant_without_ram_does_not_spin_while_another_waits),
 	        cmocka_unit_test(pinned_blocks_stay_in_vram),
+	        cmocka_unit_test(pinned_blocks_hold_up_no_other),
 	        cmocka_unit_test(images_come_and_go),
 	        cmocka_unit_test(a_damaged_image_is_refused),
 	};

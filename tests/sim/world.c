@@ -324,8 +324,8 @@ static void job_done(struct kvc_op *op)
 	assert_false(job->done);
 	job->done = true;
 	if (op->kind == KVC_OP_GET && op->form == KVC_OP_DEVICE) {
-		memcpy(job->key, sim_pool_key(job->world->pool, job->page), BYTES);
-		memcpy(job->value, sim_pool_value(job->world->pool, job->page), BYTES);
+		memcpy(job->key, sim_pool_key(op->device.pool, job->page), BYTES);
+		memcpy(job->value, sim_pool_value(op->device.pool, job->page), BYTES);
 	}
 	if (op->kind == KVC_OP_GET && op->form == KVC_OP_IMAGE && op->status == KVC_OK)
 		image_decode(job);

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "daemon/base/alloc.h"
+#include "kernels/kern.h"
 #include "tests/support/gpu_rig.h"
 #include "tests/support/loop_run.h"
 
@@ -379,10 +380,29 @@ static void test_one_job_is_stuck(void **state)
 	gpu_rig_stop();
 }
 
+/* Likewise a request: whoever waits for its end would wait for ever. */
+static void test_one_request_is_stuck(void **state)
+{
+	struct gpu_rig_seen stuck;
+	struct kvc_device_region *region;
+
+	(void)state;
+	rig.options.hang_ms = 30;
+	assert_int_equal(gpu_rig_start("import-silent"), KVC_OK);
+	gpu_rig_region_open(&stuck, &region);
+	while (!stuck.seen) {
+		gpu_rig_submit(1, KVC_ENGINE_LOWER);
+		gpu_rig_finish(1);
+	}
+	assert_int_equal(stuck.status, KVC_ENGINE_LOST);
+	assert_int_equal(gpu_rig_stat("gpu.2.hangs"), 1);
+	gpu_rig_stop();
+}
+
 /* Answers that cannot be: the engine is out of its mind. */
 static void test_nonsense(void **state)
 {
-	static const char *const scripts[] = {"unknown", "long", "short", "status", "count", "big"};
+	static const char *const scripts[] = {"lost", "unknown", "long", "short", "status", "count", "big"};
 
 	(void)state;
 	for (size_t i = 0; i < sizeof scripts / sizeof scripts[0]; i++)
@@ -462,6 +482,42 @@ static void test_another_device_after_restart(void **state)
 	assert_int_equal(rig.ups, 1);
 	gpu_rig_script("uuid=3");
 	gpu_rig_wait_ups(2);
+	gpu_rig_stop();
+}
+
+/* What an earlier message left in the buffer is not taken for the rest of a short one. */
+static void test_half_a_ready_is_none(void **state)
+{
+	(void)state;
+	assert_int_equal(gpu_rig_start("idle-death=1"), KVC_OK);
+	gpu_rig_script("short-ready");
+	gpu_rig_wait_downs(1);
+	assert_false(kvc_test_run_until(rig.loop, gpu_rig_never, NULL, 300));
+	assert_int_equal(rig.ups, 1);
+	gpu_rig_script("");
+	gpu_rig_wait_ups(2);
+	gpu_rig_stop();
+}
+
+/* It says that it has encoded or lowered, and has not: the image that stood there before is not the block's.
+ */
+static void test_what_was_not_written_is_no_image(void **state)
+{
+	static const enum kvc_engine_op ops[] = {KVC_ENGINE_ENCODE, KVC_ENGINE_LOWER};
+	struct kvc_image image;
+	uint64_t length;
+
+	(void)state;
+	assert_int_equal(gpu_rig_start("idles"), KVC_OK);
+	gpu_rig_pool();
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(kvc_kern_image_seal(&rig.plan, rig.images, rig.plan.image_bytes, &length),
+		                 KVC_OK);
+		assert_int_equal(kvc_image_open(rig.images, length, 0, &image), KVC_OK);
+		gpu_rig_submit(0, ops[i]);
+		assert_int_equal(gpu_rig_finish(0), KVC_OK);
+		assert_int_not_equal(kvc_image_open(rig.images, length, 0, &image), KVC_OK);
+	}
 	gpu_rig_stop();
 }
 
@@ -678,12 +734,15 @@ int main(void)
 	        cmocka_unit_test(test_hang),
 	        GPU_TEST(test_hang_is_counted),
 	        GPU_TEST(test_one_job_is_stuck),
+	        GPU_TEST(test_one_request_is_stuck),
 	        cmocka_unit_test(test_nonsense),
 	        GPU_TEST(test_submit_while_down),
 	        GPU_TEST(test_vram_of_an_earlier_life),
 	        GPU_TEST(test_backoff),
 	        GPU_TEST(test_restart_fails),
 	        GPU_TEST(test_another_device_after_restart),
+	        GPU_TEST(test_half_a_ready_is_none),
+	        GPU_TEST(test_what_was_not_written_is_no_image),
 	        GPU_TEST(test_chunks_travel),
 	        GPU_TEST(test_descriptors_are_short),
 	        GPU_TEST(test_import_refused),
