@@ -591,44 +591,70 @@ void kvc_disk_keyring_close(struct kvc_disk *disk)
 
 /* --- several directories -------------------------------------------------------------------------- */
 
-/* What a tenant is to be in all of them: as in the one that has dropped it most often. If two have come to
- * that by different drops, each of which the other one missed, what is in either may have been dropped: it is
- * another one. */
+/* Whether who dropped a tenant last as `later` says knew of all drops that made `earlier`. What is not known
+ * of is taken for missed. */
+static bool follows(const struct kvc_keyring_row *later, const struct kvc_keyring_row *earlier)
+{
+	if (!earlier->incarnation || earlier->drop == later->drop)
+		return true;
+	return earlier->incarnation < later->incarnation && (uint32_t)earlier->drop == later->before;
+}
+
+/* What a tenant is to be in all of them: as in the one that has dropped it most often. If that one has missed
+ * a drop of another one's, what is in it may have been dropped: it is another one. */
 static struct kvc_keyring_row row_of_all(struct kvc_tier *const *tiers, uint32_t count,
                                          const uint8_t tenant[16])
 {
 	struct kvc_keyring_row most = {.incarnation = 0};
-	bool contested = false;
+	const struct kvc_keyring_row *row;
+	bool missed = false;
 
 	for (uint32_t i = 0; i < count; i++) {
-		const struct kvc_keyring_row *row =
-		        kvc_keyring_find(&disk_of(tiers[i])->keyring.ring, tenant);
-
-		if (!row || row->incarnation < most.incarnation)
-			continue;
-		contested = row->incarnation == most.incarnation && (contested || row->drop != most.drop);
-		most = *row;
+		row = kvc_keyring_find(&disk_of(tiers[i])->keyring.ring, tenant);
+		if (row && row->incarnation > most.incarnation)
+			most = *row;
 	}
-	if (contested) {
+	for (uint32_t i = 0; i < count; i++) {
+		row = kvc_keyring_find(&disk_of(tiers[i])->keyring.ring, tenant);
+		missed |= row && !follows(&most, row);
+	}
+	if (missed) {
 		most.incarnation++;
 		kvc_random(&most.drop, sizeof most.drop);
 	}
 	return most;
 }
 
-/* Drop in `to` whom `from` knows, and another one has dropped more often. */
-static kvc_status rows_raise(struct kvc_tier *const *tiers, uint32_t count, const struct kvc_keyring *from,
-                             struct kvc_keyring *to, bool *changed)
+/* Note in `all` what whom `from` knows is to be in all of them. */
+static kvc_status rows_gather(struct kvc_tier *const *tiers, uint32_t count, const struct kvc_keyring *from,
+                              struct kvc_keyring *all)
 {
 	kvc_status status = KVC_OK;
 
 	for (uint32_t i = 0; status == KVC_OK && i < from->count; i++) {
 		const uint8_t *tenant = from->rows[i].tenant;
-		const struct kvc_keyring_row all = row_of_all(tiers, count, tenant);
+		struct kvc_keyring_row row;
 
-		if (kvc_keyring_incarnation(to, tenant) >= all.incarnation)
+		if (kvc_keyring_find(all, tenant))
 			continue;
-		status = kvc_keyring_drop(to, tenant, all.incarnation, all.drop);
+		row = row_of_all(tiers, count, tenant);
+		if (row.incarnation)
+			status = kvc_keyring_drop(all, tenant, row.incarnation, row.drop);
+	}
+	return status;
+}
+
+/* Drop in `to` whom another one has dropped more often. */
+static kvc_status rows_raise(const struct kvc_keyring *all, struct kvc_keyring *to, bool *changed)
+{
+	kvc_status status = KVC_OK;
+
+	for (uint32_t i = 0; status == KVC_OK && i < all->count; i++) {
+		const struct kvc_keyring_row *row = &all->rows[i];
+
+		if (kvc_keyring_incarnation(to, row->tenant) >= row->incarnation)
+			continue;
+		status = kvc_keyring_drop(to, row->tenant, row->incarnation, row->drop);
 		*changed = true;
 	}
 	return status;
@@ -636,18 +662,19 @@ static kvc_status rows_raise(struct kvc_tier *const *tiers, uint32_t count, cons
 
 kvc_status kvc_disk_agree(struct kvc_tier *const *tiers, uint32_t count)
 {
+	struct kvc_keyring all = {.count = 0};
 	kvc_status status = KVC_OK;
 
+	for (uint32_t i = 0; status == KVC_OK && i < count; i++)
+		status = rows_gather(tiers, count, &disk_of(tiers[i])->keyring.ring, &all);
 	for (uint32_t i = 0; status == KVC_OK && i < count; i++) {
 		struct disk_keyring *to = &disk_of(tiers[i])->keyring;
 		bool changed = false;
 
-		for (uint32_t k = 0; status == KVC_OK && k < count; k++)
-			if (k != i)
-				status = rows_raise(tiers, count, &disk_of(tiers[k])->keyring.ring, &to->ring,
-				                    &changed);
+		status = rows_raise(&all, &to->ring, &changed);
 		if (status == KVC_OK && changed)
 			status = both_write(to);
 	}
+	kvc_keyring_free(&all);
 	return status;
 }

@@ -23,8 +23,9 @@
 struct kvc_keyring_row {
 	uint8_t tenant[16];
 	uint32_t incarnation;
-	uint64_t drop; /* the one that made this incarnation, at random: another directory may have come to
-	                  the same incarnation by another one; 0: none */
+	uint64_t drop;   /* the one that made this incarnation, at random: another directory may have come to
+	                    the same incarnation by another one; 0: none */
+	uint32_t before; /* low half of the drop that came before it here; 0: none, or not known */
 	bool has_key;
 	uint8_t wrapped[KVC_WRAPPED_BYTES]; /* zeros: none */
 };
