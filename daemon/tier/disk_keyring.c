@@ -1,15 +1,16 @@
 /* The keyring's files (keyring.h), and what changes it: a tenant's first record makes its key, where the
- * directory is encrypted; dropping a tenant takes the key away.
+ * directory is encrypted; dropping a tenant takes the key away; when the last plain segment is gone, none may
+ * come back.
  *
  *   IDLE --> WRITE --> SYNC --> READ --> ERASE --> ERASE_SYNC --> IDLE
- *     ^                          `-- nobody was dropped ----------^
+ *     ^                          `-- nothing ends with the old one ^
  *     `-- WRITE, SYNC or READ failed: the table stays as it was. If a tenant was to be dropped, what the file
  * says is in doubt: nothing is stored before the table was written again
  *
  * A changed table goes to the file that is not in force, and is in force when it was synced and read back.
- * Then, if a tenant was dropped, the other file is written over with it, so that the key is in neither. (A
- * drive may keep what was written over, as flash does; without the disk's key it is of no use.) What waits
- * when an update begins shares it.
+ * Then, if a tenant was dropped, the other file is written over with it, so that the key is in neither; the
+ * same if plain records were allowed for the last time. (A drive may keep what was written over, as flash
+ * does; without the disk's key it is of no use.) What waits when an update begins shares it.
  *
  * Opening is synchronous: it also ends an update that was interrupted before ERASE. */
 #include <errno.h>
@@ -77,6 +78,7 @@ static void update_end(struct kvc_disk *disk)
 	struct disk_keyring *keyring = &disk->keyring;
 
 	keyring->step = DISK_KEYRING_IDLE;
+	keyring->no_plain = false;
 	free(keyring->bytes);
 	free(keyring->back);
 	keyring->bytes = keyring->back = NULL;
@@ -165,7 +167,7 @@ static void update_take(struct kvc_disk *disk)
 	kvc_list_splice(&ready, &keyring->making);
 	while ((node = kvc_list_pop(&ready)))
 		store_again(disk, request_of(node));
-	if (kvc_list_empty(&keyring->forgetting))
+	if (kvc_list_empty(&keyring->forgetting) && !keyring->no_plain)
 		update_end(disk);
 	else
 		io_start(disk, DISK_KEYRING_ERASE, KVC_IO_WRITE, 1 - keyring->in_force);
@@ -173,7 +175,7 @@ static void update_take(struct kvc_disk *disk)
 
 static void erase_failed(struct kvc_disk *disk, kvc_status status)
 {
-	kvc_warn("disk tier: a tenant is dropped, but the old keyring cannot be written over: %s",
+	kvc_warn("disk tier: the new keyring is in force, but the old one cannot be written over: %s",
 	         kvc_status_text(status));
 	kvc_stat_add(disk->count.keyring_errors, 1);
 	forgets_answer(disk, status);
@@ -303,10 +305,15 @@ static void all_refuse(struct kvc_disk *disk, struct kvc_list *waiting, kvc_stat
 static kvc_status next_make(struct kvc_disk *disk)
 {
 	struct disk_keyring *keyring = &disk->keyring;
+	kvc_status status = KVC_OK;
 
 	if (kvc_keyring_copy(&keyring->ring, &keyring->next))
 		return KVC_NO_MEMORY;
 	keyring->next.sequence = ++keyring->tried;
+	if (keyring->no_plain)
+		status = kvc_keyring_lock(&keyring->next, keyring->cipher, keyring->under, DISK_FIRST_EPOCH);
+	if (status != KVC_OK)
+		return status;
 	changes_make(disk, &keyring->forgets, &keyring->forgetting, tenant_drop);
 	changes_make(disk, &keyring->stores, &keyring->making, key_make);
 	keyring->pages = kvc_keyring_pages(keyring->next.count);
@@ -320,8 +327,7 @@ void kvc_disk_keyring_progress(struct kvc_disk *disk)
 	struct disk_keyring *keyring = &disk->keyring;
 	kvc_status status;
 
-	if (keyring->step != DISK_KEYRING_IDLE ||
-	    (kvc_list_empty(&keyring->stores) && kvc_list_empty(&keyring->forgets)))
+	if (keyring->step != DISK_KEYRING_IDLE || kvc_disk_keyring_quiet(disk))
 		return;
 	keyring->step = DISK_KEYRING_WRITE;
 	status = next_make(disk);
@@ -329,7 +335,8 @@ void kvc_disk_keyring_progress(struct kvc_disk *disk)
 		all_refuse(disk, &keyring->forgets, status);
 		all_refuse(disk, &keyring->stores, status);
 		update_failed(disk, status);
-	} else if (kvc_list_empty(&keyring->making) && kvc_list_empty(&keyring->forgetting)) {
+	} else if (kvc_list_empty(&keyring->making) && kvc_list_empty(&keyring->forgetting) &&
+	           !keyring->no_plain) {
 		update_dismiss(disk);
 	} else {
 		kvc_keyring_encode(&keyring->next, keyring->bytes);
@@ -354,7 +361,29 @@ bool kvc_disk_keyring_quiet(const struct kvc_disk *disk)
 	const struct disk_keyring *keyring = &disk->keyring;
 
 	return keyring->step == DISK_KEYRING_IDLE && kvc_list_empty(&keyring->stores) &&
-	       kvc_list_empty(&keyring->forgets);
+	       kvc_list_empty(&keyring->forgets) && !keyring->no_plain;
+}
+
+/* Its header on disk, or what may still be read of it, is from before the directory took its key. */
+static bool was_plain(const struct disk_segment *segment)
+{
+	uint64_t epoch = segment->epoch ? segment->epoch : segment->left_epoch;
+
+	return epoch && epoch < segment->disk->keyring.ring.plain_below;
+}
+
+void kvc_disk_keyring_no_plain(struct kvc_disk *disk)
+{
+	struct disk_keyring *keyring = &disk->keyring;
+
+	if (!keyring->under || keyring->ring.plain_below <= DISK_FIRST_EPOCH ||
+	    keyring->step != DISK_KEYRING_IDLE)
+		return;
+	for (uint32_t i = 0; i < disk->segment_count; i++)
+		if (was_plain(&disk->segments[i]))
+			return;
+	keyring->no_plain = true;
+	kvc_disk_progress(disk);
 }
 
 /* --- at open -------------------------------------------------------------------------------------- */

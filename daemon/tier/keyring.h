@@ -35,7 +35,7 @@ struct kvc_keyring {
 	uint64_t sequence;    /* of two files the higher one is in force */
 	bool encrypted;       /* whatever is stored */
 	uint64_t plain_below; /* of an encrypted one: only records of epochs below may be plain, from before
-	                         it took a key */
+	                         it took a key; 1: none, or none any more */
 	uint8_t check[KVC_WRAPPED_BYTES]; /* a key of zeros, wrapped: tells whether a disk key is the right
 	                                     one */
 	uint32_t count;

@@ -135,7 +135,7 @@ struct history {
 	bool crashed;          /* what ends now has no one who hears of it */
 	uint64_t tenant_drops; /* that succeeded */
 	uint64_t tenant_drops_at[JOBS];
-	bool encrypted;
+	uint32_t encrypted_from;   /* life; before, the directory is plain */
 	uint64_t ends_ms[NUMBERS]; /* the last of them */
 	bool over[JOBS];           /* the block had ended when the job began */
 	uint32_t puts[NUMBERS];    /* begun, but those that a drop of the tenant ended */
@@ -363,7 +363,7 @@ static bool tier_open(struct history *h)
 	        .bytes = (uint64_t)count * h->profile->segments * SEGMENT_BYTES,
 	        .segment_bytes = SEGMENT_BYTES,
 	        .verify_on_start = h->verify,
-	        .key = h->encrypted ? &disk_key : NULL,
+	        .key = h->life >= h->encrypted_from ? &disk_key : NULL,
 	        .engine = h->world.engine,
 	};
 	char detail[256];
@@ -575,7 +575,7 @@ static void history_open(struct history *h, const struct profile *profile, uint6
 		kvc_test_temp_dir(h->directories[i]);
 	h->jobs = test_calloc(JOBS, sizeof *h->jobs);
 	h->verify = below(h, 4) == 0;
-	h->encrypted = below(h, 2) == 0;
+	h->encrypted_from = below(h, 3) ? (uint32_t)below(h, LIVES) : UINT32_MAX;
 }
 
 static void history_close(struct history *h)
