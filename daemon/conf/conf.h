@@ -127,6 +127,12 @@ kvc_status kvc_conf_resolve(struct kvc_conf *conf, uint64_t memory_bytes, char *
  * need a restart, separated by ", ", into `ignored`, cut off at `bytes`. */
 void kvc_conf_reload(struct kvc_conf *now, const struct kvc_conf *fresh, char *ignored, size_t bytes);
 
+/* The same into one that is resolved and in force, from one that was loaded again. `ram = auto` stays what it
+ * is: what is available has become less since, by just that. KVC_INVALID, and nothing is changed, if what was
+ * given contradicts itself, or what would be in force does; `error` as above. */
+kvc_status kvc_conf_renew(struct kvc_conf *now, const struct kvc_conf *given, uint64_t memory_bytes,
+                          char *error);
+
 /* The flags, for people. */
 void kvc_conf_help(FILE *out);
 

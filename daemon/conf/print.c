@@ -24,10 +24,10 @@ static void wrapped(FILE *out, const char *prefix, const char *text)
 }
 
 static const char *const metavars[] = {
-        [KVC_OPTION_SIZE] = "SIZE",    [KVC_OPTION_COUNT] = "N",        [KVC_OPTION_MS] = "MS",
-        [KVC_OPTION_MODE] = "MODE",    [KVC_OPTION_TEXT] = "PATH",      [KVC_OPTION_CHOICE] = "NAME",
-        [KVC_OPTION_BOOL] = "yes|no",  [KVC_OPTION_USERS] = "USER,...", [KVC_OPTION_GROUPS] = "GROUP,...",
-        [KVC_OPTION_GPUS] = "GPU,...",
+        [KVC_OPTION_SIZE] = "SIZE",   [KVC_OPTION_COUNT] = "N",        [KVC_OPTION_MS] = "MS",
+        [KVC_OPTION_MODE] = "MODE",   [KVC_OPTION_TEXT] = "PATH",      [KVC_OPTION_CHOICE] = "NAME",
+        [KVC_OPTION_BOOL] = "yes|no", [KVC_OPTION_USERS] = "USER,...", [KVC_OPTION_GROUPS] = "GROUP,...",
+        [KVC_OPTION_WEAR] = "WEAR",   [KVC_OPTION_GPUS] = "GPU,...",
 };
 
 static void option_help(FILE *out, const struct kvc_option *option)

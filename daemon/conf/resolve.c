@@ -131,3 +131,23 @@ void kvc_conf_reload(struct kvc_conf *now, const struct kvc_conf *fresh, char *i
 			                         option->name);
 	}
 }
+
+kvc_status kvc_conf_renew(struct kvc_conf *now, const struct kvc_conf *given, uint64_t memory_bytes,
+                          char *error)
+{
+	char ignored[KVC_CONF_ERROR_BYTES];
+	struct kvc_conf fresh = *given;
+	struct kvc_conf renewed = *now;
+	kvc_status status;
+
+	if (!fresh.ram)
+		fresh.ram = now->ram;
+	status = kvc_conf_resolve(&fresh, memory_bytes, error);
+	if (status != KVC_OK)
+		return status;
+	kvc_conf_reload(&renewed, &fresh, ignored, sizeof ignored);
+	status = contradictions(&renewed, error);
+	if (status == KVC_OK)
+		*now = renewed;
+	return status;
+}

@@ -119,6 +119,7 @@ void kvc_io_submit(struct kvc_io *io, struct kvc_io_req *req)
 		req->wanted += req->iov[i].iov_len;
 	req->narrow.iov_len = 0;
 	req->retries = 0;
+	req->direct = req->file->direct;
 	req->error = 0;
 	enqueue(io, req);
 }
@@ -204,15 +205,17 @@ static void retry_later(struct kvc_io *io, struct kvc_io_req *req, int error)
 		retry_fired(&io->retry);
 }
 
-/* EINVAL for an aligned request: this file system takes no O_DIRECT after all. */
-static bool direct_dropped(struct kvc_io *io, struct kvc_file *file)
+/* EINVAL for an aligned request: this file system takes no O_DIRECT after all. True: try again without;
+ * others that were under way come here too. */
+static bool direct_dropped(struct kvc_io *io, struct kvc_io_req *req)
 {
+	struct kvc_file *file = req->file;
 	int flags = file->direct ? fcntl(file->fd, F_GETFL) : -1;
 
-	if (flags < 0 || fcntl(file->fd, F_SETFL, flags & ~O_DIRECT))
+	if (!req->direct || (file->direct && (flags < 0 || fcntl(file->fd, F_SETFL, flags & ~O_DIRECT))))
 		return false;
-	file->direct = false;
-	kvc_stat_add(io->count.buffered_files, 1);
+	kvc_stat_add(io->count.buffered_files, file->direct);
+	file->direct = req->direct = false;
 	return true;
 }
 
@@ -226,7 +229,7 @@ static void failed(struct kvc_io *io, struct kvc_io_req *req, int error)
 		retry_later(io, req, error);
 		break;
 	case EINVAL:
-		if (moves_data(req) && direct_dropped(io, req->file)) {
+		if (moves_data(req) && direct_dropped(io, req)) {
 			enqueue(io, req);
 			break;
 		}

@@ -83,6 +83,7 @@ struct kvc_io_req {
 	uint64_t wanted;
 	struct iovec narrow; /* what is asked for at a time after the kernel could not take it at once */
 	uint32_t retries;    /* since the last progress */
+	bool direct;         /* so it went to the file; false: EINVAL is no matter of that */
 	int32_t result;
 };
 

@@ -45,6 +45,7 @@ struct kvc_daemon {
 	bool waiting;       /* for the step at hand, which ends with kvc_daemon_step_done */
 	bool stopping;      /* on the way down */
 	bool stop_wanted;   /* a signal came */
+	bool ready;         /* and the service manager was told so */
 	bool failed;        /* exit with 1 */
 	struct kvc_task go; /* begins the first step on the loop */
 	uint64_t stop_began_ms;

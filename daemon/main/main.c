@@ -113,15 +113,15 @@ void kvc_daemon_reload(struct kvc_daemon *daemon)
 	enum kvc_conf_action action;
 	struct kvc_rpc_limits limits;
 	struct kvc_conf given;
-	struct kvc_conf conf;
 
-	if (daemon->stop_wanted)
+	if (daemon->stop_wanted || daemon->stopping)
 		return;
-	kvc_notify("RELOADING=1");
-	if (conf_take(daemon->argc, daemon->argv, &given, &conf, &action, error) != KVC_OK) {
+	if (daemon->ready)
+		kvc_notify("RELOADING=1");
+	if (kvc_conf_load(daemon->argc, daemon->argv, &given, &action, error) != KVC_OK ||
+	    kvc_conf_renew(&daemon->conf, &given, memory_bytes(), error) != KVC_OK) {
 		kvc_error("reload: nothing is changed: %s", error);
 	} else {
-		kvc_conf_reload(&daemon->conf, &conf, ignored, sizeof ignored);
 		kvc_conf_reload(&daemon->given, &given, ignored, sizeof ignored);
 		kvc_log_level_now = (enum kvc_log_level)daemon->conf.log_level;
 		kvc_daemon_limits(&daemon->conf, &limits);
@@ -133,7 +133,8 @@ void kvc_daemon_reload(struct kvc_daemon *daemon)
 		if (*ignored)
 			kvc_warn("reload: these options need a restart and stay as they are: %s", ignored);
 	}
-	kvc_notify("READY=1");
+	if (daemon->ready)
+		kvc_notify("READY=1");
 }
 
 /* ---- main ---------------------------------------------------------------------------------- */

@@ -322,6 +322,7 @@ static kvc_status rpc_start(struct kvc_daemon *daemon)
 	if (status != KVC_OK) {
 		kvc_error("%s: cannot listen: %s", daemon->conf.socket, kvc_status_text(status));
 		kvc_rpc_close(daemon->rpc);
+		daemon->rpc = NULL;
 	}
 	return status;
 }
@@ -380,12 +381,14 @@ static kvc_status ready_start(struct kvc_daemon *daemon)
 		return KVC_NO_MEMORY;
 	}
 	ready_line(daemon);
+	daemon->ready = true;
 	kvc_notify("READY=1\nSTATUS=serving");
 	return KVC_OK;
 }
 
 static void ready_stop(struct kvc_daemon *daemon)
 {
+	daemon->ready = false;
 	kvc_timer_stop(&daemon->watchdog);
 }
 

@@ -104,6 +104,7 @@ void kvc_disk_on(struct kvc_disk *disk)
 {
 	state_move(disk, DISK_ON);
 	disk->checkpoint.armed = true;
+	kvc_disk_keyring_no_plain(disk);
 	kvc_info("disk tier: %lld records in %lld of %u segments of %llu MiB (%s, %s)",
 	         (long long)kvc_stat_get(disk->count.records),
 	         (long long)(disk->segment_count - kvc_stat_get(disk->count.free_segments)),

@@ -51,7 +51,7 @@ kvc_status kvc_disk_open(struct kvc_loop *loop, struct kvc_io *io, struct kvc_st
                          struct kvc_tier **tier);
 
 /* Let the directories, which were opened and not recovered, agree on the incarnations of tenants: the highest
- * holds, or the next one if they came to that by different drops. KVC_IO, KVC_NO_SPACE, KVC_NO_MEMORY: one
+ * holds, or the next one if who has that missed another one's drop. KVC_IO, KVC_NO_SPACE, KVC_NO_MEMORY: one
  * could not be told. */
 kvc_status kvc_disk_agree(struct kvc_tier *const *tiers, uint32_t count);
 

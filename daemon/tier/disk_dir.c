@@ -1,8 +1,9 @@
 /* The tier's directory: everything that happens to it before the first scan. Synchronous system calls; it
  * runs once, before the process serves anybody.
  *
- * Order of creation: lock, secret, superblock. A directory whose superblock is missing is empty, whatever
- * else is in it: its segments carry another instance id, and so do not count (I2). */
+ * Order of creation: lock, secret, keyring, superblock. A directory whose superblock is missing is empty,
+ * whatever else is in it: its segments carry another instance id, and so do not count (I2). One that is
+ * refused stays as it was. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -187,7 +188,16 @@ static kvc_status file_read(int dir_fd, const char *name, void *bytes, size_t le
 	return status;
 }
 
-/* *fresh: it was made just now, so nothing that was stored before can be found again. */
+static kvc_status secret_write(const struct kvc_disk *disk, const char *directory,
+                               const struct disk_detail *detail)
+{
+	if (file_create(disk->dir_fd, "secret", disk->secret.bytes, sizeof disk->secret.bytes))
+		return fail_errno(detail, directory, "its secret cannot be written");
+	return KVC_OK;
+}
+
+/* *fresh: it has another one from now on, which is not written yet: nothing that was stored before can be
+ * found again. */
 static kvc_status secret_open(struct kvc_disk *disk, const struct kvc_disk_options *options,
                               const struct disk_detail *detail, bool *fresh)
 {
@@ -210,8 +220,6 @@ static kvc_status secret_open(struct kvc_disk *disk, const struct kvc_disk_optio
 		disk->secret = *options->secret;
 	else
 		kvc_secret_random(&disk->secret);
-	if (file_create(disk->dir_fd, "secret", disk->secret.bytes, sizeof disk->secret.bytes))
-		return fail_errno(detail, directory, "its secret cannot be written");
 	return KVC_OK;
 }
 
@@ -283,9 +291,10 @@ static kvc_status super_read(struct kvc_disk *disk, const char *directory, const
 }
 
 /* A new directory, or an old one that starts empty: a new instance id voids all that lies there. The keyring
- * comes before the superblock, which promises one; the old superblock goes before both, as the old keyring
- * ends with the first write of the new one. */
-static kvc_status super_create(struct kvc_disk *disk, const struct kvc_disk_options *options,
+ * comes before the superblock, which promises one; the old superblock goes before all else, as the old
+ * keyring ends with the first write of the new one, and what lies there is not to be found under another
+ * secret. */
+static kvc_status super_create(struct kvc_disk *disk, const struct kvc_disk_options *options, bool fresh,
                                const struct disk_detail *detail)
 {
 	uint8_t slots[KVC_SUPER_SLOTS * KVC_PAGE_BYTES] = {0};
@@ -298,7 +307,9 @@ static kvc_status super_create(struct kvc_disk *disk, const struct kvc_disk_opti
 	disk->super.epoch_limit = DISK_FIRST_EPOCH;
 	if ((unlinkat(disk->dir_fd, "super", 0) && errno != ENOENT) || fsync(disk->dir_fd))
 		return fail_errno(detail, options->directory, "its old superblock cannot be removed");
-	status = kvc_disk_keyring_create(disk, options, detail);
+	status = fresh ? secret_write(disk, options->directory, detail) : KVC_OK;
+	if (status == KVC_OK)
+		status = kvc_disk_keyring_create(disk, options, detail);
 	if (status != KVC_OK)
 		return status;
 	kvc_super_encode(&disk->super, slots);
@@ -433,7 +444,7 @@ static kvc_status super_open(struct kvc_disk *disk, const struct kvc_disk_option
 			         fresh ? "secret" : "segment size");
 		status = segments_remove(disk, 0);
 		if (status == KVC_OK)
-			status = super_create(disk, options, detail);
+			status = super_create(disk, options, fresh, detail);
 	}
 	return status ? status : super_advance(disk, directory, detail);
 }

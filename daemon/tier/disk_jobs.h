@@ -208,6 +208,7 @@ struct disk_keyring {
 	struct kvc_cipher *cipher;            /* of the loop thread */
 	struct kvc_list stores;               /* wait for a key of their tenant */
 	struct kvc_list making;               /* in the update that runs */
+	bool no_plain;                        /* wanted: nothing may be plain any more */
 	struct kvc_list forgets;              /* wait */
 	struct kvc_list forgetting;
 	struct kvc_io_req io;

@@ -1,15 +1,16 @@
 /* The keyring's files (keyring.h), and what changes it: a tenant's first record makes its key, where the
- * directory is encrypted; dropping a tenant takes the key away.
+ * directory is encrypted; dropping a tenant takes the key away; when the last plain segment is gone, none may
+ * come back.
  *
  *   IDLE --> WRITE --> SYNC --> READ --> ERASE --> ERASE_SYNC --> IDLE
- *     ^                          `-- nobody was dropped ----------^
+ *     ^                          `-- nothing ends with the old one ^
  *     `-- WRITE, SYNC or READ failed: the table stays as it was. If a tenant was to be dropped, what the file
  * says is in doubt: nothing is stored before the table was written again
  *
  * A changed table goes to the file that is not in force, and is in force when it was synced and read back.
- * Then, if a tenant was dropped, the other file is written over with it, so that the key is in neither. (A
- * drive may keep what was written over, as flash does; without the disk's key it is of no use.) What waits
- * when an update begins shares it.
+ * Then, if a tenant was dropped, the other file is written over with it, so that the key is in neither; the
+ * same if plain records were allowed for the last time. (A drive may keep what was written over, as flash
+ * does; without the disk's key it is of no use.) What waits when an update begins shares it.
  *
  * Opening is synchronous: it also ends an update that was interrupted before ERASE. */
 #include <errno.h>
@@ -77,6 +78,7 @@ static void update_end(struct kvc_disk *disk)
 	struct disk_keyring *keyring = &disk->keyring;
 
 	keyring->step = DISK_KEYRING_IDLE;
+	keyring->no_plain = false;
 	free(keyring->bytes);
 	free(keyring->back);
 	keyring->bytes = keyring->back = NULL;
@@ -165,7 +167,7 @@ static void update_take(struct kvc_disk *disk)
 	kvc_list_splice(&ready, &keyring->making);
 	while ((node = kvc_list_pop(&ready)))
 		store_again(disk, request_of(node));
-	if (kvc_list_empty(&keyring->forgetting))
+	if (kvc_list_empty(&keyring->forgetting) && !keyring->no_plain)
 		update_end(disk);
 	else
 		io_start(disk, DISK_KEYRING_ERASE, KVC_IO_WRITE, 1 - keyring->in_force);
@@ -173,7 +175,7 @@ static void update_take(struct kvc_disk *disk)
 
 static void erase_failed(struct kvc_disk *disk, kvc_status status)
 {
-	kvc_warn("disk tier: a tenant is dropped, but the old keyring cannot be written over: %s",
+	kvc_warn("disk tier: the new keyring is in force, but the old one cannot be written over: %s",
 	         kvc_status_text(status));
 	kvc_stat_add(disk->count.keyring_errors, 1);
 	forgets_answer(disk, status);
@@ -303,10 +305,15 @@ static void all_refuse(struct kvc_disk *disk, struct kvc_list *waiting, kvc_stat
 static kvc_status next_make(struct kvc_disk *disk)
 {
 	struct disk_keyring *keyring = &disk->keyring;
+	kvc_status status = KVC_OK;
 
 	if (kvc_keyring_copy(&keyring->ring, &keyring->next))
 		return KVC_NO_MEMORY;
 	keyring->next.sequence = ++keyring->tried;
+	if (keyring->no_plain)
+		status = kvc_keyring_lock(&keyring->next, keyring->cipher, keyring->under, DISK_FIRST_EPOCH);
+	if (status != KVC_OK)
+		return status;
 	changes_make(disk, &keyring->forgets, &keyring->forgetting, tenant_drop);
 	changes_make(disk, &keyring->stores, &keyring->making, key_make);
 	keyring->pages = kvc_keyring_pages(keyring->next.count);
@@ -320,8 +327,7 @@ void kvc_disk_keyring_progress(struct kvc_disk *disk)
 	struct disk_keyring *keyring = &disk->keyring;
 	kvc_status status;
 
-	if (keyring->step != DISK_KEYRING_IDLE ||
-	    (kvc_list_empty(&keyring->stores) && kvc_list_empty(&keyring->forgets)))
+	if (keyring->step != DISK_KEYRING_IDLE || kvc_disk_keyring_quiet(disk))
 		return;
 	keyring->step = DISK_KEYRING_WRITE;
 	status = next_make(disk);
@@ -329,7 +335,8 @@ void kvc_disk_keyring_progress(struct kvc_disk *disk)
 		all_refuse(disk, &keyring->forgets, status);
 		all_refuse(disk, &keyring->stores, status);
 		update_failed(disk, status);
-	} else if (kvc_list_empty(&keyring->making) && kvc_list_empty(&keyring->forgetting)) {
+	} else if (kvc_list_empty(&keyring->making) && kvc_list_empty(&keyring->forgetting) &&
+	           !keyring->no_plain) {
 		update_dismiss(disk);
 	} else {
 		kvc_keyring_encode(&keyring->next, keyring->bytes);
@@ -354,7 +361,29 @@ bool kvc_disk_keyring_quiet(const struct kvc_disk *disk)
 	const struct disk_keyring *keyring = &disk->keyring;
 
 	return keyring->step == DISK_KEYRING_IDLE && kvc_list_empty(&keyring->stores) &&
-	       kvc_list_empty(&keyring->forgets);
+	       kvc_list_empty(&keyring->forgets) && !keyring->no_plain;
+}
+
+/* Its header on disk, or what may still be read of it, is from before the directory took its key. */
+static bool was_plain(const struct disk_segment *segment)
+{
+	uint64_t epoch = segment->epoch ? segment->epoch : segment->left_epoch;
+
+	return epoch && epoch < segment->disk->keyring.ring.plain_below;
+}
+
+void kvc_disk_keyring_no_plain(struct kvc_disk *disk)
+{
+	struct disk_keyring *keyring = &disk->keyring;
+
+	if (!keyring->under || keyring->ring.plain_below <= DISK_FIRST_EPOCH ||
+	    keyring->step != DISK_KEYRING_IDLE)
+		return;
+	for (uint32_t i = 0; i < disk->segment_count; i++)
+		if (was_plain(&disk->segments[i]))
+			return;
+	keyring->no_plain = true;
+	kvc_disk_progress(disk);
 }
 
 /* --- at open -------------------------------------------------------------------------------------- */
@@ -591,44 +620,70 @@ void kvc_disk_keyring_close(struct kvc_disk *disk)
 
 /* --- several directories -------------------------------------------------------------------------- */
 
-/* What a tenant is to be in all of them: as in the one that has dropped it most often. If two have come to
- * that by different drops, each of which the other one missed, what is in either may have been dropped: it is
- * another one. */
+/* Whether who dropped a tenant last as `later` says knew of all drops that made `earlier`. What is not known
+ * of is taken for missed. */
+static bool follows(const struct kvc_keyring_row *later, const struct kvc_keyring_row *earlier)
+{
+	if (!earlier->incarnation || earlier->drop == later->drop)
+		return true;
+	return earlier->incarnation < later->incarnation && (uint32_t)earlier->drop == later->before;
+}
+
+/* What a tenant is to be in all of them: as in the one that has dropped it most often. If that one has missed
+ * a drop of another one's, what is in it may have been dropped: it is another one. */
 static struct kvc_keyring_row row_of_all(struct kvc_tier *const *tiers, uint32_t count,
                                          const uint8_t tenant[16])
 {
 	struct kvc_keyring_row most = {.incarnation = 0};
-	bool contested = false;
+	const struct kvc_keyring_row *row;
+	bool missed = false;
 
 	for (uint32_t i = 0; i < count; i++) {
-		const struct kvc_keyring_row *row =
-		        kvc_keyring_find(&disk_of(tiers[i])->keyring.ring, tenant);
-
-		if (!row || row->incarnation < most.incarnation)
-			continue;
-		contested = row->incarnation == most.incarnation && (contested || row->drop != most.drop);
-		most = *row;
+		row = kvc_keyring_find(&disk_of(tiers[i])->keyring.ring, tenant);
+		if (row && row->incarnation > most.incarnation)
+			most = *row;
 	}
-	if (contested) {
+	for (uint32_t i = 0; i < count; i++) {
+		row = kvc_keyring_find(&disk_of(tiers[i])->keyring.ring, tenant);
+		missed |= row && !follows(&most, row);
+	}
+	if (missed) {
 		most.incarnation++;
 		kvc_random(&most.drop, sizeof most.drop);
 	}
 	return most;
 }
 
-/* Drop in `to` whom `from` knows, and another one has dropped more often. */
-static kvc_status rows_raise(struct kvc_tier *const *tiers, uint32_t count, const struct kvc_keyring *from,
-                             struct kvc_keyring *to, bool *changed)
+/* Note in `all` what whom `from` knows is to be in all of them. */
+static kvc_status rows_gather(struct kvc_tier *const *tiers, uint32_t count, const struct kvc_keyring *from,
+                              struct kvc_keyring *all)
 {
 	kvc_status status = KVC_OK;
 
 	for (uint32_t i = 0; status == KVC_OK && i < from->count; i++) {
 		const uint8_t *tenant = from->rows[i].tenant;
-		const struct kvc_keyring_row all = row_of_all(tiers, count, tenant);
+		struct kvc_keyring_row row;
 
-		if (kvc_keyring_incarnation(to, tenant) >= all.incarnation)
+		if (kvc_keyring_find(all, tenant))
 			continue;
-		status = kvc_keyring_drop(to, tenant, all.incarnation, all.drop);
+		row = row_of_all(tiers, count, tenant);
+		if (row.incarnation)
+			status = kvc_keyring_drop(all, tenant, row.incarnation, row.drop);
+	}
+	return status;
+}
+
+/* Drop in `to` whom another one has dropped more often. */
+static kvc_status rows_raise(const struct kvc_keyring *all, struct kvc_keyring *to, bool *changed)
+{
+	kvc_status status = KVC_OK;
+
+	for (uint32_t i = 0; status == KVC_OK && i < all->count; i++) {
+		const struct kvc_keyring_row *row = &all->rows[i];
+
+		if (kvc_keyring_incarnation(to, row->tenant) >= row->incarnation)
+			continue;
+		status = kvc_keyring_drop(to, row->tenant, row->incarnation, row->drop);
 		*changed = true;
 	}
 	return status;
@@ -636,18 +691,19 @@ static kvc_status rows_raise(struct kvc_tier *const *tiers, uint32_t count, cons
 
 kvc_status kvc_disk_agree(struct kvc_tier *const *tiers, uint32_t count)
 {
+	struct kvc_keyring all = {.count = 0};
 	kvc_status status = KVC_OK;
 
+	for (uint32_t i = 0; status == KVC_OK && i < count; i++)
+		status = rows_gather(tiers, count, &disk_of(tiers[i])->keyring.ring, &all);
 	for (uint32_t i = 0; status == KVC_OK && i < count; i++) {
 		struct disk_keyring *to = &disk_of(tiers[i])->keyring;
 		bool changed = false;
 
-		for (uint32_t k = 0; status == KVC_OK && k < count; k++)
-			if (k != i)
-				status = rows_raise(tiers, count, &disk_of(tiers[k])->keyring.ring, &to->ring,
-				                    &changed);
+		status = rows_raise(&all, &to->ring, &changed);
 		if (status == KVC_OK && changed)
 			status = both_write(to);
 	}
+	kvc_keyring_free(&all);
 	return status;
 }

@@ -40,6 +40,10 @@ bool kvc_disk_keyring_lacks(const struct kvc_disk *disk, const struct kvc_record
 void kvc_disk_keyring_await(struct kvc_disk *disk, struct kvc_tier_req *req);
 void kvc_disk_forget_tenant(struct kvc_disk *disk, struct kvc_tier_req *req);
 void kvc_disk_keyring_progress(struct kvc_disk *disk);
+
+/* A segment was written anew, or all were seen at start: if none is left that was plain, nothing may be plain
+ * any more. A failure is told in the log; it is tried again the next time. */
+void kvc_disk_keyring_no_plain(struct kvc_disk *disk);
 bool kvc_disk_keyring_quiet(const struct kvc_disk *disk);
 
 /* --- disk_crypt.c --- */

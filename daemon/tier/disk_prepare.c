@@ -261,6 +261,7 @@ static void prepare_tick(struct kvc_disk *disk)
 	case DISK_PREPARE_HEADER_SYNC:
 		kvc_disk_segment_move(prepare->segment, DISK_READY);
 		disk->ready = prepare->segment;
+		kvc_disk_keyring_no_plain(disk);
 		prepare_end(disk);
 		break;
 	case DISK_PREPARE_IDLE:

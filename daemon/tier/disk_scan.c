@@ -106,7 +106,7 @@ static bool header_accepts(const struct scanner *scanner, struct kvc_segment_hea
 
 	return scanner->read_count > 0 && kvc_segment_header_decode(scanner->buffer, header) == KVC_OK &&
 	       !memcmp(header->instance, disk->super.instance, sizeof header->instance) &&
-	       header->number == scanner->segment->number && header->epoch > 0 &&
+	       header->number == scanner->segment->number &&
 	       header->segment_bytes == disk->super.segment_bytes;
 }
 

@@ -105,12 +105,27 @@ static bool secret_found(const char *directory, struct kvc_secret *secret)
 	return found;
 }
 
+/* The one that most directories have, or the first of those: the others start empty. */
 static void secret_choose(struct opening *opening)
 {
+	struct kvc_secret found[KVC_DISKS_MAX];
+	uint32_t count = 0, most = 0;
+
 	for (uint32_t i = 0; i < opening->count; i++)
-		if (secret_found(opening->directories[i], &opening->secret))
-			return;
-	kvc_secret_random(&opening->secret);
+		count += secret_found(opening->directories[i], &found[count]);
+	for (uint32_t i = 0; i < count; i++) {
+		uint32_t times = 0;
+
+		for (uint32_t k = 0; k < count; k++)
+			times += !memcmp(&found[i], &found[k], sizeof found[i]);
+		if (times > most) {
+			most = times;
+			opening->secret = found[i];
+		}
+	}
+	if (!count)
+		kvc_secret_random(&opening->secret);
+	kvc_wipe(found, sizeof found);
 }
 
 /* The others can serve without it. */

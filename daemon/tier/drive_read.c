@@ -216,6 +216,10 @@ static kvc_status file_read(const char *path, struct kvc_drive_reading *reading,
 		snprintf(why, why_bytes, "%s has more than %u bytes", path, KVC_DRIVE_FILE_BYTES);
 		return KVC_INVALID;
 	}
+	if (memchr(text, 0, (size_t)bytes)) { /* what lies behind it would not count */
+		snprintf(why, why_bytes, "%s has a zero byte", path);
+		return KVC_INVALID;
+	}
 	text[bytes] = 0;
 	return kvc_drive_parse(text, reading, why, why_bytes);
 }

@@ -35,7 +35,7 @@ struct row {
 	uint32_t flags; /* ROW_HAS_KEY */
 	uint8_t wrapped[KVC_WRAPPED_BYTES];
 	uint64_t drop;
-	uint8_t zero[4];
+	uint32_t before;
 } __attribute__((packed));
 
 static_assert(sizeof(struct head) == 256, "on disk");
@@ -141,6 +141,7 @@ kvc_status kvc_keyring_drop(struct kvc_keyring *ring, const uint8_t tenant[16], 
 	if (status != KVC_OK)
 		return status;
 	row->incarnation = incarnation;
+	row->before = (uint32_t)row->drop;
 	row->drop = drop;
 	row->has_key = false;
 	memset(row->wrapped, 0, sizeof row->wrapped);
@@ -187,6 +188,7 @@ void kvc_keyring_encode(const struct kvc_keyring *ring, uint8_t *bytes)
 		        .incarnation = from->incarnation,
 		        .flags = from->has_key ? ROW_HAS_KEY : 0,
 		        .drop = from->drop,
+		        .before = from->before,
 		};
 
 		memcpy(row.tenant, from->tenant, sizeof row.tenant);
@@ -213,6 +215,7 @@ static kvc_status rows_decode(const uint8_t *bytes, uint32_t count, struct kvc_k
 		        .incarnation = row.incarnation,
 		        .has_key = row.flags & ROW_HAS_KEY,
 		        .drop = row.drop,
+		        .before = row.before,
 		};
 		memcpy(to->tenant, row.tenant, sizeof to->tenant);
 		memcpy(to->wrapped, row.wrapped, sizeof to->wrapped);

@@ -23,8 +23,9 @@
 struct kvc_keyring_row {
 	uint8_t tenant[16];
 	uint32_t incarnation;
-	uint64_t drop; /* the one that made this incarnation, at random: another directory may have come to
-	                  the same incarnation by another one; 0: none */
+	uint64_t drop;   /* the one that made this incarnation, at random: another directory may have come to
+	                    the same incarnation by another one; 0: none */
+	uint32_t before; /* low half of the drop that came before it here; 0: none, or not known */
 	bool has_key;
 	uint8_t wrapped[KVC_WRAPPED_BYTES]; /* zeros: none */
 };
@@ -34,7 +35,7 @@ struct kvc_keyring {
 	uint64_t sequence;    /* of two files the higher one is in force */
 	bool encrypted;       /* whatever is stored */
 	uint64_t plain_below; /* of an encrypted one: only records of epochs below may be plain, from before
-	                         it took a key */
+	                         it took a key; 1: none, or none any more */
 	uint8_t check[KVC_WRAPPED_BYTES]; /* a key of zeros, wrapped: tells whether a disk key is the right
 	                                     one */
 	uint32_t count;

@@ -170,6 +170,8 @@ kvc_status kvc_segment_header_decode(const uint8_t page[KVC_PAGE_BYTES], struct 
 	if (page_check(page, SEGMENT_MAGIC, SEGMENT_VERSION) != KVC_OK)
 		return KVC_CORRUPT;
 	memcpy(&image, page, sizeof image);
+	if (!image.epoch || image.epoch > KVC_EPOCH_MAX)
+		return KVC_CORRUPT;
 	memcpy(header->instance, image.instance, sizeof header->instance);
 	header->number = image.number;
 	header->epoch = image.epoch;

@@ -15,6 +15,8 @@
 #define KVC_INSTANCE_BYTES 16u
 #define KVC_SUPER_SLOTS    2u
 
+#define KVC_EPOCH_MAX (UINT64_MAX / 4) /* of a segment's header; above, counting could not go on for long */
+
 #define KVC_SUPER_WITH_KEYRING 3u /* from this version on a directory has one */
 
 struct kvc_super {
@@ -42,7 +44,7 @@ struct kvc_segment_header {
 
 void kvc_segment_header_encode(const struct kvc_segment_header *header, uint8_t page[KVC_PAGE_BYTES]);
 
-/* KVC_CORRUPT: no sound header, or one of another version. */
+/* KVC_CORRUPT: no sound header, or one of another version. An epoch that was read is 1 to KVC_EPOCH_MAX. */
 kvc_status kvc_segment_header_decode(const uint8_t page[KVC_PAGE_BYTES], struct kvc_segment_header *header);
 
 /* Whether the record that begins at `bytes` (a page of them), which is page `page` of the segment, belongs to

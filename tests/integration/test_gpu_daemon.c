@@ -13,6 +13,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -167,6 +169,53 @@ static void test_stop_while_an_engine_starts(void **state)
 	assert_true(kvc_test_daemon_end(&daemon_));
 }
 
+/* A service manager, whose socket goes to the daemons that are started until manager_end. */
+static int manager_begin(void)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	snprintf(address.sun_path, sizeof address.sun_path, "%.90s/notify", daemon_.directory);
+	assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof address), 0);
+	setenv("NOTIFY_SOCKET", address.sun_path, 1);
+	return fd;
+}
+
+/* Whether it was ever told that. */
+static bool manager_end(int fd, const char *text)
+{
+	char message[512];
+	bool found = false;
+	ssize_t bytes;
+
+	while ((bytes = recv(fd, message, sizeof message - 1, MSG_DONTWAIT)) > 0) {
+		message[bytes] = 0;
+		found |= strstr(message, text) != NULL;
+	}
+	unsetenv("NOTIFY_SOCKET");
+	close(fd);
+	return found;
+}
+
+/* Reloading does not end a start: who waits for the daemon would come too early. */
+static void test_reload_while_an_engine_starts(void **state)
+{
+	const char *const options[] = {"--ram", "16M", "--gpus", "0", "--gpu-engine", script, NULL};
+	int manager;
+
+	(void)state;
+	setenv("KVC_SCRIPT", "never-ready", 1);
+	assert_true(kvc_test_daemon_prepare(&daemon_, options));
+	manager = manager_begin();
+	assert_true(kvc_test_daemon_spawn(&daemon_));
+	wait_logged("scripted engine: never ready");
+	kill(daemon_.pid, SIGHUP);
+	wait_logged("configuration reloaded");
+	assert_int_equal(kvc_test_daemon_stop(&daemon_, SIGTERM), 0);
+	assert_false(manager_end(manager, "READY=1"));
+	assert_true(kvc_test_daemon_end(&daemon_));
+}
+
 /* Killed, the daemon leaves no engine: each sees its pair closed. What runs the tests looks for processes
  * that are left behind. */
 static void test_daemon_killed(void **state)
@@ -266,6 +315,7 @@ int main(void)
 	        DAEMON_TEST(test_f6_auto_without_devices),
 	        DAEMON_TEST(test_f3_engine_dies),
 	        DAEMON_TEST(test_stop_while_an_engine_starts),
+	        DAEMON_TEST(test_reload_while_an_engine_starts),
 	        DAEMON_TEST(test_daemon_killed),
 	        DAEMON_TEST(test_f3_real_engine_is_killed),
 	        DAEMON_TEST(test_f6_real_engine_without_device),

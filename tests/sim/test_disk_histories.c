@@ -6,6 +6,9 @@
  * honest and large enough, after a start the latter must be there. It knows too when each block ends: none is
  * restored later, and no start finds one that ends or is ephemeral.
  *
+ * Of two directories one may be missing in a life. What is dropped then is dropped for good when both are
+ * there again: until that, one that is alone may have it.
+ *
  * KVC_TEST_SEED says with which seed to begin, KVC_TEST_SEEDS how many are run; a failure prints its seed. */
 #include <malloc.h>
 #include <setjmp.h>
@@ -20,7 +23,7 @@
 #include <cmocka.h>
 
 #include "daemon/base/log.h"
-#include "daemon/tier/disk.h"
+#include "daemon/tier/disks.h"
 #include "tests/sim/sim_disk.h"
 #include "tests/sim/world.h"
 #include "tests/support/row.h"
@@ -31,15 +34,17 @@ enum {
 	CONTENTS = 2,
 	JOBS = 16,
 	LIVES = 3,
+	LIVES_OF_TWO = 7, /* of two directories */
 	STEPS = 700,
 	SEGMENT_BYTES = 64 << 10,
 	ROOMY = 64, /* segments: nothing is reclaimed */
 	TIGHT = 8,
+	DIRECTORIES = 2,
 	HEAP_KEPT = 32 << 20,
 };
 
 /* What is counted as injected. */
-enum injected { FAULTS, CRASHES, RECOVERIES };
+enum injected { FAULTS, CRASHES, RECOVERIES, ABSENCES /* of one of two directories, at a start */ };
 
 /* What the disk does in a history. */
 struct profile {
@@ -55,6 +60,7 @@ static const struct profile profiles[] = {
         {"crashes", "A1 A8 A9", ROOMY, true, CRASHES, {0}},
         {"broken_off_recoveries", "A3", ROOMY, true, RECOVERIES, {0}},
         {"crashes_of_a_full_disk", "A8 D20", TIGHT, true, CRASHES, {0}},
+        {"missing_directories", "B25", ROOMY, true, ABSENCES, {0}},
         {"torn_writes", "B1", ROOMY, false, FAULTS, {[SIM_WRITE_TORN] = 15}},
         {"writes_with_holes", "B2", ROOMY, false, FAULTS, {[SIM_WRITE_HOLES] = 15}},
         {"flipped_bits",
@@ -114,7 +120,10 @@ enum { PROFILES = sizeof profiles / sizeof profiles[0] };
 struct history {
 	struct world world;
 	const struct profile *profile;
-	char directory[KVC_TEMP_DIR_BYTES];
+	char directories[DIRECTORIES][KVC_TEMP_DIR_BYTES];
+	uint32_t there;                    /* which of them, in this life, by bit */
+	uint64_t knows[DIRECTORIES];       /* the last of tenant_drops */
+	uint32_t drops_apart[DIRECTORIES]; /* of the tenant, tried since they agreed */
 	struct kvc_io *io;
 	struct job *jobs;
 	bool busy[JOBS];
@@ -126,20 +135,23 @@ struct history {
 	bool crashed;          /* what ends now has no one who hears of it */
 	uint64_t tenant_drops; /* that succeeded */
 	uint64_t tenant_drops_at[JOBS];
-	bool encrypted;
+	uint32_t encrypted_from;   /* life; before, the directory is plain */
 	uint64_t ends_ms[NUMBERS]; /* the last of them */
 	bool over[JOBS];           /* the block had ended when the job began */
-	uint8_t durable[NUMBERS];  /* life in which it was acknowledged as such; dropped since, or never: 0 */
-	uint8_t life;              /* from 1 */
-	uint64_t sync_errors;      /* before this life */
-	uint64_t drops[NUMBERS];   /* so far */
-	uint64_t drops_at[JOBS];   /* of the block, when the job began */
+	uint32_t puts[NUMBERS];    /* begun, but those that a drop of the tenant ended */
+	uint32_t puts_since[NUMBERS];
+	uint8_t durable[NUMBERS]; /* life in which it was acknowledged as such; dropped since, or never: 0 */
+	uint8_t life;             /* from 1 */
+	uint64_t sync_errors;     /* before this life */
+	uint64_t drops[NUMBERS];  /* so far */
+	uint64_t drops_at[JOBS];  /* of the block, when the job began */
 	/* Checks images at each start. The same in all lives: a torn record that one start sets aside shadows
 	 * an older sound one at the next start if that one does not look. */
 	bool verify;
 	bool refused; /* the directory is damaged so that a person must act */
 	uint64_t crashes;
 	uint64_t lost_recoveries; /* broken off */
+	uint64_t absences;        /* of a directory, at a start */
 };
 
 static uint64_t seed_now;
@@ -162,6 +174,28 @@ static void restored_check(struct history *h, const struct job *job, const uint8
 	fail_msg("block %u was restored as something that was never put, or dropped", job->number);
 }
 
+/* A directory is there that knows of all drops of the tenant that succeeded. */
+static bool drops_known(const struct history *h)
+{
+	for (uint32_t i = 0; i < DIRECTORIES; i++)
+		if (h->there >> i & 1 && h->knows[i] == h->tenant_drops)
+			return true;
+	return false;
+}
+
+static bool all_there(const struct history *h)
+{
+	return h->profile->injected != ABSENCES || h->there == (1u << DIRECTORIES) - 1;
+}
+
+/* Which of two records of a block a start finds last, is not known if they lie in two directories, and one of
+ * them may be damaged: there must be no other since the tenant was dropped last. Where that is not known,
+ * what is put is dropped too. */
+static bool promised(const struct history *h, uint32_t number)
+{
+	return h->profile->injected != ABSENCES || (h->puts[number] == 1 && drops_known(h));
+}
+
 static void job_harvest(struct history *h, uint32_t j)
 {
 	struct job *job = &h->jobs[j];
@@ -174,8 +208,10 @@ static void job_harvest(struct history *h, uint32_t j)
 	if (job->op.kind == KVC_OP_GET && h->over[j])
 		fail_msg("block %u was restored after its end", job->number);
 	else if (job->op.kind == KVC_OP_GET)
-		restored_check(h, job, h->tenant_drops_at[j] == h->tenant_drops ? h->put : h->put_ever);
-	else if (job->op.durable && h->drops_at[j] == h->drops[job->number])
+		restored_check(h, job,
+		               h->tenant_drops_at[j] == h->tenant_drops && drops_known(h) ? h->put
+		                                                                          : h->put_ever);
+	else if (job->op.durable && h->drops_at[j] == h->drops[job->number] && promised(h, job->number))
 		h->durable[job->number] = h->life;
 }
 
@@ -205,6 +241,10 @@ static void job_begin(struct history *h, uint32_t j)
 	h->put_ever[number] |= h->put[number];
 	h->put_since[number] |= (uint8_t)(1u << content);
 	durable = hints_draw(&h->world, number);
+	h->puts[number]++;
+	h->puts_since[number]++;
+	if (!promised(h, number))
+		h->durable[number] = 0;
 	if (hints_end(&h->world) > h->ends_ms[number])
 		h->ends_ms[number] = hints_end(&h->world);
 	put_submit(&h->world, &h->jobs[j], number, number * CONTENTS + content, durable);
@@ -239,14 +279,24 @@ static void tenant_dropped(struct kvc_tenant_drop *drop)
 	if (drop->status != KVC_OK || h->crashed)
 		return;
 	h->tenant_drops++;
+	for (uint32_t i = 0; i < DIRECTORIES; i++) {
+		if (h->there >> i & 1)
+			h->knows[i] = h->tenant_drops;
+		if (all_there(h))
+			h->drops_apart[i] = 0;
+	}
 	memcpy(h->put, h->put_since, sizeof h->put);
+	memcpy(h->puts, h->puts_since, sizeof h->puts);
 }
 
 static void tenant_drop(struct history *h)
 {
+	for (uint32_t i = 0; i < DIRECTORIES; i++)
+		h->drops_apart[i] += h->there >> i & 1;
 	h->tenant_dropping = true;
 	promises_end(h);
 	memset(h->put_since, 0, sizeof h->put_since);
+	memset(h->puts_since, 0, sizeof h->puts_since);
 	h->tenant_drop = (struct kvc_tenant_drop){.done = tenant_dropped};
 	snprintf(h->tenant_drop.tenant, sizeof h->tenant_drop.tenant, "%s", ns_options("a").tenant);
 	kvc_cache_tenant_drop(h->world.cache, &h->tenant_drop);
@@ -274,16 +324,46 @@ static void client_step(struct history *h)
 
 /* --- lives ---------------------------------------------------------------------------------------- */
 
+/* Both directories meet. What was put since may have been dropped if each may have missed a drop, or one
+ * cannot tell any more. */
+static void drops_meet(struct history *h)
+{
+	if (h->drops_apart[0] + h->drops_apart[1] > 1)
+		promises_end(h);
+	for (uint32_t i = 0; i < DIRECTORIES; i++) {
+		h->knows[i] = h->tenant_drops;
+		h->drops_apart[i] = 0;
+	}
+}
+
+/* Say which directories are there now, in `list`; returns how many. At first both, so that they are of one
+ * tier. */
+static uint32_t directories_choose(struct history *h, char list[DIRECTORIES * KVC_TEMP_DIR_BYTES])
+{
+	static const uint32_t choices[] = {1, 2, 3, 3};
+
+	h->there = h->profile->injected == ABSENCES ? choices[h->life ? below(h, 4) : 3] : 1;
+	snprintf(list, DIRECTORIES * KVC_TEMP_DIR_BYTES, "%s%s%s", h->there & 1 ? h->directories[0] : "",
+	         h->there == 3 ? "," : "", h->there & 2 ? h->directories[1] : "");
+	h->absences += !all_there(h);
+	if (h->there == 3)
+		drops_meet(h);
+	return h->there == 3 ? 2 : 1;
+}
+
 static bool tier_open(struct history *h)
 {
 	static const struct kvc_secret disk_key = {{7}};
+	char list[DIRECTORIES * KVC_TEMP_DIR_BYTES];
+	uint32_t count = directories_choose(h, list);
 	struct kvc_io_options io_options = {.backend = KVC_IO_AUTO, .depth = 16};
+	struct kvc_secret secret; /* the world has its own */
 	struct kvc_disk_options options = {
-	        .directory = h->directory,
-	        .bytes = (uint64_t)h->profile->segments * SEGMENT_BYTES,
+	        .directory = list,
+	        .bytes = (uint64_t)count * h->profile->segments * SEGMENT_BYTES,
 	        .segment_bytes = SEGMENT_BYTES,
 	        .verify_on_start = h->verify,
-	        .key = h->encrypted ? &disk_key : NULL,
+	        .key = h->life >= h->encrypted_from ? &disk_key : NULL,
 	        .engine = h->world.engine,
 	};
 	char detail[256];
@@ -291,8 +371,9 @@ static bool tier_open(struct history *h)
 
 	sim_disk_new_process();
 	assert_int_equal(kvc_io_open(h->world.loop, &io_options, h->world.stats, &h->io), KVC_OK);
-	status = kvc_disk_open(h->world.loop, h->io, h->world.stats, &options, detail, sizeof detail,
-	                       &h->world.tier);
+	status = kvc_disks_open(h->world.loop, h->io, h->world.stats, &options, detail, sizeof detail,
+	                        &secret, &h->world.tier);
+	h->world.endless = count > 1;
 	if (status == KVC_OK)
 		return true;
 	kvc_io_close(h->io);
@@ -375,7 +456,7 @@ static bool life_begin(struct history *h)
 	if (!tier_open(h))
 		return false;
 	cache_begin(&h->world);
-	settle(&h->world);
+	settle_until(&h->world, &h->world.recovered);
 	return true;
 }
 
@@ -393,7 +474,7 @@ static void get_wait(struct history *h, struct job *job, uint32_t number)
  * may lie does so here too. */
 static void life_check(struct history *h)
 {
-	bool strict = h->profile->honest && stat(&h->world, "disk.reclaimed_records") == 0;
+	bool strict = h->profile->honest && all_there(h) && stat(&h->world, "disk.reclaimed_records") == 0;
 	struct job *job = &h->jobs[0];
 
 	if (!h->profile->honest)
@@ -405,11 +486,11 @@ static void life_check(struct history *h)
 		if (job->op.status == KVC_OK && block_class(number) <= BLOCK_EPHEMERAL)
 			fail_msg("block %u, which ends or is ephemeral, was found at a start", number);
 		if (job->op.status == KVC_OK)
-			restored_check(h, job, h->put);
+			restored_check(h, job, drops_known(h) ? h->put : h->put_ever);
 		else if (strict && h->durable[number])
 			fail_msg("block %u, acknowledged as durable, is not there: %s", number,
 			         kvc_status_name(job->op.status));
-		else
+		else if (all_there(h))
 			h->durable[number] = 0;
 	}
 }
@@ -490,10 +571,11 @@ static void history_open(struct history *h, const struct profile *profile, uint6
 	h->profile = profile;
 	world_open_bare(&h->world, seed * 0x9E3779B97F4A7C15ull);
 	sim_disk_open(&h->world.random);
-	kvc_test_temp_dir(h->directory);
+	for (uint32_t i = 0; i < DIRECTORIES; i++)
+		kvc_test_temp_dir(h->directories[i]);
 	h->jobs = test_calloc(JOBS, sizeof *h->jobs);
 	h->verify = below(h, 4) == 0;
-	h->encrypted = below(h, 2) == 0;
+	h->encrypted_from = below(h, 3) ? (uint32_t)below(h, LIVES) : UINT32_MAX;
 }
 
 static void history_close(struct history *h)
@@ -501,7 +583,8 @@ static void history_close(struct history *h)
 	world_close(&h->world);
 	sim_disk_close();
 	test_free(h->jobs);
-	kvc_test_temp_dir_remove(h->directory);
+	for (uint32_t i = 0; i < DIRECTORIES; i++)
+		kvc_test_temp_dir_remove(h->directories[i]);
 }
 
 static void history_count(const struct history *h)
@@ -513,6 +596,9 @@ static void history_count(const struct history *h)
 	case RECOVERIES:
 		kvc_row.injected += h->lost_recoveries;
 		break;
+	case ABSENCES:
+		kvc_row.injected += h->absences;
+		break;
 	case FAULTS:
 		for (uint32_t i = 0; i < SIM_DISK_FAULTS; i++)
 			kvc_row.injected += sim_disk_count((enum sim_disk_fault)i);
@@ -523,12 +609,13 @@ static void history_count(const struct history *h)
 static void history_run(const struct profile *profile, uint64_t seed)
 {
 	static struct history h;
+	uint32_t most = profile->injected == ABSENCES ? LIVES_OF_TWO : LIVES;
 
 	seed_now = seed;
 	history_open(&h, profile, seed);
-	for (uint32_t lives = 0; lives <= LIVES && !h.refused && life_begin(&h); lives++) {
+	for (uint32_t lives = 0; lives <= most && !h.refused && life_begin(&h); lives++) {
 		life_check(&h);
-		if (lives < LIVES)
+		if (lives < most)
 			life(&h);
 		else
 			life_stop(&h);

@@ -32,8 +32,10 @@ struct kvc_ns_options ns_options(const char *tenant)
 
 static void recovered(void *context, kvc_status status)
 {
-	(void)context;
+	struct world *w = context;
+
 	assert_int_equal(status, KVC_OK);
+	w->recovered = true;
 }
 
 static uint64_t scrub_next;
@@ -64,6 +66,7 @@ void cache_begin(struct world *w)
 	};
 
 	assert_int_equal(kvc_cache_open(&options, &w->cache), KVC_OK);
+	w->recovered = false;
 	kvc_cache_recover(w->cache, recovered, w);
 	assert_int_equal(kvc_ns_open(w->cache, &ns, &w->ns), KVC_OK);
 }
@@ -149,6 +152,12 @@ static void stop_done(void *context)
 	((struct world *)context)->stopped = true;
 }
 
+void settle_until(struct world *w, const bool *set)
+{
+	for (unsigned i = 0; !(w->endless && *set) && sim_step(w->loop); i++)
+		assert_true(i < STEPS_MAX);
+}
+
 void settle(struct world *w)
 {
 	for (unsigned i = 0; sim_step(w->loop); i++)
@@ -159,7 +168,7 @@ void cache_stop(struct world *w, uint64_t flush_ms)
 {
 	w->stopped = false;
 	kvc_cache_stop(w->cache, flush_ms, stop_done, w);
-	settle(w);
+	settle_until(w, &w->stopped);
 	assert_true(w->stopped);
 }
 

@@ -40,6 +40,8 @@ struct world {
 	struct kvc_hints hints;      /* of puts from now on */
 	enum kvc_policy_kind policy; /* of the next cache_begin */
 	uint64_t disk_day_bytes;     /* likewise */
+	bool endless; /* some timer always runs: what waits for a state does not wait for rest */
+	bool recovered;
 	bool stopped;
 };
 
@@ -94,6 +96,9 @@ void world_open_gpus(struct world *w, uint64_t seed, uint32_t disk_records, uint
 
 /* Step until nothing is left to do. */
 void settle(struct world *w);
+
+/* The same; in an endless world, until that is set. */
+void settle_until(struct world *w, const bool *set);
 
 /* The two halves of cache_end: between them the disk tier closes. */
 void cache_stop(struct world *w, uint64_t flush_ms);

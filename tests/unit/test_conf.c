@@ -620,6 +620,26 @@ static void test_sample_is_current(void **state)
 	free(now);
 }
 
+static void test_help_is_complete(void **state)
+{
+	char *text = NULL;
+	size_t bytes;
+	FILE *out = open_memstream(&text, &bytes);
+
+	(void)state;
+	assert_non_null(out);
+	kvc_conf_help(out);
+	fclose(out);
+	assert_null(strstr(text, "(null)"));
+	for (unsigned i = 0; i < kvc_option_count; i++) {
+		char line[64];
+
+		snprintf(line, sizeof line, "  --%s ", kvc_options[i].name);
+		assert_non_null(strstr(text, line));
+	}
+	free(text);
+}
+
 /* ---- reload -------------------------------------------------------------------------------- */
 
 static void test_reload_takes_live_options_only(void **state)
@@ -645,6 +665,28 @@ static void test_reload_takes_live_options_only(void **state)
 	assert_int_equal(now.tenant_count, 1);
 	assert_int_equal(now.tenants[0].ram, MIB);
 	assert_int_equal(now.tenant_idle_ms, 5000);
+}
+
+/* What is kept for tenants is measured by the memory that the daemon has: not by what is left of the
+ * machine's now, nor by what it would have after a restart. */
+static void test_renewed_by_what_is_in_force(void **state)
+{
+	struct kvc_conf now;
+
+	(void)state;
+	assert_int_equal(LOAD("--socket", "/s"), KVC_OK);
+	now = conf;
+	assert_int_equal(kvc_conf_resolve(&now, 8192 * MIB, error), KVC_OK);
+	assert_int_equal(now.ram, 2048 * MIB);
+	assert_int_equal(load_file("[service]\nsocket = /s\n[tenant a]\nram = 2G\n"), KVC_OK);
+	assert_int_equal(kvc_conf_renew(&now, &conf, 6144 * MIB, error), KVC_OK);
+	assert_int_equal(now.ram, 2048 * MIB);
+	assert_int_equal(now.tenants[0].ram, 2048 * MIB);
+	assert_int_equal(load_file("[service]\nsocket = /s\n[memory]\nram = 4G\n[tenant a]\nram = 3G\n"),
+	                 KVC_OK);
+	assert_int_equal(kvc_conf_renew(&now, &conf, 6144 * MIB, error), KVC_INVALID);
+	assert_non_null(strstr(error, "[tenant a]: ram"));
+	assert_int_equal(now.tenants[0].ram, 2048 * MIB);
 }
 
 int main(void)
@@ -674,7 +716,9 @@ int main(void)
 	        cmocka_unit_test(test_gpu_contradictions),
 	        cmocka_unit_test(test_print_reads_back),
 	        cmocka_unit_test(test_sample_is_current),
+	        cmocka_unit_test(test_help_is_complete),
 	        cmocka_unit_test(test_reload_takes_live_options_only),
+	        cmocka_unit_test(test_renewed_by_what_is_in_force),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

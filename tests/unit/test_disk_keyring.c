@@ -241,6 +241,72 @@ static void test_plain_record_is_forged(void **state)
 	free(image);
 }
 
+static uint64_t plain_below(const char *file)
+{
+	struct kvc_keyring ring;
+	uint64_t found;
+	size_t bytes;
+	uint8_t *text = rig_file_get(rig.directory, file, &bytes);
+
+	assert_int_equal(kvc_keyring_decode(text, (uint32_t)(bytes / KVC_PAGE_BYTES), &ring), KVC_OK);
+	found = ring.plain_below;
+	kvc_keyring_free(&ring);
+	free(text);
+	return found;
+}
+
+/* More than the directory holds, so that nothing is left of what was there. */
+static void store_all_over(uint32_t first)
+{
+	for (uint32_t i = 0; i < 80; i++)
+		assert_int_equal(rig_store(&rig, first + i, 3), KVC_OK);
+}
+
+/* When all that was plain is written over, nothing may be plain any more: a segment of then, put back, does
+ * not count. Also if the keyring could not be written at first. */
+static void test_plain_segment_comes_back(void **state)
+{
+	(void)state;
+	KVC_ROW("B25");
+	for (uint32_t fails = 0; fails < 2; fails++) {
+		char name[32];
+		uint8_t *old;
+		size_t bytes;
+
+		rig.options.key = NULL;
+		rig_start(&rig);
+		assert_int_equal(rig_store(&rig, 0, SIZE), KVC_OK);
+		snprintf(name, sizeof name, "segments/%u", rig.blocks[0].record.place.segment);
+		rig_stop(&rig);
+		old = rig_file_get(rig.directory, name, &bytes);
+		rig.options.key = &rig.key;
+		rig_start(&rig);
+		assert_int_equal(rig_load(&rig, 0), RIG_RIGHT);
+		for (uint32_t i = 1; i < TENANTS; i++) /* their keys are made */
+			assert_int_equal(rig_store(&rig, 100 + i, SIZE), KVC_OK);
+		assert_int_equal(rig_store(&rig, 100, SIZE), KVC_OK);
+		if (fails)
+			rig_keyring_fault(KVC_IO_WRITE, 0, EIO);
+		store_all_over(200);
+		kvc_io_fault_install(NULL, NULL);
+		if (fails)
+			store_all_over(300);
+		rig_stop(&rig);
+		assert_int_equal(plain_below("keyring.0"), 1);
+		assert_int_equal(plain_below("keyring.1"), 1);
+		rig_file_put(rig.directory, name, old, bytes);
+		kvc_row.injected++;
+		free(old);
+		rig_start(&rig);
+		assert_int_equal(rig_load(&rig, 0), RIG_MISSING);
+		rig_restart_scanning(&rig);
+		assert_false(rig.blocks[0].stored);
+		assert_true(rig_check_all(&rig, false) > 10);
+		rig_destroy(&rig);
+		rig_init(&rig);
+	}
+}
+
 /* One bit of the encrypted image, in its first page, where the header binds it, and behind. */
 static void test_flipped_bit(void **state)
 {
@@ -651,6 +717,7 @@ int main(void)
 	        KEYRING_TEST(test_nothing_shows),
 	        KEYRING_TEST(test_misplaced_record),
 	        KEYRING_TEST(test_plain_record_is_forged),
+	        KEYRING_TEST(test_plain_segment_comes_back),
 	        KEYRING_TEST(test_flipped_bit),
 	        KEYRING_TEST(test_dropped_tenant),
 	        KEYRING_TEST(test_dropped_key_is_in_no_file),

@@ -250,6 +250,10 @@ static void test_what_cannot_be_read(void **state)
 	file("large", "");
 	assert_int_equal(truncate(path, KVC_DRIVE_FILE_BYTES + 1), 0);
 	assert_int_equal(kvc_drive_read(tree, path, &reading, why, sizeof why), KVC_INVALID);
+	file("large", "percentage_used 5\n"); /* zeros behind it, as a power failure leaves them */
+	assert_int_equal(truncate(path, 100), 0);
+	assert_int_equal(kvc_drive_read(tree, path, &reading, why, sizeof why), KVC_INVALID);
+	assert_non_null(strstr(why, "zero byte"));
 	snprintf(path, sizeof path, "%s/gone", tree);
 	assert_int_equal(kvc_drive_read(path, NULL, &reading, why, sizeof why), KVC_IO);
 	assert_true(kvc_drive_read("/proc", NULL, &reading, why, sizeof why) != KVC_OK);

@@ -379,6 +379,31 @@ static void test_direct_is_dropped_on_einval(void **state)
 	assert_int_equal(run_with(&plan, KVC_IO_WRITE, out, 4), KVC_INVALID);
 }
 
+/* Several are under way when the first one shows it: each of them is done again. */
+static void test_direct_is_dropped_under_several(void **state)
+{
+	static struct call calls[32];
+	struct plan plan = {.fault = {.kind = KVC_FAULT_ERROR, .error = EINVAL}, .times = 5};
+
+	(void)state;
+	KVC_ROW("B14 B27");
+	if (!file.direct) {
+		print_message("SKIP: no O_DIRECT in %s\n", directory);
+		skip();
+	}
+	done_count = 0;
+	kvc_io_fault_install(plan_hook, &plan);
+	for (uint32_t i = 0; i < 32; i++)
+		call_submit(&calls[i], KVC_IO_WRITE, i, out + i * PAGE, 1);
+	assert_true(kvc_test_run_until(loop, all_done, calls, 120000));
+	kvc_io_fault_install(NULL, NULL);
+	for (uint32_t i = 0; i < 32; i++)
+		assert_int_equal(calls[i].req.status, KVC_OK);
+	assert_int_equal(stat_of("io.buffered_files"), 1);
+	assert_int_equal(run(KVC_IO_READ, 0, in, 32), KVC_OK);
+	assert_memory_equal(in, out, 32 * PAGE);
+}
+
 /* The lies of a disk are carried out as told. */
 static void test_lies(void **state)
 {
@@ -637,6 +662,7 @@ static int run_group(enum kvc_io_backend with)
 	        IO_TEST(test_write_without_progress),
 	        IO_TEST(test_errors_are_told),
 	        IO_TEST(test_direct_is_dropped_on_einval),
+	        IO_TEST(test_direct_is_dropped_under_several),
 	        IO_TEST(test_lies),
 	        IO_TEST(test_held_request_waits),
 	        IO_TEST(test_refuses_what_is_no_file),

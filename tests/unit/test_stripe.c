@@ -199,6 +199,65 @@ static void test_one_does_not_open(void **state)
 	assert_non_null(strstr(rig.detail, "d2"));
 }
 
+/* A directory of another tier, which would start empty here, stops the start as its key is another one: it is
+ * left as it was. */
+static void test_refused_directory_keeps_its_secret(void **state)
+{
+	struct kvc_secret secret, other_key = {{9}};
+	char two[2 * (PATH + 2)];
+
+	(void)state;
+	rig.options.bytes = 16u << 20;
+	rig.options.directory = paths[1];
+	rig.options.key = &other_key;
+	rig_start(&rig);
+	store_some(0, 10);
+	secret = rig.secret;
+	rig_stop(&rig);
+	snprintf(two, sizeof two, "%s,%s", paths[0], paths[1]);
+	rig.options.directory = paths[0];
+	rig.options.key = &rig.key;
+	rig_start(&rig);
+	rig_stop(&rig);
+	rig.options.directory = two;
+	rig.options.bytes = 2 * (16u << 20);
+	assert_int_equal(rig_open(&rig), KVC_ACCESS);
+	rig.options.directory = paths[1];
+	rig.options.bytes = 16u << 20;
+	rig.options.key = &other_key;
+	rig_start(&rig);
+	assert_memory_equal(&secret, &rig.secret, sizeof secret);
+	assert_int_equal(rig_check_all(&rig, false), 10);
+}
+
+/* The first one is of another tier, as a mount point that was used while nothing was mounted: it starts
+ * empty, and not the two that belong together. */
+static void test_stranger_in_the_first_place(void **state)
+{
+	char two[2 * (PATH + 2)];
+	struct kvc_secret secret;
+
+	(void)state;
+	rig.options.directory = paths[0];
+	rig.options.bytes = 16u << 20;
+	rig_start(&rig);
+	store_some(100, 10);
+	rig_stop(&rig);
+	snprintf(two, sizeof two, "%s,%s", paths[1], paths[2]);
+	rig.options.directory = two;
+	rig.options.bytes = 2 * (16u << 20);
+	rig_start(&rig);
+	store_some(0, 60);
+	secret = rig.secret;
+	rig_stop(&rig);
+	rig.options.directory = list;
+	rig.options.bytes = DIRECTORIES * (16u << 20);
+	rig_start(&rig);
+	assert_memory_equal(&secret, &rig.secret, sizeof secret);
+	assert_int_equal(rig.recovered, 60);
+	assert_int_equal(rig_check_all(&rig, false), 60);
+}
+
 static void test_bad_lists(void **state)
 {
 	static const char *const lists[] = {"a,,b", ",", "a, ", " "};
@@ -228,9 +287,14 @@ static void test_close_at_once(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        STRIPE_TEST(test_shared_out),        STRIPE_TEST(test_goes_round),
-	        STRIPE_TEST(test_added_and_removed), STRIPE_TEST(test_one_fails),
-	        STRIPE_TEST(test_one_does_not_open), STRIPE_TEST(test_bad_lists),
+	        STRIPE_TEST(test_shared_out),
+	        STRIPE_TEST(test_goes_round),
+	        STRIPE_TEST(test_added_and_removed),
+	        STRIPE_TEST(test_one_fails),
+	        STRIPE_TEST(test_one_does_not_open),
+	        STRIPE_TEST(test_refused_directory_keeps_its_secret),
+	        STRIPE_TEST(test_stranger_in_the_first_place),
+	        STRIPE_TEST(test_bad_lists),
 	        STRIPE_TEST(test_close_at_once),
 	};
 

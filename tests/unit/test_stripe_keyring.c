@@ -138,6 +138,48 @@ static void test_each_directory_missed_a_drop(void **state)
 	assert_int_equal(rig_check_all(&rig, false), BLOCKS);
 }
 
+/* The first one has dropped the tenant twice, and does not know of the last drop, which was the second one's
+ * only one: what it has put into the first one before that is dropped too. */
+static void test_missed_drop_of_one_that_dropped_less_often(void **state)
+{
+	(void)state;
+	KVC_ROW("B25");
+	rig_start(&rig);
+	store_some();
+	start_with(rig.directory);
+	assert_int_equal(rig_drop_tenant(&rig, 1), KVC_OK);
+	assert_int_equal(rig_drop_tenant(&rig, 1), KVC_OK);
+	assert_int_equal(rig_store(&rig, 1, SIZE), KVC_OK);
+	start_with(second);
+	assert_int_equal(rig_drop_tenant(&rig, 1), KVC_OK);
+	kvc_row.injected++;
+	start_with(both);
+	assert_int_equal(rig.incarnation[1], 3);
+	assert_int_equal(rig.recovered, BLOCKS - BLOCKS / TENANTS);
+	store_some();
+	start_with(both); /* they agree now */
+	assert_int_equal(rig.incarnation[1], 3);
+	assert_int_equal(rig_check_all(&rig, false), BLOCKS);
+}
+
+/* The second one has missed a drop, and none was its own: what was put since stays. */
+static void test_missed_drop_takes_nothing_newer(void **state)
+{
+	(void)state;
+	KVC_ROW("B25");
+	rig_start(&rig);
+	store_some();
+	assert_int_equal(rig_drop_tenant(&rig, 1), KVC_OK);
+	start_with(rig.directory);
+	assert_int_equal(rig_drop_tenant(&rig, 1), KVC_OK);
+	assert_int_equal(rig_store(&rig, 1, SIZE), KVC_OK);
+	kvc_row.injected++;
+	start_with(both);
+	assert_int_equal(rig.incarnation[1], 2);
+	assert_int_equal(rig.recovered, 1 + BLOCKS - BLOCKS / TENANTS);
+	assert_int_equal(rig_check_all(&rig, false), 1 + BLOCKS - BLOCKS / TENANTS);
+}
+
 /* One of them cannot write its keyring: the drop holds, as the tenant has another incarnation, and is not
  * told as complete. The next one is. */
 static void test_one_directory_cannot_drop(void **state)
@@ -236,6 +278,8 @@ int main(void)
 	        KEYRING_TEST(test_dropped_in_all_directories),
 	        KEYRING_TEST(test_directory_that_missed_a_drop),
 	        KEYRING_TEST(test_each_directory_missed_a_drop),
+	        KEYRING_TEST(test_missed_drop_of_one_that_dropped_less_often),
+	        KEYRING_TEST(test_missed_drop_takes_nothing_newer),
 	        KEYRING_TEST(test_one_directory_cannot_drop),
 	        KEYRING_TEST(test_store_while_one_directory_has_dropped),
 	};
