@@ -103,7 +103,7 @@ static void take(struct kvc_disk *disk, const struct kvc_drive_reading *reading)
 	failing_set(disk, kvc_drive_judge(&drive->history, reading, kvc_loop_now_ms(disk->loop)));
 }
 
-/* Without a timer, for want of memory, the next store asks for it again. */
+/* Without a timer, for want of memory, what was read last holds until a restart. */
 static void again_later(struct kvc_disk *disk)
 {
 	(void)kvc_timer_start(disk->loop, &disk->drive.timer, disk->drive.interval_ms);

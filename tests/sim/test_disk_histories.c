@@ -124,6 +124,7 @@ struct history {
 	uint32_t there;                    /* which of them, in this life, by bit */
 	uint64_t knows[DIRECTORIES];       /* the last of tenant_drops */
 	uint32_t drops_apart[DIRECTORIES]; /* of the tenant, tried since they agreed */
+	bool unsure[DIRECTORIES];          /* it may have missed one of those */
 	struct kvc_io *io;
 	struct job *jobs;
 	bool busy[JOBS];
@@ -138,13 +139,11 @@ struct history {
 	uint32_t encrypted_from;   /* life; before, the directory is plain */
 	uint64_t ends_ms[NUMBERS]; /* the last of them */
 	bool over[JOBS];           /* the block had ended when the job began */
-	uint32_t puts[NUMBERS];    /* begun, but those that a drop of the tenant ended */
-	uint32_t puts_since[NUMBERS];
-	uint8_t durable[NUMBERS]; /* life in which it was acknowledged as such; dropped since, or never: 0 */
-	uint8_t life;             /* from 1 */
-	uint64_t sync_errors;     /* before this life */
-	uint64_t drops[NUMBERS];  /* so far */
-	uint64_t drops_at[JOBS];  /* of the block, when the job began */
+	uint8_t durable[NUMBERS];  /* life in which it was acknowledged as such; dropped since, or never: 0 */
+	uint8_t life;              /* from 1 */
+	uint64_t sync_errors;      /* before this life */
+	uint64_t drops[NUMBERS];   /* so far */
+	uint64_t drops_at[JOBS];   /* of the block, when the job began */
 	/* Checks images at each start. The same in all lives: a torn record that one start sets aside shadows
 	 * an older sound one at the next start if that one does not look. */
 	bool verify;
@@ -188,12 +187,10 @@ static bool all_there(const struct history *h)
 	return h->profile->injected != ABSENCES || h->there == (1u << DIRECTORIES) - 1;
 }
 
-/* Which of two records of a block a start finds last, is not known if they lie in two directories, and one of
- * them may be damaged: there must be no other since the tenant was dropped last. Where that is not known,
- * what is put is dropped too. */
-static bool promised(const struct history *h, uint32_t number)
+/* Where a drop may have been missed, what is put may be dropped when it is heard of. */
+static bool promised(const struct history *h)
 {
-	return h->profile->injected != ABSENCES || (h->puts[number] == 1 && drops_known(h));
+	return all_there(h) || !h->unsure[h->there == 2];
 }
 
 static void job_harvest(struct history *h, uint32_t j)
@@ -211,7 +208,7 @@ static void job_harvest(struct history *h, uint32_t j)
 		restored_check(h, job,
 		               h->tenant_drops_at[j] == h->tenant_drops && drops_known(h) ? h->put
 		                                                                          : h->put_ever);
-	else if (job->op.durable && h->drops_at[j] == h->drops[job->number] && promised(h, job->number))
+	else if (job->op.durable && h->drops_at[j] == h->drops[job->number] && promised(h))
 		h->durable[job->number] = h->life;
 }
 
@@ -241,10 +238,6 @@ static void job_begin(struct history *h, uint32_t j)
 	h->put_ever[number] |= h->put[number];
 	h->put_since[number] |= (uint8_t)(1u << content);
 	durable = hints_draw(&h->world, number);
-	h->puts[number]++;
-	h->puts_since[number]++;
-	if (!promised(h, number))
-		h->durable[number] = 0;
 	if (hints_end(&h->world) > h->ends_ms[number])
 		h->ends_ms[number] = hints_end(&h->world);
 	put_submit(&h->world, &h->jobs[j], number, number * CONTENTS + content, durable);
@@ -283,20 +276,20 @@ static void tenant_dropped(struct kvc_tenant_drop *drop)
 		if (h->there >> i & 1)
 			h->knows[i] = h->tenant_drops;
 		if (all_there(h))
-			h->drops_apart[i] = 0;
+			h->drops_apart[i] = h->unsure[i] = 0;
 	}
 	memcpy(h->put, h->put_since, sizeof h->put);
-	memcpy(h->puts, h->puts_since, sizeof h->puts);
 }
 
 static void tenant_drop(struct history *h)
 {
-	for (uint32_t i = 0; i < DIRECTORIES; i++)
+	for (uint32_t i = 0; i < DIRECTORIES; i++) {
 		h->drops_apart[i] += h->there >> i & 1;
+		h->unsure[i] |= h->there != 1u << i; /* until it has succeeded in both */
+	}
 	h->tenant_dropping = true;
 	promises_end(h);
 	memset(h->put_since, 0, sizeof h->put_since);
-	memset(h->puts_since, 0, sizeof h->puts_since);
 	h->tenant_drop = (struct kvc_tenant_drop){.done = tenant_dropped};
 	snprintf(h->tenant_drop.tenant, sizeof h->tenant_drop.tenant, "%s", ns_options("a").tenant);
 	kvc_cache_tenant_drop(h->world.cache, &h->tenant_drop);
@@ -332,7 +325,7 @@ static void drops_meet(struct history *h)
 		promises_end(h);
 	for (uint32_t i = 0; i < DIRECTORIES; i++) {
 		h->knows[i] = h->tenant_drops;
-		h->drops_apart[i] = 0;
+		h->drops_apart[i] = h->unsure[i] = 0;
 	}
 }
 

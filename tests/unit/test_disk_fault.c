@@ -700,37 +700,28 @@ static void test_older_superblock(void **state)
 	assert_true(rig.blocks[2000].record.epoch > epoch);
 }
 
-/* Whoever can write a checksum can write any number: the header of a segment with an epoch from where no
- * counting goes on. The segment is lost, and nothing else. */
+/* The header of a segment names an epoch from where no counting goes on. Nothing else is lost. */
 static void test_epochs_of_no_use(void **state)
 {
-	static const uint64_t epochs[] = {UINT64_MAX, UINT64_MAX - 70, UINT64_MAX / 2 - 1};
+	struct kvc_segment_header header = {.number = 1, .segment_bytes = 1u << 20};
 	uint8_t page[KVC_PAGE_BYTES];
-	struct kvc_segment_header header;
 
 	(void)state;
 	KVC_ROW("B25");
-	for (unsigned i = 0; i < sizeof epochs / sizeof epochs[0]; i++) {
-		int fd;
+	rig_start(&rig);
+	for (header.epoch = UINT64_MAX - 70; header.epoch > UINT64_MAX / 3; header.epoch /= 2) {
+		int fd = open(path_of("segments/1"), O_RDWR | O_CREAT, 0600);
 
-		rig_start(&rig);
-		store_some(0, 100, 2);
+		store_some(0, 300, 2);
 		rig_stop(&rig);
-		fd = open(path_of("segments/1"), O_RDWR);
-		assert_int_equal(pread(fd, page, sizeof page, 0), sizeof page);
-		assert_int_equal(kvc_segment_header_decode(page, &header), KVC_OK);
-		header.epoch = epochs[i];
+		memcpy(header.instance, rig.blocks[299].record.device, sizeof header.instance);
 		kvc_segment_header_encode(&header, page);
 		assert_int_equal(pwrite(fd, page, sizeof page, 0), sizeof page);
 		close(fd);
 		kvc_row.injected++;
 		rig_start(&rig);
-		store_some(200, 300, 2);
-		rig_check_all(&rig, false);
-		rig_stop(&rig);
+		assert_true(rig_check_all(&rig, false) > 0);
 	}
-	rig_start(&rig);
-	assert_true(rig_check_all(&rig, false) > 0);
 }
 
 /* --- memory --------------------------------------------------------------------------------------- */
