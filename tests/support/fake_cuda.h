@@ -14,11 +14,11 @@
 const struct kvcc_cuda *kvc_test_cuda_open(const char *folder);
 void kvc_test_cuda_enter(void);
 
-/* Files of device memory, and of events, in the folder. */
+/* Files of device memory in the folder. */
 unsigned kvc_test_cuda_files(const char *folder, const char *kind);
 
-/* How often events were recorded, all together. */
-uint64_t kvc_test_cuda_records(const char *folder);
+/* What streams wrote to memory so far, all together. */
+uint64_t kvc_test_cuda_writes(void);
 
 /* ---- pools --------------------------------------------------------------------------------- */
 
