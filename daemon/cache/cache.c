@@ -62,7 +62,8 @@ static void counters_open(struct kvc_cache *cache)
 
 static kvc_status flights_open(struct kvc_cache *cache)
 {
-	cache->flight_count = cache->options.ops_max + 2 * cache->options.moves_max;
+	cache->flight_count =
+	        cache->options.ops_max + (2 + cache->options.gpu_count) * cache->options.moves_max;
 	cache->flights = kvc_calloc(cache->flight_count, sizeof *cache->flights);
 	if (!cache->flights)
 		return KVC_NO_MEMORY;

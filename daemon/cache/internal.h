@@ -57,9 +57,10 @@ struct kvc_flight {
 	struct kvc_record record;
 	struct kvc_cache *cache;
 	struct kvc_tenant
-	        *tenant;   /* of a store: who is charged until it is done, whosever the block is by then */
-	struct kvc_ns *ns; /* of a lower that moves, held: its plan is in use, even if the cell is gone */
-	bool ahead;        /* a load that nobody had asked for when it began */
+	        *tenant;     /* of a store: who is charged until it is done, whosever the block is by then */
+	struct kvc_ns *ns;   /* of a lower that moves, held: its plan is in use, even if the cell is gone */
+	struct kvc_gpu *gpu; /* of a lower */
+	bool ahead;          /* a load that nobody had asked for when it began */
 };
 
 /* Group commit: one sync runs, later callers wait for the next. */

@@ -8,6 +8,7 @@ static void lower_end(struct kvc_flight *flight, kvc_status status)
 	struct kvc_cache *cache = flight->cache;
 
 	cache->lowers--;
+	kvc_vram_lowering(cache, flight->gpu, -1);
 	kvc_flight_arrived(flight, status);
 	kvc_cleaner_run(cache);
 	kvc_cache_check_stopped(cache);
@@ -105,14 +106,17 @@ kvc_status kvc_lower_begin(struct kvc_cache *cache, uint32_t id, bool urgent, st
 {
 	const struct kvc_entry *entry = kvc_cache_entry(cache, id);
 	struct kvc_flight *flight;
+	struct kvc_gpu *gpu;
 	kvc_status status;
 
 	KVC_PRE(entry->flags & KVC_ENTRY_IN_VRAM && entry->slab == KVC_EXTENT_NONE);
-	if (!kvc_gpu_is_up(kvc_vram_gpu(cache, kvc_vram_cell(cache, id))))
+	gpu = kvc_vram_gpu(cache, kvc_vram_cell(cache, id));
+	if (!kvc_gpu_is_up(gpu))
 		return KVC_ENGINE_LOST;
 	status = kvc_flight_begin(cache, id, KVC_FLIGHT_LOWER, &flight);
 	if (status != KVC_OK)
 		return status;
+	flight->gpu = gpu;
 	flight->space = (struct kvc_space_req){
 	        .bytes = kvc_record_bytes(entry->image_bytes),
 	        .tenant = kvc_entry_tenant(cache, entry),
@@ -127,6 +131,7 @@ kvc_status kvc_lower_begin(struct kvc_cache *cache, uint32_t id, bool urgent, st
 		return status;
 	}
 	cache->lowers++;
+	kvc_vram_lowering(cache, gpu, 1);
 	*out = flight;
 	return KVC_OK;
 }
@@ -157,10 +162,8 @@ bool kvc_lower_run(struct kvc_cache *cache)
 	if (all && (cache->flush_over || !kvc_cache_disk_writable(cache)))
 		return false;
 	cache->lower_runs++;
-	while (cache->lowers < cache->stores_max) {
+	do
 		id = kvc_vram_to_lower(cache, all, &walk);
-		if (id == KVC_ENTRY_NONE || !lower_one(cache, id))
-			break;
-	}
+	while (id != KVC_ENTRY_NONE && lower_one(cache, id));
 	return cache->lowers > 0;
 }

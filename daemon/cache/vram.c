@@ -29,6 +29,7 @@ struct vram_gpu {
 	uint32_t pages;
 	uint32_t coldest;
 	uint32_t hottest;
+	uint32_t lowering; /* blocks on their way down */
 };
 
 struct kvc_vram {
@@ -332,13 +333,22 @@ uint32_t kvc_vram_to_lower(struct kvc_cache *cache, bool any, struct kvc_vram_wa
 		const struct vram_gpu *gpu = &cache->vram->gpus[walk->gpu];
 		uint32_t id = KVC_ENTRY_NONE;
 
-		if (kvc_gpu_is_up(gpu->gpu)) /* one that ends refuses at once, and would be asked again */
+		/* One that ends refuses at once, and would be asked again. */
+		if (kvc_gpu_is_up(gpu->gpu) && gpu->lowering < cache->stores_max)
 			id = gpu_to_lower(cache, gpu, any, walk);
 		if (id != KVC_ENTRY_NONE)
 			return id;
 		*walk = (struct kvc_vram_walk){.gpu = walk->gpu + 1};
 	}
 	return KVC_ENTRY_NONE;
+}
+
+void kvc_vram_lowering(struct kvc_cache *cache, const struct kvc_gpu *which, int by)
+{
+	struct vram_gpu *gpu = find_gpu(cache->vram, which);
+
+	KVC_PRE(gpu && (by > 0 || gpu->lowering > 0));
+	gpu->lowering += (uint32_t)by;
 }
 
 /* ---- what cells say ------------------------------------------------------------------------ */

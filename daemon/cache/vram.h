@@ -76,8 +76,11 @@ struct kvc_vram_walk {
 /* The next block, from the coldest on, that rests in VRAM only, that nothing happens to, whose tenant was not
  * refused in this run of lower.c, and that should be lowered now, or KVC_ENTRY_NONE: among the coldest of a
  * GPU whose room is short, or `any` at all. The one found before must be on its way, or its tenant refused.
- */
+ * Not of a GPU that ends, or has enough of them under way. */
 uint32_t kvc_vram_to_lower(struct kvc_cache *cache, bool any, struct kvc_vram_walk *walk);
+
+/* A block of that GPU is on its way down: +1; or no longer: -1. */
+void kvc_vram_lowering(struct kvc_cache *cache, const struct kvc_gpu *gpu, int by);
 
 /* Detach all, at stop: how many outlive a restart if they are on disk, and rested nowhere else. */
 uint32_t kvc_vram_clear(struct kvc_cache *cache);

@@ -188,6 +188,30 @@ static void a_gpu_that_hangs_holds_up_no_other(void **state)
 	free(waiting);
 }
 
+static void a_gpu_that_hangs_keeps_no_other_from_lowering(void **state)
+{
+	enum { ROOM = 40, FILL = 300 };
+	struct world w;
+
+	(void)state;
+	world_open_gpus(&w, 37, 0, ROOM);
+	w.pool = w.pools[1];
+	for (uint32_t i = 0; i < ROOM; i++)
+		assert_int_equal(put(&w, i, i), KVC_OK);
+	settle(&w);
+	sim_gpu_hang(w.gpus[1], true);
+	world_form(&w, KVC_OP_HOST);
+	for (uint32_t i = 1000; i < 1000 + FILL; i++) /* copies in RAM go, and are wanted again */
+		assert_int_equal(put(&w, i, i), KVC_OK);
+	world_form(&w, KVC_OP_DEVICE);
+	w.pool = w.pools[0];
+	for (uint32_t i = 2000; i < 2000 + 3 * ROOM; i++)
+		assert_int_equal(put(&w, i, i), KVC_OK);
+	assert_int_equal(rest_of(&w, 1999 + 3 * ROOM), KVC_REST_VRAM);
+	sim_gpu_hang(w.gpus[1], false);
+	world_close(&w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -198,6 +222,7 @@ int main(void)
 	        cmocka_unit_test(what_is_on_disk_too_outlives_damage_in_vram),
 	        cmocka_unit_test(an_engine_that_ends_holds_up_no_stop),
 	        cmocka_unit_test(a_gpu_that_hangs_holds_up_no_other),
+	        cmocka_unit_test(a_gpu_that_hangs_keeps_no_other_from_lowering),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

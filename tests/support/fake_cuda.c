@@ -47,6 +47,14 @@ void kvc_test_cuda_enter(void)
 	MUST(driver->context_push(context) == 0);
 }
 
+void kvc_test_cuda_use(int device)
+{
+	void *other;
+
+	MUST(driver->primary_retain(&other, device) == 0);
+	MUST(driver->context_push(other) == 0);
+}
+
 const struct kvcc_cuda *kvc_test_cuda_open(const char *folder)
 {
 	MUST(setenv("KVC_FAKE_CUDA_DIR", folder, 1) == 0);

@@ -14,6 +14,9 @@
 const struct kvcc_cuda *kvc_test_cuda_open(const char *folder);
 void kvc_test_cuda_enter(void);
 
+/* A context of that GPU is current in this thread from now on ($KVC_FAKE_CUDA_DEVICES). */
+void kvc_test_cuda_use(int device);
+
 /* Files of device memory in the folder. */
 unsigned kvc_test_cuda_files(const char *folder, const char *kind);
 
