@@ -171,7 +171,7 @@ static kvc_status encode_blocks(const struct kvcc_work *work, struct kvcc_reques
 
 	request->images = request->region && transfer->form == KVC_FORM_IMAGE;
 	if (request->region && transfer->pool)
-		status = kvcc_pool_record(transfer->pool, transfer->stream, &wire.event);
+		status = kvcc_pool_note(transfer->pool, transfer->stream, &wire.mark);
 	return status == KVC_OK ? kvcc_wire_blocks(&wire, &request->frame) : status;
 }
 

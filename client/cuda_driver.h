@@ -8,7 +8,7 @@
 
 #include "kvc_status.h"
 
-#define KVCC_CUDA_HANDLE_BYTES 64u /* of an IPC handle of memory or of an event */
+#define KVCC_CUDA_HANDLE_BYTES 64u /* of an IPC handle of memory */
 #define KVCC_CUDA_UUID_BYTES   16u
 
 typedef int kvcc_cu_result; /* 0: success */
@@ -17,8 +17,9 @@ typedef unsigned long long kvcc_cu_address;
 enum {
 	KVCC_CU_NOT_READY = 600,
 	KVCC_CU_EVENT_DISABLE_TIMING = 2,
-	KVCC_CU_EVENT_INTERPROCESS = 4,
 	KVCC_CU_STREAM_NON_BLOCKING = 1,
+	KVCC_CU_HOST_PORTABLE = 1,
+	KVCC_CU_HOST_DEVICE_MAP = 2,
 	KVCC_CU_MEMORY_DEVICE = 2,
 	KVCC_CU_HANDLE_POSIX = 1, /* type of a shareable handle: a descriptor */
 
@@ -49,23 +50,28 @@ enum {
 	X(address_range, "cuMemGetAddressRange_v2",                                                         \
 	  (kvcc_cu_address * base, size_t * bytes, kvcc_cu_address address))                                \
 	X(ipc_memory, "cuIpcGetMemHandle", (uint8_t * handle, kvcc_cu_address address))                     \
-	X(ipc_event, "cuIpcGetEventHandle", (uint8_t * handle, void *event))                                \
 	X(retain_chunk, "cuMemRetainAllocationHandle", (unsigned long long *handle, void *address))         \
 	X(export_chunk, "cuMemExportToShareableHandle",                                                     \
 	  (void *shareable, unsigned long long handle, int type, unsigned long long flags))                 \
 	X(release_chunk, "cuMemRelease", (unsigned long long handle))                                       \
 	X(event_create, "cuEventCreate", (void **event, unsigned flags))                                    \
 	X(event_record, "cuEventRecord", (void *event, void *stream))                                       \
-	X(event_synchronize, "cuEventSynchronize", (void *event))                                           \
+	X(event_query, "cuEventQuery", (void *event))                                                       \
 	X(event_destroy, "cuEventDestroy_v2", (void *event))                                                \
 	X(stream_wait, "cuStreamWaitEvent", (void *stream, void *event, unsigned flags))                    \
 	X(stream_create, "cuStreamCreate", (void **stream, unsigned flags))                                 \
+	X(stream_write, "cuStreamWriteValue32_v2",                                                          \
+	  (void *stream, kvcc_cu_address to, uint32_t value, unsigned flags))                               \
 	X(stream_synchronize, "cuStreamSynchronize", (void *stream))                                        \
 	X(stream_destroy, "cuStreamDestroy_v2", (void *stream))                                             \
 	X(memory_alloc, "cuMemAlloc_v2", (kvcc_cu_address * address, size_t bytes))                         \
 	X(memory_free, "cuMemFree_v2", (kvcc_cu_address address))                                           \
 	X(host_alloc, "cuMemHostAlloc", (void **data, size_t bytes, unsigned flags))                        \
 	X(host_free, "cuMemFreeHost", (void *data))                                                         \
+	X(host_register, "cuMemHostRegister_v2", (void *data, size_t bytes, unsigned flags))                \
+	X(host_unregister, "cuMemHostUnregister", (void *data))                                             \
+	X(host_device_address, "cuMemHostGetDevicePointer_v2",                                              \
+	  (kvcc_cu_address * address, void *data, unsigned flags))                                          \
 	X(copy_to_device, "cuMemcpyHtoD_v2", (kvcc_cu_address to, const void *from, size_t bytes))          \
 	X(copy_to_host, "cuMemcpyDtoH_v2", (void *to, kvcc_cu_address from, size_t bytes))                  \
 	X(copy_to_device_async, "cuMemcpyHtoDAsync_v2",                                                     \

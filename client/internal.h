@@ -68,7 +68,7 @@ kvc_status kvcc_conn_post(struct kvc_client *client, struct kvcc_request *reques
 /* Whether descriptors travel with it. */
 static inline bool kvcc_request_passes(const struct kvcc_request *request)
 {
-	return request->verb == KVC_VERB_ATTACH &&
+	return (request->verb == KVC_VERB_ATTACH || request->verb == KVC_VERB_POOL) &&
 	       (request->region->kind == KVCC_REGION_MEMORY || request->region->fd_count > 0);
 }
 /* Put an encoded request into the output queue of the connection there is. */
@@ -152,6 +152,9 @@ kvc_status kvcc_run(struct kvc_client *client, const struct kvcc_work *work, str
 /* A request without a body. */
 kvc_status kvcc_run_empty(struct kvc_client *client, uint16_t verb, uint32_t deadline_ms,
                           struct kvcc_call *call);
+
+/* memory.c: shared memory, sealed against a change of its size. *fd is the caller's. */
+kvc_status kvcc_memfd_make(uint64_t bytes, int *fd);
 
 /* memory.c, namespace.c (L) */
 

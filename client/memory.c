@@ -67,7 +67,7 @@ static kvc_status no_memory(const char *what, uint64_t bytes)
 	                 (unsigned long long)bytes, strerror(errno));
 }
 
-static kvc_status make_memfd(uint64_t bytes, int *fd)
+kvc_status kvcc_memfd_make(uint64_t bytes, int *fd)
 {
 	int f = memfd_create(MEMFD_NAME, MFD_CLOEXEC | MFD_ALLOW_SEALING);
 
@@ -159,7 +159,7 @@ kvc_status kvc_memory_create(struct kvc_client *client, uint64_t bytes, struct k
 		return kvcc_fail(KVC_INVALID, "kvc_memory_create: no client, or nowhere to put the memory");
 	status = round_up(bytes, &bytes);
 	if (status == KVC_OK)
-		status = make_memfd(bytes, &fd);
+		status = kvcc_memfd_make(bytes, &fd);
 	if (status != KVC_OK)
 		return status;
 	data = map(fd, NULL, bytes);
@@ -251,7 +251,7 @@ static kvc_status make_region(uint64_t bytes, struct kvcc_region **region)
 	void *data;
 	int fd;
 
-	status = make_memfd(bytes, &fd);
+	status = kvcc_memfd_make(bytes, &fd);
 	if (status != KVC_OK)
 		return status;
 	data = map(fd, NULL, bytes);

@@ -2,12 +2,7 @@
  *
  * The region of a pool has parts: the regions of the allocations that it lies in. It is set up after them,
  * and taken back before them. What a request means to its memory (fences, zombies) is the pool's region's
- * alone.
- *
- * Ordering. A pool has a ring of events. A transfer records the next one on its stream just before the
- * request is sent, and the daemon asks it until it has come; so it must not be recorded anew before the
- * answer. With more requests under way than there are events one is: then the stream first waits for the
- * event as it was, and the daemon waits for too much rather than too little. */
+ * alone. */
 #include "client/pool.h"
 
 #include <string.h>
@@ -113,59 +108,25 @@ static kvc_status context_choose(struct kvc_pool *pool, kvcc_cu_address address)
 	return KVC_OK;
 }
 
-static kvc_status events_make(struct kvc_pool *pool, struct kvcc_wire_pool *wire)
-{
-	const struct kvcc_cuda *cuda = pool->cuda;
-	kvcc_cu_result error = 0;
-
-	for (unsigned i = 0; error == 0 && i < KVCC_POOL_EVENTS; i++) {
-		error = cuda->event_create(&pool->events[i],
-		                           KVCC_CU_EVENT_INTERPROCESS | KVCC_CU_EVENT_DISABLE_TIMING);
-		if (error == 0)
-			error = cuda->ipc_event(wire->events[i], pool->events[i]);
-	}
-	return error == 0 ? KVC_OK : kvcc_cuda_fail(cuda, error, "cannot share an event with the daemon");
-}
-
-static kvcc_cu_result record_next(struct kvc_pool *pool, void *stream, uint32_t *event)
-{
-	uint32_t i = pool->next_event++ % KVCC_POOL_EVENTS;
-	kvcc_cu_result error = pool->cuda->stream_wait(stream, pool->events[i], 0);
-
-	if (error == 0)
-		error = pool->cuda->event_record(pool->events[i], stream);
-	*event = i + 1;
-	return error;
-}
-
-kvc_status kvcc_pool_record(struct kvc_pool *pool, void *stream, uint32_t *event)
+kvc_status kvcc_pool_note(struct kvc_pool *pool, void *stream, struct kvcc_mark *mark)
 {
 	const struct kvcc_cuda *cuda = pool->cuda;
 	void *popped;
 	kvcc_cu_result error = cuda->context_push(pool->context);
+	kvc_status status;
 
 	if (error != 0)
 		return kvcc_cuda_fail(cuda, error, "cannot use the pool's CUDA context");
-	(void)pthread_mutex_lock(&pool->record_lock);
-	error = record_next(pool, stream, event);
-	(void)pthread_mutex_unlock(&pool->record_lock);
+	status = kvcc_marks_note(&pool->marks, stream, mark);
 	(void)cuda->context_pop(&popped);
-	return error == 0 ? KVC_OK : kvcc_cuda_fail(cuda, error, "cannot record the transfer's stream");
+	return status;
 }
 
-/* With the context: in a forked child the driver must not be called. */
+/* In a forked child the driver must not be called. */
 static void driver_release(struct kvc_pool *pool, bool forked)
 {
-	void *popped;
-
-	if (forked || !pool->context)
-		return;
-	if (pool->cuda->context_push(pool->context) == 0) {
-		for (unsigned i = 0; i < KVCC_POOL_EVENTS && pool->events[i]; i++)
-			(void)pool->cuda->event_destroy(pool->events[i]);
-		(void)pool->cuda->context_pop(&popped);
-	}
-	if (pool->retained)
+	kvcc_marks_close(&pool->marks, forked ? NULL : pool->context);
+	if (!forked && pool->retained)
 		(void)pool->cuda->primary_release(pool->device);
 }
 
@@ -173,7 +134,6 @@ void kvcc_pool_free(struct kvc_pool *pool, bool forked)
 {
 	kvcc_list_remove(&pool->node);
 	driver_release(pool, forked);
-	(void)pthread_mutex_destroy(&pool->record_lock);
 	kvcc_free(pool);
 }
 
@@ -202,16 +162,23 @@ static struct kvcc_region *part_new(struct kvcc_export *item)
 	return region;
 }
 
-static struct kvcc_region *pool_region_new(size_t parts)
+/* Takes the marks' descriptor, also on failure. */
+static struct kvcc_region *pool_region_new(size_t parts, int marks)
 {
 	struct kvcc_region *region = kvcc_alloc_zero(1, sizeof(*region));
 	struct kvcc_region **list = kvcc_alloc_zero(parts, sizeof(*list));
+	int *fds = kvcc_alloc(1, sizeof(*fds));
 
-	if (!region || !list) {
+	if (!region || !list || !fds) {
 		kvcc_free(region);
 		kvcc_free(list);
+		kvcc_free(fds);
+		(void)close(marks);
 		return NULL;
 	}
+	*fds = marks;
+	region->fds = fds;
+	region->fd_count = 1;
 	kvcc_list_init(&region->node);
 	region->kind = KVCC_REGION_POOL;
 	region->refs = 1;
@@ -254,10 +221,11 @@ static kvc_status parts_enlist(struct kvc_client *client, struct kvcc_region *po
 }
 
 static kvc_status pool_enlist(struct kvc_pool *pool, struct kvc_namespace *ns, struct kvcc_wire_pool *wire,
-                              const struct kvcc_exports *exports, const struct kvcc_extent *extents)
+                              const struct kvcc_exports *exports, const struct kvcc_extent *extents,
+                              int marks)
 {
 	size_t count = wire->values ? 2 * (size_t)wire->layers : wire->layers;
-	struct kvcc_region *region = pool_region_new(exports->count);
+	struct kvcc_region *region = pool_region_new(exports->count, marks);
 	struct kvc_client *client = pool->client;
 	kvc_status status = region ? kvcc_enter(client) : KVC_NO_MEMORY;
 
@@ -321,7 +289,6 @@ static struct kvc_pool *pool_new(struct kvc_namespace *ns, const struct kvc_pool
 	pool->shape = ns->shape;
 	pool->pages = options->pages;
 	pool->page_tokens = options->page_tokens;
-	(void)pthread_mutex_init(&pool->record_lock, NULL); /* cannot fail with default attributes on Linux */
 	return pool;
 }
 
@@ -331,15 +298,16 @@ static kvc_status pool_export(struct kvc_pool *pool, struct kvc_namespace *ns, s
 {
 	struct kvcc_exports exports;
 	kvcc_cu_result error;
+	int marks;
 	kvc_status status = kvcc_export(pool->cuda, extents, count, &exports);
 
 	if (status != KVC_OK)
 		return status;
 	error = pool->cuda->device_uuid(wire->uuid, pool->device);
-	status = error == 0 ? events_make(pool, wire)
+	status = error == 0 ? kvcc_marks_open(&pool->marks, pool->cuda, &marks)
 	                    : kvcc_cuda_fail(pool->cuda, error, "cannot tell the GPU's UUID");
 	if (status == KVC_OK)
-		status = pool_enlist(pool, ns, wire, &exports, extents);
+		status = pool_enlist(pool, ns, wire, &exports, extents, marks);
 	kvcc_exports_free(&exports);
 	return status;
 }

@@ -4,6 +4,7 @@
 
 #include "client/cuda_driver.h"
 #include "client/objects.h"
+#include "client/pool_marks.h"
 #include "kvcellar_cuda.h"
 
 struct kvc_pool {
@@ -17,15 +18,12 @@ struct kvc_pool {
 	const struct kvcc_cuda *cuda;
 	int device;
 	void *context;
-	bool retained;                  /* the context is the primary one, kept alive by us */
-	void *events[KVCC_POOL_EVENTS]; /* taken in turn */
-	pthread_mutex_t record_lock;    /* guards what follows, and the order of waiting and recording */
-	uint32_t next_event;
+	bool retained; /* the context is the primary one, kept alive by us */
+	struct kvcc_marks marks;
 };
 
-/* Note on the stream what the daemon is to wait for; *event as in struct kvcc_wire_blocks. Without the
- * client's lock: the driver may block. */
-kvc_status kvcc_pool_record(struct kvc_pool *pool, void *stream, uint32_t *event);
+/* Note on the stream what the daemon is to wait for. Without the client's lock: the driver may block. */
+kvc_status kvcc_pool_note(struct kvc_pool *pool, void *stream, struct kvcc_mark *mark);
 
 /* forked: in a child of the process that made it. */
 void kvcc_pool_free(struct kvc_pool *pool, bool forked);

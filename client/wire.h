@@ -44,11 +44,16 @@ struct kvcc_wire_base {
 	uint64_t offset;
 };
 
-#define KVCC_POOL_EVENTS 16u /* the daemon takes no more */
+#define KVCC_POOL_MARKS 16u /* words; the daemon takes 1,024 */
+
+/* When the stream has come to a request that word of the pool's marks is `value` or more. */
+struct kvcc_mark {
+	uint32_t word;
+	uint32_t value;
+};
 
 struct kvcc_wire_pool {
 	uint8_t uuid[KVCC_CUDA_UUID_BYTES]; /* of its regions' GPU */
-	uint8_t events[KVCC_POOL_EVENTS][KVCC_CUDA_HANDLE_BYTES];
 	uint32_t ns;
 	uint64_t pages;
 	uint32_t page_tokens;
@@ -66,8 +71,8 @@ struct kvcc_wire_blocks {
 	uint32_t ns;
 	uint32_t deadline_ms;
 	uint64_t expires_ns;
-	uint32_t region; /* 0: the inline plane. A pool if the transfer has one */
-	uint32_t event;  /* pool: 1 + which of its events was recorded; else 0 */
+	uint32_t region;       /* 0: the inline plane. A pool if the transfer has one */
+	struct kvcc_mark mark; /* pool: what the daemon is to wait for */
 	const struct kvc_transfer *transfer;
 	const struct kvc_block *blocks;
 	size_t count;

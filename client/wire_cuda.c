@@ -66,7 +66,7 @@ kvc_status kvcc_wire_pool(uint32_t id, const struct kvcc_wire_pool *pool, struct
 		message.key_bases = pointers;
 		message.n_value_bases = count - pool->layers;
 		message.value_bases = pointers + pool->layers;
-		message.events = bytes_of(pool->events[0], sizeof(pool->events));
+		message.marks = KVCC_POOL_MARKS;
 		status = kvcc_wire_pack(&message.base, out);
 	}
 	kvcc_free(fields);

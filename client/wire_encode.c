@@ -310,6 +310,7 @@ struct blocks_fields {
 	Kvcellar__Block *blocks;
 	Kvcellar__Block **pointers;
 	Kvcellar__Hints hints;
+	Kvcellar__Mark mark;
 	Kvcellar__Layout key_layout;
 	Kvcellar__Layout value_layout;
 };
@@ -327,6 +328,16 @@ static bool has_layouts(const struct kvcc_wire_blocks *request)
 	return request->region && !request->transfer->pool && request->transfer->form == KVC_FORM_BLOCK;
 }
 
+static Kvcellar__Mark *mark_fields(const struct kvcc_wire_blocks *request, Kvcellar__Mark *mark)
+{
+	if (!request->transfer->pool)
+		return NULL;
+	*mark = (Kvcellar__Mark)KVCELLAR__MARK__INIT;
+	mark->word = request->mark.word;
+	mark->value = request->mark.value;
+	return mark;
+}
+
 static kvc_status put_pack(const struct kvcc_wire_blocks *request, struct blocks_fields *fields,
                            struct kvcc_buffer *out)
 {
@@ -338,7 +349,7 @@ static kvc_status put_pack(const struct kvcc_wire_blocks *request, struct blocks
 	put.plane = plane_of(request);
 	put.form = (Kvcellar__Form)(request->region ? request->transfer->form : KVC_FORM_BLOCK);
 	put.region = request->region;
-	put.event = request->event;
+	put.mark = mark_fields(request, &fields->mark);
 	put.ack = (Kvcellar__Ack)request->transfer->ack;
 	put.hints = hints_fields(request->transfer, &fields->hints);
 	if (has_layouts(request)) {
@@ -361,7 +372,7 @@ static kvc_status get_pack(const struct kvcc_wire_blocks *request, struct blocks
 	get.plane = plane_of(request);
 	get.form = (Kvcellar__Form)(request->region ? request->transfer->form : KVC_FORM_BLOCK);
 	get.region = request->region;
-	get.event = request->event;
+	get.mark = mark_fields(request, &fields->mark);
 	if (has_layouts(request)) {
 		get.key_layout = layout_fields(&request->transfer->key_layout, &fields->key_layout);
 		get.value_layout = layout_fields(&request->transfer->value_layout, &fields->value_layout);

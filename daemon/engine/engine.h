@@ -12,6 +12,7 @@
 
 #include "daemon/base/fair.h"
 #include "daemon/base/list.h"
+#include "daemon/engine/mark.h"
 #include "daemon/loop/loop.h"
 #include "kernels/image.h"
 #include "proto/kvc_status.h"
@@ -37,7 +38,7 @@ struct kvc_device_view {
 	const uint32_t *pages; /* ids of its pages, in order */
 	uint32_t page_count;
 	uint32_t first_token; /* where in the first page it begins */
-	uint32_t event;       /* 1 + which of the pool's events to wait for first; 0: none */
+	struct kvc_mark mark; /* waited for before the pages are touched */
 };
 
 /* An image in a client's host memory. */

@@ -126,7 +126,7 @@ static void submit(struct kvc_engine *engine, struct kvc_engine_job *job)
 	kvc_gpu_pump(gpu);
 }
 
-/* What has been sent ends as it would, unless it still waits for its worker's event: the engine is told. */
+/* What has been sent ends as it would, unless it still waits for its worker's mark: the engine is told. */
 static void cancel(struct kvc_engine *engine, struct kvc_engine_job *job)
 {
 	struct kvc_gpu *gpu = gpu_of(engine);
@@ -209,14 +209,19 @@ static bool same_plan(const struct kvc_image_plan *a, const struct kvc_image_pla
 	                  memcmp(&a->codec, &b->codec, sizeof a->codec) == 0);
 }
 
-static uint32_t event_of(const struct kvc_engine_job *job)
+static struct kvc_mark mark_of(const struct kvc_engine_job *job)
 {
-	return pool_of(job) ? job->device.event : 0;
+	return pool_of(job) ? job->device.mark : (struct kvc_mark){0};
+}
+
+static bool same_mark(struct kvc_mark a, struct kvc_mark b)
+{
+	return a.place == b.place && a.value == b.value;
 }
 
 static bool same_group(const struct kvc_engine_job *a, const struct kvc_engine_job *b)
 {
-	return a->op == b->op && pool_of(a) == pool_of(b) && event_of(a) == event_of(b) &&
+	return a->op == b->op && pool_of(a) == pool_of(b) && same_mark(mark_of(a), mark_of(b)) &&
 	       same_plan(a->plan, b->plan);
 }
 
@@ -282,7 +287,7 @@ static size_t packet_write(struct kvc_gpu *gpu, const struct kvc_list *packet, u
 	        .header = {KVC_GPU_JOBS, pool_of(first) ? kvc_gpu_pool_id(pool_of(first)) : 0},
 	        .op = first->op,
 	        .count = count,
-	        .event = event_of(first),
+	        .mark = mark_of(first),
 	        .shape = first->plan->shape,
 	        .codec = first->plan->codec,
 	};

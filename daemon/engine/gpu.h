@@ -48,7 +48,7 @@ struct kvc_gpu_options {
 	bool low_priority;      /* of its streams */
 	uint64_t vram_bytes;    /* of the VRAM tier; 0: none */
 	uint64_t staging_bytes; /* device memory for images on their way, all together */
-	uint32_t hang_ms;       /* no progress for so long: the engine is killed. Where workers have events it
+	uint32_t hang_ms;       /* no progress for so long: the engine is killed. Where workers have marks it
 	                         * is above KVC_GPU_GATE_MS */
 	uint32_t ready_ms;      /* it has so long to become ready; 0: 30 s */
 };
@@ -114,8 +114,8 @@ struct kvc_pool_options {
 	struct kvc_gpu_pool_geometry geometry;
 	const struct kvc_pool_base *key;   /* geometry.layers of them */
 	const struct kvc_pool_base *value; /* the same, or NULL: key-only */
-	const uint8_t *events;             /* event_count handles of KVC_GPU_HANDLE_BYTES */
-	uint32_t event_count;              /* at most KVC_GPU_EVENTS_MAX */
+	int marks_fd;                      /* of the marks; kept as a copy */
+	uint32_t marks;                    /* words, at most KVC_GPU_MARKS_MAX; 0: none, no descriptor */
 };
 
 /* As region open. The regions' opens have ended well. KVC_SHAPE: some page would lie outside its region. */

@@ -78,6 +78,7 @@ struct kvc_pool {
 	void (*done)(void *context, struct kvc_pool *pool, kvc_status status, const char *detail);
 	void *context;
 	struct kvc_gpu_pool head;
+	int fd; /* of its marks, once object.fd_count is 1 */
 	int32_t jobs;
 	uint32_t base_count; /* of keys and values */
 	struct kvc_pool_base bases[];
@@ -369,15 +370,29 @@ static void region_opened(struct object *object, kvc_status status, const char *
 	region->done(region->context, region, status, detail);
 }
 
-static void fds_close(struct kvc_device_region *region)
+/* Copies of our own, in `kept`, which travel with each open. */
+static kvc_status fds_keep(struct object *object, int *kept, const int *fds, uint32_t count)
 {
-	while (region->object.fd_count)
-		close(region->fds[--region->object.fd_count]);
+	object->fds = kept;
+	for (uint32_t i = 0; i < count; i++) {
+		int fd = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
+
+		if (fd < 0)
+			return kvc_status_of_errno(errno);
+		kept[object->fd_count++] = fd;
+	}
+	return KVC_OK;
+}
+
+static void fds_close(const struct object *object)
+{
+	for (uint32_t i = 0; i < object->fd_count; i++)
+		close(object->fds[i]);
 }
 
 static void region_free(struct object *object)
 {
-	fds_close(region_of(object));
+	fds_close(object);
 	kvc_free(region_of(object));
 }
 
@@ -390,19 +405,6 @@ static const struct object_kind region_kind = {
         .opened = region_opened,
         .free = region_free,
 };
-
-static kvc_status fds_keep(struct kvc_device_region *region, const int *fds, uint32_t count)
-{
-	region->object.fds = region->fds;
-	for (uint32_t i = 0; i < count; i++) {
-		int fd = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
-
-		if (fd < 0)
-			return kvc_status_of_errno(errno);
-		region->fds[region->object.fd_count++] = fd;
-	}
-	return KVC_OK;
-}
 
 kvc_status kvc_device_region_open(struct kvc_gpu *gpu, const struct kvc_gpu_import *import, const int *fds,
                                   void (*done)(void *context, struct kvc_device_region *region,
@@ -419,7 +421,7 @@ kvc_status kvc_device_region_open(struct kvc_gpu *gpu, const struct kvc_gpu_impo
 	opened->import = *import;
 	opened->done = done;
 	opened->context = context;
-	status = fds_keep(opened, fds, import->chunks);
+	status = fds_keep(&opened->object, opened->fds, fds, import->chunks);
 	if (status != KVC_OK) {
 		region_free(&opened->object);
 		return status;
@@ -479,6 +481,7 @@ static void pool_opened(struct object *object, kvc_status status, const char *de
 
 static void pool_free(struct object *object)
 {
+	fds_close(object);
 	kvc_free(pool_of(object));
 }
 
@@ -511,10 +514,11 @@ kvc_status kvc_pool_open(struct kvc_gpu *gpu, const struct kvc_pool_options *opt
 	uint32_t layers = options->geometry.layers;
 	uint32_t count = options->geometry.value_dim ? 2 * layers : layers;
 	struct kvc_pool *opened;
+	kvc_status status;
 
 	KVC_PRE(layers && layers <= KVC_LAYERS_MAX && options->key && done);
 	KVC_PRE(!options->geometry.value_dim || options->value);
-	KVC_PRE(options->event_count <= KVC_GPU_EVENTS_MAX);
+	KVC_PRE(options->marks <= KVC_GPU_MARKS_MAX);
 	opened = kvc_calloc(1, sizeof *opened + count * sizeof opened->bases[0]);
 	if (!opened)
 		return KVC_NO_MEMORY;
@@ -522,10 +526,12 @@ kvc_status kvc_pool_open(struct kvc_gpu *gpu, const struct kvc_pool_options *opt
 	opened->context = context;
 	opened->base_count = count;
 	opened->head.geometry = options->geometry;
-	opened->head.event_count = options->event_count;
-	if (options->event_count)
-		memcpy(opened->head.events, options->events,
-		       (size_t)options->event_count * KVC_GPU_HANDLE_BYTES);
+	opened->head.marks = options->marks;
+	status = fds_keep(&opened->object, &opened->fd, &options->marks_fd, options->marks ? 1 : 0);
+	if (status != KVC_OK) {
+		pool_free(&opened->object);
+		return status;
+	}
 	bases_take(opened, options);
 	object_open(&opened->object, &gpu->pools, &pool_kind, gpu, regions_usable(opened));
 	*pool = opened;

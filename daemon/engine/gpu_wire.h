@@ -12,17 +12,18 @@
 #include <assert.h>
 #include <stdint.h>
 
+#include "daemon/engine/mark.h"
 #include "kernels/image.h"
 
 #define KVC_GPU_WIRE          1u
 #define KVC_GPU_FD            3      /* of the engine */
 #define KVC_GPU_MESSAGE_BYTES 65536u /* longest packet */
-#define KVC_GPU_HANDLE_BYTES  64u    /* of a CUDA IPC handle of memory or of an event */
-#define KVC_GPU_EVENTS_MAX    16u    /* of a pool */
+#define KVC_GPU_HANDLE_BYTES  64u    /* of a CUDA IPC handle of memory */
+#define KVC_GPU_MARKS_MAX     1024u  /* words of one pool */
 #define KVC_GPU_CHUNKS_MAX    240u   /* descriptors of one region: the kernel passes 253 at a time */
 #define KVC_GPU_DETAIL_BYTES  256u
 #define KVC_GPU_PAGES_MAX     4096u /* pages of one block */
-#define KVC_GPU_GATE_MS       2000u /* that a worker's stream may take to come to its event */
+#define KVC_GPU_GATE_MS       2000u /* that a worker's stream may take to come to its mark */
 
 enum kvc_gpu_type {
 	/* core to engine */
@@ -33,7 +34,7 @@ enum kvc_gpu_type {
 	KVC_GPU_POOL_CLOSE, /* header.id: pool. Answered by REPLY */
 	KVC_GPU_JOBS,       /* kvc_gpu_jobs, jobs, page ids. Answered by DONE, in any order */
 	KVC_GPU_CANCEL, /* header.id: how many numbers of jobs, uint64_t, follow. Those that wait for their
-	                 * worker's event end now */
+	                 * worker's mark end now */
 
 	/* engine to core */
 	KVC_GPU_READY = 64, /* kvc_gpu_ready */
@@ -118,12 +119,12 @@ struct kvc_gpu_base {
 	uint64_t offset;
 };
 
-/* Followed by `layers` bases of keys, and as many of values unless value_dim is 0. */
+/* Its marks travel along as a descriptor, if it has any: a memfd of so many words or more, sealed against
+ * shrinking. Followed by `layers` bases of keys, and as many of values unless value_dim is 0. */
 struct kvc_gpu_pool {
 	struct kvc_gpu_header header;
-	uint32_t event_count;
+	uint32_t marks; /* words */
 	uint32_t reserved;
-	uint8_t events[KVC_GPU_EVENTS_MAX][KVC_GPU_HANDLE_BYTES];
 	struct kvc_gpu_pool_geometry geometry;
 };
 
@@ -134,7 +135,8 @@ struct kvc_gpu_jobs {
 	uint32_t count;
 	struct kvc_block_shape shape;
 	struct kvc_block_codec codec;
-	uint32_t event; /* 1 + which of the pool's events to wait for first; 0: none */
+	struct kvc_mark mark; /* to wait for first */
+	uint32_t reserved;
 };
 
 #define KVC_GPU_NOWHERE UINT64_MAX

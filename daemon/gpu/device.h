@@ -92,7 +92,7 @@ kvc_status kvc_dev_copy_down(struct kvc_dev *dev, void *to, uint64_t from, uint6
 kvc_status kvc_dev_encode(struct kvc_dev *dev, const struct kvc_kern_job *job);
 kvc_status kvc_dev_decode(struct kvc_dev *dev, const struct kvc_kern_job *job);
 
-/* --- memory and events of other processes --- */
+/* --- memory of other processes --- */
 
 /* Map the allocation of a CUDA IPC handle. [offset, offset + bytes) must lie in it, and it on this device.
  * KVC_INVALID: it does not, or the handle is none. */
@@ -109,9 +109,5 @@ uint64_t kvc_dev_memory_address(const struct kvc_dev_memory *memory);
 
 /* Nothing that was enqueued uses it. */
 void kvc_dev_unimport(struct kvc_dev *dev, struct kvc_dev_memory *memory);
-
-/* An event of another process, to be waited for; closed by kvc_dev_event_close. */
-kvc_status kvc_dev_event_import(struct kvc_dev *dev, const uint8_t handle[KVC_GPU_HANDLE_BYTES],
-                                struct kvc_dev_event **event);
 
 #endif

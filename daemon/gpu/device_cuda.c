@@ -54,7 +54,6 @@ struct kvc_dev_memory {
 static _Thread_local char why[KVC_GPU_DETAIL_BYTES];
 
 static_assert(sizeof(cudaIpcMemHandle_t) == KVC_GPU_HANDLE_BYTES, "on the wire");
-static_assert(sizeof(cudaIpcEventHandle_t) == KVC_GPU_HANDLE_BYTES, "on the wire");
 
 /* --- errors --- */
 
@@ -666,20 +665,4 @@ void kvc_dev_unimport(struct kvc_dev *dev, struct kvc_dev_memory *memory)
 uint64_t kvc_dev_memory_address(const struct kvc_dev_memory *memory)
 {
 	return memory->address;
-}
-
-kvc_status kvc_dev_event_import(struct kvc_dev *dev, const uint8_t handle[KVC_GPU_HANDLE_BYTES],
-                                struct kvc_dev_event **event)
-{
-	cudaIpcEventHandle_t ipc;
-	cudaEvent_t opened;
-	kvc_status status;
-
-	memcpy(&ipc, handle, sizeof ipc);
-	status =
-	        status_of(dev, (int)cudaIpcOpenEventHandle(&opened, ipc), "open the IPC handle of the event");
-	if (status)
-		return status == KVC_INTERNAL || status == KVC_UNSUPPORTED ? KVC_INVALID : status;
-	*event = (struct kvc_dev_event *)(void *)opened;
-	return KVC_OK;
 }

@@ -31,7 +31,7 @@ struct kvc_executor {
 	struct kvc_lane encode;
 	struct kvc_lane decode;
 	struct kvc_lane lower;
-	struct kvc_list gated; /* orders that wait for their worker's event */
+	struct kvc_list gated; /* orders that wait for their worker's mark */
 	struct kvc_gpu_gauges told;
 	uint64_t told_ns;
 	uint32_t result_count; /* not sent yet */
@@ -56,7 +56,7 @@ kvc_status kvc_executor_message(struct kvc_executor *executor, uint32_t bytes);
 void kvc_executor_result(void *context, struct kvc_order_job *job, kvc_status status, uint64_t length);
 kvc_status kvc_executor_results_send(struct kvc_executor *executor);
 
-/* Orders whose event has come go to their lanes; true if one did. */
+/* Orders whose mark has come go to their lanes; true if one did. */
 bool kvc_executor_gates_poll(struct kvc_executor *executor);
 
 uint64_t kvc_executor_now_ns(void);

@@ -115,7 +115,8 @@ static kvc_status message_pool_open(struct kvc_executor *executor, uint32_t byte
 	bases = (uint64_t)pool->geometry.layers * (pool->geometry.value_dim ? 2 : 1);
 	if (bytes != sizeof *pool + bases * sizeof(struct kvc_gpu_base))
 		return KVC_BAD_MESSAGE;
-	status = kvc_worker_pool_open(&executor->memory, pool, (const void *)(pool + 1), detail);
+	status = kvc_worker_pool_open(&executor->memory, pool, (const void *)(pool + 1), executor->link.fds,
+	                              executor->link.fd_count, detail);
 	reply(executor, &pool->header, status, detail);
 	return KVC_OK;
 }
@@ -194,32 +195,36 @@ static void gate_open(struct kvc_executor *executor, struct kvc_order *order, kv
 		order_fail(executor, order, status);
 }
 
-/* The worker's event is asked, not waited for by a stream: the event of a worker that died before it came to
- * it never comes, and then no memory could be unmapped any more, which waits for all streams. The worker does
- * not record the event again before the answer, so that asking later asks for the same. */
+/* The worker's stream has come to the request; what it wrote on the device before is there. The mark is
+ * looked at, not waited for by a stream: that of a worker that died before never comes, and then no memory
+ * could be unmapped any more, which waits for all streams. */
+static bool mark_has_come(const struct kvc_order *order)
+{
+	uint32_t now = atomic_load_explicit(order->mark, memory_order_acquire);
+
+	return now - order->value < UINT32_C(1) << 31;
+}
+
 static void order_begin(struct kvc_executor *executor, struct kvc_order *order)
 {
-	kvc_status status = order->event ? kvc_dev_event_poll(executor->dev, order->event) : KVC_OK;
-
 	kvc_list_push(&executor->gated, &order->node);
 	order->gated_ns = kvc_executor_now_ns();
-	if (status != KVC_BUSY)
-		gate_open(executor, order, status);
+	if (!order->mark || mark_has_come(order))
+		gate_open(executor, order, KVC_OK);
 }
 
 /* True if the order waits no more. */
 static bool gate_poll(struct kvc_executor *executor, struct kvc_order *order)
 {
-	kvc_status status = kvc_dev_event_poll(executor->dev, order->event);
-
-	if (status == KVC_BUSY && kvc_executor_now_ns() - order->gated_ns < GATE_NS)
-		return false;
-	if (status == KVC_BUSY) {
-		kvc_warn("GPU %u: pool %u: the worker's stream did not come to its event within %u s",
-		         executor->ordinal, order->pool->id, (unsigned)(GATE_NS / 1000000000));
-		status = KVC_DEADLINE;
+	if (mark_has_come(order)) {
+		gate_open(executor, order, KVC_OK);
+		return true;
 	}
-	gate_open(executor, order, status);
+	if (kvc_executor_now_ns() - order->gated_ns < GATE_NS)
+		return false;
+	kvc_warn("GPU %u: pool %u: the worker's stream did not come to its mark within %u s",
+	         executor->ordinal, order->pool->id, (unsigned)(GATE_NS / 1000000000));
+	gate_open(executor, order, KVC_DEADLINE);
 	return true;
 }
 
@@ -274,6 +279,17 @@ static bool op_is_ours(uint32_t op)
 	return op == KVC_ENGINE_ENCODE || op == KVC_ENGINE_DECODE || op == KVC_ENGINE_LOWER;
 }
 
+static kvc_status mark_set(struct kvc_order *order, const struct kvc_mark *mark)
+{
+	if (mark->place > order->pool->mark_count)
+		return KVC_INVALID;
+	if (mark->place) {
+		order->mark = &order->pool->marks[mark->place - 1];
+		order->value = mark->value;
+	}
+	return KVC_OK;
+}
+
 static kvc_status message_jobs(struct kvc_executor *executor, uint32_t bytes)
 {
 	const struct kvc_gpu_jobs *jobs = (const void *)executor->link.packet;
@@ -289,10 +305,8 @@ static kvc_status message_jobs(struct kvc_executor *executor, uint32_t bytes)
 	if (status)
 		return status;
 	status = kvc_order_check(order, jobs);
-	if (status == KVC_OK && pool && jobs->event > pool->event_count)
-		status = KVC_INVALID;
-	if (status == KVC_OK && pool && jobs->event)
-		order->event = pool->events[jobs->event - 1];
+	if (status == KVC_OK && pool)
+		status = mark_set(order, &jobs->mark);
 	if (status)
 		order_fail(executor, order, status);
 	else

@@ -1,7 +1,7 @@
 /* An order is one message of jobs: one operation, one plan, one pool. It owns its jobs and their page ids and
  * is gone when the last result has been told.
  *
- *   arrives --> GATED --the worker's event has come--> in a lane's queue, job by job --> results
+ *   arrives --> GATED --the worker's mark has come--> in a lane's queue, job by job --> results
  *                 |--it does not come in time--------------------------------------------^
  *                 '--cancelled, job by job-----------------------------------------------^ */
 #ifndef KVC_ORDER_H
@@ -27,7 +27,8 @@ struct kvc_order {
 	struct kvc_worker_pool *pool; /* NULL: lower */
 	enum kvc_engine_op op;
 	struct kvc_image_plan plan;
-	struct kvc_dev_event *event; /* of the worker, that must have come first; NULL: none */
+	const _Atomic uint32_t *mark; /* of the worker, that must have come to `value` first; NULL: none */
+	uint32_t value;
 	uint64_t gated_ns;
 	uint32_t count;
 	uint32_t left; /* without a result */

@@ -4,6 +4,8 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 
 #include "daemon/base/alloc.h"
 #include "daemon/base/check.h"
@@ -232,28 +234,40 @@ static kvc_status table_send(struct kvc_worker_memory *memory, uint32_t table, c
 	return status ? refuse(detail, status, kvc_dev_why()) : KVC_OK;
 }
 
-static kvc_status events_open(struct kvc_worker_memory *memory, struct kvc_worker_pool *pool,
-                              const struct kvc_gpu_pool *wish, char *detail)
+/* The core has looked at the seals: no page of it goes away. */
+static kvc_status marks_map(struct kvc_worker_pool *pool, uint32_t marks, const int *fds, uint32_t fd_count,
+                            char *detail)
 {
-	kvc_status status = KVC_OK;
+	struct stat stat;
+	void *words;
 
-	while (status == KVC_OK && pool->event_count < wish->event_count) {
-		status = kvc_dev_event_import(memory->dev, wish->events[pool->event_count],
-		                              &pool->events[pool->event_count]);
-		pool->event_count += status == KVC_OK;
-	}
-	return status ? refuse(detail, status, kvc_dev_why()) : KVC_OK;
+	if (fd_count != (marks ? 1 : 0) || marks > KVC_GPU_MARKS_MAX)
+		return refuse(detail, KVC_INVALID, "the pool's marks came without their descriptor");
+	if (!marks)
+		return KVC_OK;
+	if (fstat(fds[0], &stat) || (uint64_t)stat.st_size < marks * sizeof *pool->marks)
+		return refuse(detail, KVC_INVALID, "the pool's marks are longer than their memory");
+	words = mmap(NULL, marks * sizeof *pool->marks, PROT_READ, MAP_SHARED, fds[0], 0);
+	if (words == MAP_FAILED)
+		return refuse(detail, KVC_NO_MEMORY, "the pool's marks cannot be mapped");
+	pool->marks = words;
+	pool->mark_count = marks;
+	return KVC_OK;
+}
+
+static void marks_unmap(struct kvc_worker_pool *pool)
+{
+	if (pool->marks)
+		(void)munmap((void *)(uintptr_t)pool->marks, pool->mark_count * sizeof *pool->marks);
 }
 
 static kvc_status pool_set_up(struct kvc_worker_memory *memory, struct kvc_worker_pool *pool,
-                              const struct kvc_gpu_pool *wish, const struct kvc_gpu_base *bases, char *detail)
+                              const struct kvc_gpu_base *bases, char *detail)
 {
 	kvc_status status = place_make(memory, pool, KVC_KIND_KEY, bases, detail);
 
 	if (status == KVC_OK && pool->geometry.value_dim)
 		status = place_make(memory, pool, KVC_KIND_VALUE, bases + pool->geometry.layers, detail);
-	if (status == KVC_OK)
-		status = events_open(memory, pool, wish, detail);
 	if (status == KVC_OK)
 		status = table_send(memory, pool->table, detail);
 	return status;
@@ -276,7 +290,8 @@ static struct kvc_worker_pool *pool_make(const struct kvc_gpu_pool *wish)
 }
 
 kvc_status kvc_worker_pool_open(struct kvc_worker_memory *memory, const struct kvc_gpu_pool *wish,
-                                const struct kvc_gpu_base *bases, char *detail)
+                                const struct kvc_gpu_base *bases, const int *fds, uint32_t fd_count,
+                                char *detail)
 {
 	struct kvc_worker_pool *pool;
 	kvc_status status;
@@ -294,7 +309,9 @@ kvc_status kvc_worker_pool_open(struct kvc_worker_memory *memory, const struct k
 		return refuse(detail, KVC_NO_MEMORY, "no memory for the pool");
 	}
 	pool->table = table;
-	status = pool_set_up(memory, pool, wish, bases, detail);
+	status = marks_map(pool, wish->marks, fds, fd_count, detail);
+	if (status == KVC_OK)
+		status = pool_set_up(memory, pool, bases, detail);
 	for (uint32_t i = 0; i < pool->region_count; i++)
 		pool->regions[i]->users++;
 	if (status)
@@ -310,8 +327,7 @@ void kvc_worker_pool_close(struct kvc_worker_memory *memory, struct kvc_worker_p
 	kvc_list_remove(&pool->node);
 	for (uint32_t i = 0; i < pool->region_count; i++)
 		pool->regions[i]->users--;
-	while (pool->event_count)
-		kvc_dev_event_close(memory->dev, pool->events[--pool->event_count]);
+	marks_unmap(pool);
 	memory->table_taken[pool->table] = false;
 	kvc_free(pool);
 }

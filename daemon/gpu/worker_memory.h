@@ -26,8 +26,8 @@ struct kvc_worker_pool {
 	uint32_t table;  /* number of its table of base addresses */
 	struct kvc_gpu_pool_geometry geometry;
 	struct kvc_kern_pool kern;
-	uint32_t event_count;
-	struct kvc_dev_event *events[KVC_GPU_EVENTS_MAX]; /* the worker's */
+	const _Atomic uint32_t *marks; /* the worker's, mapped; the GPU writes them */
+	uint32_t mark_count;
 	uint32_t region_count;
 	struct kvc_worker_region *regions[]; /* one a base */
 };
@@ -60,7 +60,8 @@ bool kvc_worker_region_left(struct kvc_worker_memory *memory, uint32_t *id);
 /* `bases`: count as the geometry says; the caller has checked. The launches that use the pool must wait for
  * memory->arrived. */
 kvc_status kvc_worker_pool_open(struct kvc_worker_memory *memory, const struct kvc_gpu_pool *wish,
-                                const struct kvc_gpu_base *bases, char *detail);
+                                const struct kvc_gpu_base *bases, const int *fds, uint32_t fd_count,
+                                char *detail);
 
 /* No order uses it. */
 void kvc_worker_pool_close(struct kvc_worker_memory *memory, struct kvc_worker_pool *pool);

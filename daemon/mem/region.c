@@ -81,15 +81,22 @@ static kvc_status map(int memfd, struct kvc_region *region, const char **why)
 	return KVC_OK;
 }
 
+const char *kvc_region_check(int memfd, uint64_t bytes)
+{
+	const char *why = seals_check(memfd);
+
+	if (!why)
+		why = kind_check(memfd);
+	return why ? why : size_check(memfd, bytes);
+}
+
 kvc_status kvc_region_open(int memfd, uint64_t bytes, struct kvc_region **region, const char **why)
 {
 	struct kvc_region *opened;
 	kvc_status status;
 
 	KVC_PRE(memfd >= 0);
-	*why = seals_check(memfd);
-	*why = *why ? *why : kind_check(memfd);
-	*why = *why ? *why : size_check(memfd, bytes);
+	*why = kvc_region_check(memfd, bytes);
 	if (*why)
 		return KVC_INVALID;
 	opened = kvc_calloc(1, sizeof *opened);

@@ -21,6 +21,9 @@ struct kvc_region {
  * *why is a static text. */
 kvc_status kvc_region_open(int memfd, uint64_t bytes, struct kvc_region **region, const char **why);
 
+/* The same checks alone, for who has it mapped by another process. NULL: all is well; else a static text. */
+const char *kvc_region_check(int memfd, uint64_t bytes);
+
 struct kvc_region *kvc_region_ref(struct kvc_region *region);
 void kvc_region_unref(struct kvc_region *region);
 

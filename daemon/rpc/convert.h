@@ -72,8 +72,7 @@ struct kvc_pool_request {
 	uint32_t page_tokens;
 	struct kvc_pool_kind key;
 	struct kvc_pool_kind value; /* no bases: key-only */
-	const uint8_t *events;      /* event_count handles of KVC_GPU_HANDLE_BYTES */
-	uint32_t event_count;
+	uint32_t marks;             /* words in the memfd that came along */
 };
 
 struct kvc_wire_base {
@@ -105,7 +104,7 @@ struct kvc_blocks_request {
 	enum kvc_plane plane;
 	enum kvc_op_form form;  /* follows from plane and form */
 	uint32_t region;        /* shm: memory. cuda: a pool */
-	uint32_t event;         /* cuda: 1 + which of the pool's; 0: none */
+	struct kvc_mark mark;   /* cuda: of the pool's marks */
 	bool durable;           /* put */
 	struct kvc_hints hints; /* put */
 	struct kvc_wire_layout key_layout;

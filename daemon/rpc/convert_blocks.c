@@ -79,7 +79,7 @@ struct blocks_fields {
 	Kvcellar__Plane plane;
 	Kvcellar__Form form;
 	uint32_t region;
-	uint32_t event;
+	const Kvcellar__Mark *mark;
 	const Kvcellar__Layout *key_layout;
 	const Kvcellar__Layout *value_layout;
 	size_t count;
@@ -91,6 +91,14 @@ static struct kvc_wire_layout layout_of(const Kvcellar__Layout *layout)
 	if (!layout)
 		return (struct kvc_wire_layout){0};
 	return (struct kvc_wire_layout){layout->layer_stride, layout->token_stride, layout->head_stride};
+}
+
+/* A word that no pool can have stays one when 1 is added. */
+static struct kvc_mark mark_of(const Kvcellar__Mark *mark)
+{
+	if (!mark)
+		return (struct kvc_mark){0};
+	return (struct kvc_mark){mark->word < KVC_GPU_MARKS_MAX ? mark->word + 1 : UINT32_MAX, mark->value};
 }
 
 /* What the plane does without. */
@@ -229,7 +237,7 @@ static kvc_status blocks_parse(const struct blocks_fields *fields, const struct 
 	        .plane = (enum kvc_plane)fields->plane,
 	        .form = form_of(fields),
 	        .region = fields->region,
-	        .event = fields->event,
+	        .mark = mark_of(fields->mark),
 	        .key_layout = layout_of(fields->key_layout),
 	        .value_layout = layout_of(fields->value_layout),
 	        .count = (uint32_t)fields->count,
@@ -306,7 +314,7 @@ kvc_status kvc_parse_put(struct kvc_convert *convert, struct kvc_body body,
 	        .plane = put->plane,
 	        .form = put->form,
 	        .region = put->region,
-	        .event = put->event,
+	        .mark = put->mark,
 	        .key_layout = put->key_layout,
 	        .value_layout = put->value_layout,
 	        .count = put->n_blocks,
@@ -336,7 +344,7 @@ kvc_status kvc_parse_get(struct kvc_convert *convert, struct kvc_body body,
 	        .plane = get->plane,
 	        .form = get->form,
 	        .region = get->region,
-	        .event = get->event,
+	        .mark = get->mark,
 	        .key_layout = get->key_layout,
 	        .value_layout = get->value_layout,
 	        .count = get->n_blocks,

@@ -167,12 +167,12 @@ static struct kvc_gpu_strides strides_of(const Kvcellar__PoolStrides *strides)
 	               : (struct kvc_gpu_strides){0};
 }
 
-static kvc_status events_check(size_t bytes, struct kvc_problem *problem)
+static kvc_status marks_check(uint32_t marks, struct kvc_problem *problem)
 {
-	if (bytes % KVC_GPU_HANDLE_BYTES == 0 && bytes / KVC_GPU_HANDLE_BYTES <= KVC_GPU_EVENTS_MAX)
+	if (marks <= KVC_GPU_MARKS_MAX)
 		return KVC_OK;
-	return kvc_problem_set(problem, KVC_INVALID, "events: %zu bytes, expected at most %u handles of %u",
-	                       bytes, KVC_GPU_EVENTS_MAX, KVC_GPU_HANDLE_BYTES);
+	return kvc_problem_set(problem, KVC_INVALID, "marks: %u, expected at most %u", marks,
+	                       KVC_GPU_MARKS_MAX);
 }
 
 kvc_status kvc_parse_pool(struct kvc_convert *convert, struct kvc_body body, struct kvc_pool_request *request,
@@ -187,7 +187,7 @@ kvc_status kvc_parse_pool(struct kvc_convert *convert, struct kvc_body body, str
 	if (status == KVC_OK)
 		status = pool_sizes_check(pool, problem);
 	if (status == KVC_OK)
-		status = events_check(pool->events.len, problem);
+		status = marks_check(pool->marks, problem);
 	if (status == KVC_OK)
 		status = bases_check("key_bases", pool->key_bases, pool->n_key_bases, problem);
 	if (status == KVC_OK)
@@ -201,8 +201,7 @@ kvc_status kvc_parse_pool(struct kvc_convert *convert, struct kvc_body body, str
 	        .page_tokens = pool->page_tokens,
 	        .key = {"key", strides_of(pool->key_strides), pool->n_key_bases, pool->key_bases},
 	        .value = {"value", strides_of(pool->value_strides), pool->n_value_bases, pool->value_bases},
-	        .events = pool->events.data,
-	        .event_count = (uint32_t)(pool->events.len / KVC_GPU_HANDLE_BYTES),
+	        .marks = pool->marks,
 	};
 	return KVC_OK;
 }

@@ -401,12 +401,17 @@ static kvc_status bases_find(struct kvc_device *pool, const struct kvc_pool_kind
 	return KVC_OK;
 }
 
+static int marks_fd(const struct kvc_session *session)
+{
+	return session->fd_count ? session->fds[0]->fds[0] : -1;
+}
+
 static kvc_status pool_fill(struct kvc_device *pool, const struct kvc_pool_request *request,
                             struct kvc_pool_base *bases, struct kvc_problem *problem)
 {
 	const struct kvc_block_shape *shape = &pool->shape;
 	struct kvc_pool_options options = {
-	        .key = bases, .events = request->events, .event_count = request->event_count};
+	        .key = bases, .marks_fd = marks_fd(pool->session), .marks = request->marks};
 	uint64_t spans[2] = {0, 0};
 	kvc_status status = kvc_pool_geometry_make(request, shape, &options.geometry, spans, problem);
 
@@ -416,12 +421,26 @@ static kvc_status pool_fill(struct kvc_device *pool, const struct kvc_pool_reque
 		status = bases_find(pool, &request->value, spans[1], bases + request->key.count, problem);
 	if (status != KVC_OK)
 		return status;
-	pool->event_count = request->event_count;
+	pool->marks = request->marks;
+	region_note(pool, 0, request->marks ? 1 : 0);
 	if (shape->value_dim)
 		options.value = bases + request->key.count;
 	status = kvc_pool_open(pool->gpu, &options, pool_opened, pool, &pool->pool);
 	return status == KVC_OK ? KVC_OK
 	                        : kvc_problem_set(problem, status, "GPU engine: %s", kvc_status_text(status));
+}
+
+/* The engine will map it. */
+static kvc_status marks_check(const struct kvc_session *session, uint32_t marks, struct kvc_problem *problem)
+{
+	const char *why;
+
+	if (!marks)
+		return KVC_OK;
+	why = kvc_region_check(marks_fd(session), marks * sizeof(uint32_t));
+	if (why)
+		return kvc_problem_set(problem, KVC_INVALID, "marks: %u words: %s", marks, why);
+	return chunks_check(session, 1, problem);
 }
 
 static kvc_status pool_open(struct kvc_session *session, const struct kvc_pool_request *request,
@@ -435,6 +454,8 @@ static kvc_status pool_open(struct kvc_session *session, const struct kvc_pool_r
 
 	if (status == KVC_OK && !ns)
 		status = kvc_problem_set(problem, KVC_UNKNOWN_ID, "namespace: %u is not open", request->ns);
+	if (status == KVC_OK)
+		status = marks_check(session, request->marks, problem);
 	if (status != KVC_OK)
 		return status;
 	bases = kvc_calloc(count + 1, sizeof *bases);
@@ -461,6 +482,8 @@ void kvc_verb_pool(struct kvc_session *session, const struct kvc_frame *frame, s
 	struct kvc_problem problem;
 	kvc_status status = kvc_parse_pool(session->rpc->convert, body, &request, &problem);
 
+	if (status == KVC_OK && !kvc_session_fds_are(session, frame, request.marks ? 1 : 0))
+		return;
 	if (status == KVC_OK)
 		status = pool_open(session, &request, frame, &problem);
 	if (status != KVC_OK)

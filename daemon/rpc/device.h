@@ -50,7 +50,7 @@ struct kvc_device {
 	struct kvc_block_shape shape; /* but for its tokens */
 	uint64_t pages;
 	uint32_t page_tokens;
-	uint32_t event_count;
+	uint32_t marks;
 	uint32_t part_count;
 	struct kvc_device *parts[]; /* its regions, each once */
 };

@@ -73,7 +73,7 @@ static const struct verb verbs[KVC_VERB_COUNT] = {
         [KVC_VERB_UNPIN] = {kvc_verb_unpin, false, false},
         [KVC_VERB_DROP] = {kvc_verb_drop, false, false},
         [KVC_VERB_STATS] = {kvc_verb_stats, false, false},
-        [KVC_VERB_POOL] = {kvc_verb_pool, false, false},
+        [KVC_VERB_POOL] = {kvc_verb_pool, true, false},
         [KVC_VERB_DROP_TENANT] = {kvc_verb_drop_tenant, false, false},
 };
 

@@ -42,6 +42,17 @@ static void fds_close(const int *fds, size_t count)
 		close(fds[i]);
 }
 
+bool kvc_session_fds_are(struct kvc_session *session, const struct kvc_frame *frame, uint32_t expected)
+{
+	uint32_t came = frame->flags & KVC_FRAME_FD ? session->fds[0]->count : 0;
+
+	if (came == expected)
+		return true;
+	kvc_session_drop(session, KVC_DROP_DESCRIPTOR,
+	                 "a request with another number of descriptors than it says");
+	return false;
+}
+
 void kvc_session_fd_done(struct kvc_session *session)
 {
 	struct kvc_fds *oldest = session->fds[0];

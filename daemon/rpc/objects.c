@@ -198,20 +198,6 @@ static kvc_status region_attach(struct kvc_session *session, const struct kvc_at
 	return KVC_OK;
 }
 
-/* How many descriptors the request is about. False: the session was dropped. */
-static bool descriptors_check(struct kvc_session *session, const struct kvc_frame *frame,
-                              const struct kvc_attach_request *request)
-{
-	bool announced = frame->flags & KVC_FRAME_FD;
-	uint32_t expected = request->plane == KVC_PLANE_SHM ? 1 : request->import.chunks;
-	uint32_t came = announced ? session->fds[0]->count : 0;
-
-	if (came == expected)
-		return true;
-	kvc_session_drop(session, KVC_DROP_DESCRIPTOR, "an attach with another number of descriptors");
-	return false;
-}
-
 static void memory_attach(struct kvc_session *session, const struct kvc_frame *frame,
                           const struct kvc_attach_request *request)
 {
@@ -238,7 +224,8 @@ void kvc_verb_attach(struct kvc_session *session, const struct kvc_frame *frame,
 		                         "attach on the shm plane comes with a descriptor");
 	if (status != KVC_OK)
 		kvc_session_refuse(session, frame, status, &problem);
-	else if (!descriptors_check(session, frame, &request))
+	else if (!kvc_session_fds_are(session, frame,
+	                              request.plane == KVC_PLANE_SHM ? 1 : request.import.chunks))
 		return;
 	else if (request.plane == KVC_PLANE_SHM)
 		memory_attach(session, frame, &request);

@@ -312,10 +312,10 @@ static kvc_status pool_find(struct building *building)
 		        "region: pool %u is of another shape (layers, heads, dims, dtype) than "
 		        "namespace %u",
 		        pool->id, building->ns->id);
-	if (building->message->event > pool->event_count)
+	if (building->message->mark.place > pool->marks)
 		return kvc_problem_set(building->problem, KVC_INVALID,
-		                       "event: %u, expected at most %u, as pool %u has events",
-		                       building->message->event, pool->event_count, pool->id);
+		                       "mark.word: not one of the %u words that pool %u has", pool->marks,
+		                       pool->id);
 	building->pool = pool;
 	return KVC_OK;
 }
@@ -470,7 +470,7 @@ static kvc_status pages_place(const struct building *building, struct kvc_reques
 	        .pages = ids,
 	        .page_count = block->page_count,
 	        .first_token = block->first_token,
-	        .event = building->message->event,
+	        .mark = building->message->mark,
 	};
 	return KVC_OK;
 }

@@ -196,6 +196,9 @@ bool kvc_session_wants_input(const struct kvc_session *session);
 
 void kvc_session_input_close(struct kvc_session *session);
 
+/* Whether so many descriptors came with the frame that is handled. False: the session was dropped. */
+bool kvc_session_fds_are(struct kvc_session *session, const struct kvc_frame *frame, uint32_t expected);
+
 /* Close the oldest descriptors that wait. */
 void kvc_session_fd_done(struct kvc_session *session);
 

@@ -2,8 +2,8 @@
  * pool to the image in the arena is run where there is no GPU.
  *
  * Device memory is the process's own, or files of $KVC_FAKE_CUDA_DIR that another process made: mem-PID-N, as
- * long as the allocation, whose IPC handle is the name and in the last 8 bytes the size; event-PID-N, 64
- * bytes, a count and then a number that keeps waiters while it is not 0. Chunks of VMM memory are memfds.
+ * long as the allocation, whose IPC handle is the name and in the last 8 bytes the size. Chunks of VMM memory
+ * are memfds.
  * Work is done when it is enqueued, by the CPU codec; only its events may come later.
  *
  * Faults: $KVC_FAKE_CUDA_DIR/fault has one a line, looked at before each call that it concerns.
@@ -36,7 +36,6 @@
 #define DEVICES      10u
 #define DEVICE_BYTES (8ull << 30)
 #define NAME_BYTES   56u /* of a memory handle; then 8 of the size */
-#define EVENT_BYTES  64u
 #define NEVER        UINT64_MAX
 
 struct kvc_dev {
@@ -46,20 +45,12 @@ struct kvc_dev {
 	uint64_t copies;
 };
 
-/* The moment up to which a stream is done, and another process's event that it waits for. */
-struct moment {
-	uint64_t ns;
-	const _Atomic uint64_t
-	        *busy; /* in the event's file: not 0 while the event has not come; NULL: none */
-};
-
 struct kvc_dev_stream {
-	struct moment at;
+	uint64_t done_ns; /* up to which it is busy */
 };
 
 struct kvc_dev_event {
-	struct moment at;
-	void *file; /* of another process's event; NULL: our own */
+	uint64_t done_ns;
 };
 
 struct kvc_dev_memory {
@@ -238,9 +229,9 @@ void kvc_dev_unpin(struct kvc_dev *dev, void *host)
 
 /* --- streams and events --- */
 
-static struct moment later(struct moment a, struct moment b)
+static uint64_t later(uint64_t a, uint64_t b)
 {
-	return (struct moment){.ns = a.ns > b.ns ? a.ns : b.ns, .busy = b.busy ? b.busy : a.busy};
+	return a > b ? a : b;
 }
 
 kvc_status kvc_dev_stream_open(struct kvc_dev *dev, bool low_priority, struct kvc_dev_stream **stream)
@@ -266,7 +257,6 @@ kvc_status kvc_dev_event_open(struct kvc_dev *dev, struct kvc_dev_event **event)
 	return *event ? KVC_OK : refuse(KVC_NO_MEMORY, "no memory");
 }
 
-/* The file of another's event stays mapped: streams may still wait for it. */
 void kvc_dev_event_close(struct kvc_dev *dev, struct kvc_dev_event *event)
 {
 	(void)dev;
@@ -278,19 +268,15 @@ kvc_status kvc_dev_event_record(struct kvc_dev *dev, struct kvc_dev_event *event
 {
 	if (alive(dev))
 		return KVC_ENGINE_LOST;
-	event->at = stream->at;
+	event->done_ns = stream->done_ns;
 	return KVC_OK;
 }
 
 kvc_status kvc_dev_event_wait(struct kvc_dev *dev, struct kvc_dev_event *event, struct kvc_dev_stream *stream)
 {
-	struct moment at = event->at;
-
 	if (alive(dev))
 		return KVC_ENGINE_LOST;
-	if (event->file)
-		at.busy = (const _Atomic uint64_t *)event->file + 1;
-	stream->at = later(stream->at, at);
+	stream->done_ns = later(stream->done_ns, event->done_ns);
 	return KVC_OK;
 }
 
@@ -298,9 +284,7 @@ kvc_status kvc_dev_event_poll(struct kvc_dev *dev, struct kvc_dev_event *event)
 {
 	if (alive(dev))
 		return KVC_ENGINE_LOST;
-	if (event->at.busy && atomic_load(event->at.busy))
-		return KVC_BUSY;
-	return event->at.ns == 0 || event->at.ns <= now_ns() ? KVC_OK : KVC_BUSY;
+	return event->done_ns <= now_ns() ? KVC_OK : KVC_BUSY;
 }
 
 /* Comes at once where the stream is done, else never: it is a hint. */
@@ -310,7 +294,7 @@ kvc_status kvc_dev_hint(struct kvc_dev *dev, struct kvc_dev_stream *stream, int 
 
 	if (alive(dev))
 		return KVC_ENGINE_LOST;
-	if (stream->at.ns <= now_ns() && write(event_fd, &one, sizeof one) < 0)
+	if (stream->done_ns <= now_ns() && write(event_fd, &one, sizeof one) < 0)
 		return refuse(KVC_IO, "eventfd");
 	return KVC_OK;
 }
@@ -517,9 +501,9 @@ static kvc_status launch_begin(struct kvc_dev *dev, struct kvc_dev_stream *strea
 		return KVC_OK; /* as CUDA: the next call tells */
 	}
 	if (fault("hang", &number) && dev->launches >= number)
-		stream->at.ns = NEVER;
+		stream->done_ns = NEVER;
 	if (fault("delay", &number))
-		stream->at = later(stream->at, (struct moment){.ns = now_ns() + number * 1000000});
+		stream->done_ns = later(stream->done_ns, now_ns() + number * 1000000);
 	dev->launches++;
 	return KVC_OK;
 }
@@ -664,27 +648,4 @@ void kvc_dev_unimport(struct kvc_dev *dev, struct kvc_dev_memory *memory)
 uint64_t kvc_dev_memory_address(const struct kvc_dev_memory *memory)
 {
 	return memory->address;
-}
-
-kvc_status kvc_dev_event_import(struct kvc_dev *dev, const uint8_t handle[KVC_GPU_HANDLE_BYTES],
-                                struct kvc_dev_event **event)
-{
-	char name[KVC_GPU_HANDLE_BYTES + 1] = {0};
-	void *file;
-	int fd;
-
-	if (alive(dev))
-		return KVC_ENGINE_LOST;
-	memcpy(name, handle, KVC_GPU_HANDLE_BYTES);
-	fd = strncmp(name, "event-", 6) ? -1 : file_open(name, EVENT_BYTES);
-	if (fd < 0)
-		return refuse(KVC_INVALID, "open the IPC handle of the event: invalid resource handle");
-	file = mmap(NULL, EVENT_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	close(fd);
-	*event = file == MAP_FAILED ? NULL : kvc_calloc(1, sizeof **event);
-	if (!*event)
-		return refuse(KVC_NO_MEMORY, "no memory");
-	(*event)->file = file;
-	(*event)->at.busy = (const _Atomic uint64_t *)file + 1;
-	return KVC_OK;
 }

@@ -436,7 +436,7 @@ static void take_jobs(const struct kvc_gpu_jobs *jobs)
 		say_done(results, count);
 }
 
-/* Jobs that are held wait for their worker's event until they are cancelled; one that has begun ends. */
+/* Jobs that are held wait for their worker's mark until they are cancelled; one that has begun ends. */
 static void take_cancel(const struct kvc_gpu_header *header)
 {
 	const uint64_t *seqs = (const void *)(header + 1);

@@ -3,8 +3,7 @@
  *
  *   cuMemAlloc     $KVC_FAKE_CUDA_DIR/mem-<pid>-<n>, as long as the allocation, mapped here; a device address
  *                  is the address of the mapping. Its IPC handle is that name, and the size in the last 8
- * bytes. cuMemCreate    a memfd; its shareable handle is its descriptor. cuEventCreate  interprocess ones:
- * event-<pid>-<n>, 64 bytes, a counter of records. Its IPC handle is the name.
+ * bytes. cuMemCreate    a memfd; its shareable handle is its descriptor.
  *
  * Work is done when it is asked for, so streams and waiting are nothing. $KVC_FAKE_CUDA_DEVICES GPUs (default
  * 1) with UUIDs "fake-gpu-000000" and the digit. Without the folder there is no device. Any thread. */
@@ -29,6 +28,7 @@ enum {
 	INVALID_DEVICE = 101,
 	INVALID_CONTEXT = 201,
 	INVALID_HANDLE = 400,
+	NOT_READY = 600,
 	NOT_PERMITTED = 800,
 };
 
@@ -65,19 +65,13 @@ struct chunk {
 	bool exportable;
 };
 
-struct event {
-	bool ipc;
-	uint64_t *counter;
-	char name[48];
-};
-
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct context contexts[DEVICES];
 static struct mapping mappings[OBJECTS];
 static struct chunk chunks[OBJECTS];
 static unsigned serial;
-static int devices;      /* 0: not initialised */
-static uint64_t stalled; /* events that are recorded now never come */
+static int devices;  /* 0: not initialised */
+static bool stalled; /* what streams are given from now on is never done */
 static _Thread_local struct context *stack[STACK];
 static _Thread_local unsigned depth;
 
@@ -662,52 +656,70 @@ API(cuStreamDestroy_v2, void *stream)
 	return OK;
 }
 
-static uint64_t *counter_make(char name[48])
-{
-	void *data;
-	int fd;
-
-	pthread_mutex_lock(&lock);
-	fd = make_file("event", name, HANDLE_BYTES);
-	pthread_mutex_unlock(&lock);
-	if (fd < 0)
-		return NULL;
-	data = mmap(NULL, HANDLE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	close(fd);
-	return data == MAP_FAILED ? NULL : data;
-}
+/* A stall is kept in the event, as far as it was recorded before. */
+struct event {
+	bool never;
+};
 
 API(cuEventCreate, void **event, unsigned flags)
 {
-	enum { DISABLE_TIMING = 2, INTERPROCESS = 4 };
-	struct event *made;
+	enum { DISABLE_TIMING = 2 };
 
 	if (!current())
 		return INVALID_CONTEXT;
-	if (flags & INTERPROCESS && !(flags & DISABLE_TIMING))
+	if (flags & ~(unsigned)DISABLE_TIMING)
 		return INVALID_VALUE;
-	made = calloc(1, sizeof *made);
-	if (!made)
-		return OUT_OF_MEMORY;
-	made->ipc = flags & INTERPROCESS;
-	made->counter = counter_make(made->name);
-	if (!made->counter) {
-		free(made);
-		return OUT_OF_MEMORY;
-	}
-	*event = made;
-	return OK;
+	*event = calloc(1, sizeof(struct event));
+	return *event ? OK : OUT_OF_MEMORY;
 }
 
 API(cuEventRecord, void *event, void *stream)
 {
-	struct event *recorded = event;
-
 	(void)stream;
-	if (!current() || !recorded)
+	if (!current() || !event)
 		return INVALID_HANDLE;
-	(void)__atomic_add_fetch(recorded->counter, 1, __ATOMIC_RELEASE);
-	__atomic_store_n(recorded->counter + 1, stalled, __ATOMIC_RELEASE);
+	((struct event *)event)->never = stalled;
+	return OK;
+}
+
+API(cuEventQuery, void *event)
+{
+	if (!event)
+		return INVALID_HANDLE;
+	return ((struct event *)event)->never ? NOT_READY : OK;
+}
+
+extern uint64_t fake_stream_writes;
+__attribute__((visibility("default"))) uint64_t fake_stream_writes;
+
+API(cuStreamWriteValue32_v2, void *stream, address to, uint32_t value, unsigned flags)
+{
+	(void)stream;
+	if (!current() || flags || to % sizeof value)
+		return INVALID_VALUE;
+	(void)__atomic_add_fetch(&fake_stream_writes, 1, __ATOMIC_RELAXED);
+	if (!stalled)
+		__atomic_store_n((uint32_t *)(uintptr_t)to, value, __ATOMIC_RELEASE);
+	return OK;
+}
+
+API(cuMemHostRegister_v2, void *data, size_t bytes, unsigned flags)
+{
+	enum { PORTABLE = 1, DEVICE_MAP = 2 };
+
+	return current() && data && bytes && flags == (PORTABLE | DEVICE_MAP) ? OK : INVALID_VALUE;
+}
+
+API(cuMemHostUnregister, void *data)
+{
+	return current() && data ? OK : INVALID_VALUE;
+}
+
+API(cuMemHostGetDevicePointer_v2, address *at, void *data, unsigned flags)
+{
+	if (!current() || flags)
+		return INVALID_VALUE;
+	*at = (address)(uintptr_t)data;
 	return OK;
 }
 
@@ -715,13 +727,8 @@ API(cuEventRecord, void *event, void *stream)
 API(cuLaunchHostFunc, void *stream, void (*function)(void *), void *data)
 {
 	(void)stream, (void)function, (void)data;
-	stalled = 1;
+	stalled = true;
 	return OK;
-}
-
-API(cuEventSynchronize, void *event)
-{
-	return event ? OK : INVALID_HANDLE;
 }
 
 API(cuStreamWaitEvent, void *stream, void *event, unsigned flags)
@@ -732,23 +739,8 @@ API(cuStreamWaitEvent, void *stream, void *event, unsigned flags)
 
 API(cuEventDestroy_v2, void *event)
 {
-	struct event *destroyed = event;
-
-	if (!destroyed)
+	if (!event)
 		return INVALID_HANDLE;
-	(void)munmap(destroyed->counter, HANDLE_BYTES);
-	remove_file(destroyed->name);
-	free(destroyed);
-	return OK;
-}
-
-API(cuIpcGetEventHandle, uint8_t *handle, void *event)
-{
-	const struct event *exported = event;
-
-	if (!exported || !exported->ipc)
-		return INVALID_HANDLE;
-	memset(handle, 0, HANDLE_BYTES);
-	(void)snprintf((char *)handle, HANDLE_BYTES, "%s", exported->name);
+	free(event);
 	return OK;
 }

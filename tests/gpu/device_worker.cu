@@ -27,7 +27,7 @@ struct memory {
 	uint16_t *pool;
 	uint16_t *small;
 	uint16_t *chunks;
-	cudaEvent_t event;
+	CUdeviceptr mark;
 };
 
 static __device__ uint16_t element(uint64_t i, uint32_t seed)
@@ -116,7 +116,7 @@ static void chunks_make(struct worker *worker, struct memory *memory, int fds[WO
 static void memory_make(struct worker *worker, struct memory *memory, int fds[WORKER_CHUNKS])
 {
 	cudaIpcMemHandle_t handle;
-	cudaIpcEventHandle_t event;
+	void *mark;
 
 	must(cudaSetDevice(0), "context");
 	worker->pool_bytes = POOL_BYTES;
@@ -127,9 +127,9 @@ static void memory_make(struct worker *worker, struct memory *memory, int fds[WO
 	memcpy(worker->pool, &handle, sizeof handle);
 	must(cudaIpcGetMemHandle(&handle, memory->small), "handle of the small one");
 	memcpy(worker->small, &handle, sizeof handle);
-	must(cudaEventCreateWithFlags(&memory->event, cudaEventDisableTiming | cudaEventInterprocess), "event");
-	must(cudaIpcGetEventHandle(&event, memory->event), "handle of the event");
-	memcpy(worker->event, &event, sizeof event);
+	must(cudaHostRegister(worker, sizeof *worker, cudaHostRegisterMapped), "the mark's page");
+	must(cudaHostGetDevicePointer(&mark, &worker->mark, 0), "the mark on the device");
+	memory->mark = (CUdeviceptr)mark;
 	chunks_make(worker, memory, fds);
 }
 
@@ -140,7 +140,7 @@ static void fill(const struct worker *worker, const struct memory *memory, const
 	fill_kernel<<<256, 256>>>(memory->pool, worker->pool_bytes / 2, command->seed);
 	fill_kernel<<<256, 256>>>(memory->small, worker->small_bytes / 2, command->seed);
 	fill_kernel<<<256, 256>>>(memory->chunks, WORKER_CHUNKS * worker->chunk_bytes / 2, command->seed);
-	must(cudaEventRecord(memory->event, 0), "record");
+	must(((PFN_cuStreamWriteValue32_v11070)entry("cuStreamWriteValue32"))(0, memory->mark, command->seed, 0), "mark");
 }
 
 static void fds_send(int socket, const int fds[WORKER_CHUNKS])

@@ -18,17 +18,17 @@ struct worker {
 	uint64_t pool_bytes;
 	uint64_t small_bytes;
 	uint64_t chunk_bytes;
-	uint8_t pool[64];  /* IPC handles */
-	uint8_t small[64]; /* of an allocation that is less than CUDA allocates at a time */
-	uint8_t event[64];
+	uint8_t pool[64];          /* IPC handles */
+	uint8_t small[64];         /* of an allocation that is less than CUDA allocates at a time */
+	uint32_t mark;             /* the seed of the last fill that its stream has come behind */
 	int chunks[WORKER_CHUNKS]; /* descriptors, the test's */
 };
 
 /* Fork it. Before the first CUDA call of this process. NULL if it could not set itself up. */
 struct worker *worker_start(void);
 
-/* Fill the pool and the chunks with worker_element(i, seed), after `delay_ms` of its stream; the event is
- * recorded behind. Returns when this is enqueued. */
+/* Fill the pool and the chunks with worker_element(i, seed), after `delay_ms` of its stream; the mark is
+ * written behind. Returns when this is enqueued. */
 void worker_fill(struct worker *worker, uint32_t seed, uint32_t delay_ms);
 
 /* What element i of the pool is, a bfloat16. */

@@ -351,7 +351,7 @@ static void job_place(struct world *w, struct job *job)
 	job->op.form = w->form;
 	if (w->form == KVC_OP_DEVICE) {
 		job->page = w->next_page++ % POOL_PAGES;
-		job->op.device = (struct kvc_device_view){w->pool, &job->page, 1, 0, 0};
+		job->op.device = (struct kvc_device_view){w->pool, &job->page, 1, 0, {0}};
 	} else if (w->form == KVC_OP_IMAGE) {
 		job->op.external = (struct kvc_image_view){job_image(job), IMAGE_ROOM};
 	} else {

@@ -45,7 +45,8 @@ void kvc_test_orders_send(const struct kvc_test_orders *orders, enum kvc_engine_
 	struct kvc_gpu_jobs head = {.header = {.type = KVC_GPU_JOBS, .id = orders->pool->id},
 	                            .op = op,
 	                            .count = count,
-	                            .event = op == KVC_ENGINE_LOWER ? 0 : orders->pool->event,
+	                            .mark = op == KVC_ENGINE_LOWER ? (struct kvc_mark){0}
+	                                                           : orders->pool->mark,
 	                            .shape = orders->pool->plan.shape,
 	                            .codec = orders->pool->plan.codec};
 	uint8_t *end = put(packet, &head, sizeof head);
@@ -139,7 +140,7 @@ uint64_t kvc_test_slot(const struct kvc_image_plan *plan)
 
 /* --- the usual fixture: an engine, a small pool, a few blocks --- */
 
-void kvc_test_fixture_open_with(struct kvc_test_fixture *fixture, const uint8_t *event, struct prng *prng)
+void kvc_test_fixture_open_with(struct kvc_test_fixture *fixture, int marks, struct prng *prng)
 {
 	struct kvc_image_plan plan;
 	uint32_t next = 0;
@@ -147,7 +148,7 @@ void kvc_test_fixture_open_with(struct kvc_test_fixture *fixture, const uint8_t 
 	kvc_engine_rig_run(&fixture->rig);
 	kvc_test_plan_make(&plan, "quality", 2, 2, 64, 64, 40, KVC_DTYPE_BF16);
 	kvc_engine_test_pool_make(&fixture->pool, &fixture->rig, &plan, KVC_LAYOUT_SPLIT, 16, 40, 1, prng);
-	assert_int_equal(kvc_engine_test_pool_open(&fixture->pool, 1, event), KVC_OK);
+	assert_int_equal(kvc_engine_test_pool_open(&fixture->pool, 1, marks), KVC_OK);
 	for (unsigned i = 0; i < 4; i++)
 		kvc_engine_test_block_make(&fixture->pool, &next, 3 * i, &fixture->blocks[i]);
 	fixture->image = aligned_alloc(64, kvc_test_slot(&plan));
@@ -157,7 +158,7 @@ void kvc_test_fixture_open(struct kvc_test_fixture *fixture, struct prng *prng)
 {
 	memset(fixture, 0, sizeof *fixture);
 	kvc_engine_rig_init(&fixture->rig, KVC_TEST_ARENA_BYTES);
-	kvc_test_fixture_open_with(fixture, NULL, prng);
+	kvc_test_fixture_open_with(fixture, -1, prng);
 }
 
 void kvc_test_fixture_drop(struct kvc_test_fixture *fixture)

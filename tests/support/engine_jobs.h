@@ -61,7 +61,7 @@ struct kvc_test_fixture {
 void kvc_test_fixture_open(struct kvc_test_fixture *fixture, struct prng *prng);
 
 /* The rig has been initialised, the rest is zero. */
-void kvc_test_fixture_open_with(struct kvc_test_fixture *fixture, const uint8_t *event, struct prng *prng);
+void kvc_test_fixture_open_with(struct kvc_test_fixture *fixture, int marks, struct prng *prng);
 void kvc_test_fixture_close(struct kvc_test_fixture *fixture);
 
 /* The same, without closing the pool first. */

@@ -151,7 +151,7 @@ void kvc_engine_test_pool_free(struct kvc_engine_test_pool *pool)
 	}
 }
 
-kvc_status kvc_engine_test_pool_open(struct kvc_engine_test_pool *pool, uint32_t id, const uint8_t *event)
+kvc_status kvc_engine_test_pool_open(struct kvc_engine_test_pool *pool, uint32_t id, int marks)
 {
 	struct {
 		struct kvc_gpu_pool pool;
@@ -167,13 +167,11 @@ kvc_status kvc_engine_test_pool_open(struct kvc_engine_test_pool *pool, uint32_t
 			return status;
 	}
 	pool->id = id;
-	pool->event = event != NULL;
-	message.pool.event_count = pool->event;
-	if (event)
-		memcpy(message.pool.events[0], event, sizeof message.pool.events[0]);
+	message.pool.marks = marks >= 0;
+	pool->mark = (struct kvc_mark){.place = message.pool.marks};
 	memcpy(message.bases, pool->bases, sizeof message.bases);
-	kvc_engine_rig_send(pool->rig, &message, sizeof message.pool + bases * sizeof message.bases[0], NULL,
-	                    0);
+	kvc_engine_rig_send(pool->rig, &message, sizeof message.pool + bases * sizeof message.bases[0],
+	                    &marks, message.pool.marks);
 	return kvc_engine_rig_reply(pool->rig, KVC_GPU_POOL_OPEN, id);
 }
 

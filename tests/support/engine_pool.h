@@ -20,7 +20,7 @@ enum kvc_gpu_pool_layout {
 struct kvc_engine_test_pool {
 	struct kvc_engine_rig *rig;
 	uint32_t id;
-	uint32_t event; /* that jobs wait for: 1, or 0 */
+	struct kvc_mark mark; /* that jobs wait for */
 	struct kvc_image_plan plan;
 	struct kvc_gpu_pool_geometry geometry;
 	struct kvc_gpu_base bases[KVC_TEST_REGIONS_MAX];
@@ -42,8 +42,9 @@ void kvc_engine_test_pool_make(struct kvc_engine_test_pool *pool, struct kvc_eng
                                uint32_t page_tokens, uint32_t pages, uint32_t first_region,
                                struct prng *prng);
 
-/* Import the regions, open the pool; with an event if there is a handle. */
-kvc_status kvc_engine_test_pool_open(struct kvc_engine_test_pool *pool, uint32_t id, const uint8_t *event);
+/* Import the regions, open the pool; its jobs wait for the word of `marks`, a descriptor that is kept, or -1.
+ */
+kvc_status kvc_engine_test_pool_open(struct kvc_engine_test_pool *pool, uint32_t id, int marks);
 
 /* Close, and unimport. */
 void kvc_engine_test_pool_close(struct kvc_engine_test_pool *pool);

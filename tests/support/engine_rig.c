@@ -200,11 +200,17 @@ void kvc_engine_rig_free(struct kvc_engine_rig_memory *memory)
 	munmap(memory->data, memory->bytes);
 }
 
-_Atomic uint64_t *kvc_engine_rig_event(struct kvc_engine_rig *rig, uint8_t handle[KVC_GPU_HANDLE_BYTES])
+_Atomic uint32_t *kvc_engine_rig_marks(uint32_t words, int *fd)
 {
-	memset(handle, 0, KVC_GPU_HANDLE_BYTES);
-	snprintf((char *)handle, KVC_GPU_HANDLE_BYTES, "event-%d-%u", (int)getpid(), rig->allocations++);
-	return file_map(rig, (const char *)handle, 64);
+	void *data;
+
+	*fd = memfd_create("marks", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (*fd < 0 || ftruncate(*fd, words * sizeof(uint32_t)) || fcntl(*fd, F_ADD_SEALS, F_SEAL_SHRINK))
+		abort();
+	data = mmap(NULL, words * sizeof(uint32_t), PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
+	if (data == MAP_FAILED)
+		abort();
+	return data;
 }
 
 kvc_status kvc_engine_rig_import(struct kvc_engine_rig *rig, uint32_t id,

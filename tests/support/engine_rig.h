@@ -60,8 +60,8 @@ struct kvc_engine_rig_memory {
 void kvc_engine_rig_alloc(struct kvc_engine_rig *rig, uint64_t bytes, struct kvc_engine_rig_memory *memory);
 void kvc_engine_rig_free(struct kvc_engine_rig_memory *memory);
 
-/* An event's handle; its second number keeps waiters while it is not 0. */
-_Atomic uint64_t *kvc_engine_rig_event(struct kvc_engine_rig *rig, uint8_t handle[KVC_GPU_HANDLE_BYTES]);
+/* So many words of marks, all 0, and their descriptor; mapped until the end of the process. */
+_Atomic uint32_t *kvc_engine_rig_marks(uint32_t words, int *fd);
 
 /* Import it as region `id`. */
 kvc_status kvc_engine_rig_import(struct kvc_engine_rig *rig, uint32_t id,

@@ -17,11 +17,11 @@ void kvc_test_cuda_enter(void);
 /* A context of that GPU is current in this thread from now on ($KVC_FAKE_CUDA_DEVICES). */
 void kvc_test_cuda_use(int device);
 
-/* Files of device memory, and of events, in the folder. */
+/* Files of device memory in the folder. */
 unsigned kvc_test_cuda_files(const char *folder, const char *kind);
 
-/* How often events were recorded, all together. */
-uint64_t kvc_test_cuda_records(const char *folder);
+/* What streams wrote to memory so far, all together. */
+uint64_t kvc_test_cuda_writes(void);
 
 /* ---- pools --------------------------------------------------------------------------------- */
 

@@ -284,7 +284,7 @@ static void on_pool(const struct request *request, const struct fake_rule *rule)
 	struct connection *connection = request->connection;
 	Kvcellar__Pool *pool = kvcellar__pool__unpack(NULL, request->frame.body_bytes, request->body);
 
-	MUST(pool && pool->id < IDS);
+	MUST(pool && pool->id < IDS && request->fd_count == 1);
 	if (!bases_known(connection, pool) || !connection->namespaces[pool->namespace_]) {
 		fail(request, KVC_UNKNOWN_ID, "");
 	} else {
@@ -293,7 +293,7 @@ static void on_pool(const struct request *request, const struct fake_rule *rule)
 		region_drop(region);
 		region->pool = calloc(1, sizeof(*region->pool));
 		MUST(region->pool);
-		*region->pool = fake_pool_make(pool, pool_base, connection);
+		*region->pool = fake_pool_make(pool, request->fds[0], pool_base, connection);
 		reply_done(request, rule);
 	}
 	kvcellar__pool__free_unpacked(pool, NULL);
@@ -337,6 +337,7 @@ struct transfer {
 	const struct namespace_ *ns;
 	const struct region *region; /* NULL: inline */
 	bool images;
+	const Kvcellar__Mark *mark;
 	const Kvcellar__Layout *layouts[2];
 	size_t count;
 	Kvcellar__Block **blocks;
@@ -347,6 +348,7 @@ static void copy_pages(const struct transfer *transfer, const Kvcellar__Block *b
 	const struct namespace_ *ns = transfer->ns;
 	uint32_t heads = (uint32_t)ns->heads;
 
+	MUST(fake_pool_has_come(transfer->region->pool, transfer->mark));
 	for (unsigned kind = 0; kind < 2; kind++) {
 		uint64_t row = ns->dims[kind] * ns->element;
 
@@ -500,6 +502,7 @@ static void on_put(const struct request *request, const struct fake_rule *rule)
 	struct transfer transfer = {.put = true};
 
 	MUST(put);
+	transfer.mark = put->mark;
 	transfer.layouts[0] = put->key_layout;
 	transfer.layouts[1] = put->value_layout;
 	transfer.count = put->n_blocks;
@@ -516,6 +519,7 @@ static void on_get(const struct request *request, const struct fake_rule *rule)
 	struct transfer transfer = {.put = false};
 
 	MUST(get);
+	transfer.mark = get->mark;
 	transfer.layouts[0] = get->key_layout;
 	transfer.layouts[1] = get->value_layout;
 	transfer.count = get->n_blocks;

@@ -72,14 +72,15 @@ static void strides_set(uint64_t out[3], const Kvcellar__PoolStrides *strides)
 	memcpy(out, (uint64_t[]){strides->page, strides->token, strides->head}, 3 * sizeof *out);
 }
 
-struct fake_pool fake_pool_make(const Kvcellar__Pool *message,
+struct fake_pool fake_pool_make(const Kvcellar__Pool *message, int fd,
                                 uint8_t *(*base)(void *context, uint32_t region, uint64_t offset),
                                 void *context)
 {
 	struct fake_pool pool = {.pages = message->pages, .page_tokens = message->page_tokens};
 
 	MUST(message->n_key_bases <= FAKE_POOL_LAYERS && message->n_value_bases <= FAKE_POOL_LAYERS);
-	MUST(message->events.len == 16 * 64);
+	MUST(message->marks == 16);
+	pool.marks = (const uint32_t *)(void *)map_at(NULL, message->marks * sizeof *pool.marks, fd);
 	strides_set(pool.strides[0], message->key_strides);
 	for (size_t i = 0; i < message->n_key_bases; i++)
 		pool.bases[0][i] =
@@ -90,6 +91,12 @@ struct fake_pool fake_pool_make(const Kvcellar__Pool *message,
 		pool.bases[1][i] =
 		        base(context, message->value_bases[i]->region, message->value_bases[i]->offset);
 	return pool;
+}
+
+bool fake_pool_has_come(const struct fake_pool *pool, const Kvcellar__Mark *mark)
+{
+	MUST(mark && mark->word < 16 && mark->value);
+	return pool->marks[mark->word] - mark->value < UINT32_C(1) << 31;
 }
 
 uint8_t *fake_pool_row(const struct fake_pool *pool, const Kvcellar__Block *block, unsigned kind,

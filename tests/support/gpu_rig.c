@@ -282,7 +282,7 @@ void gpu_rig_submit(uint32_t n, enum kvc_engine_op op)
 	        .done = job_done,
 	};
 	if (op != KVC_ENGINE_LOWER)
-		job->job.device = (struct kvc_device_view){rig.pool, job->pages, 4, 5, 0};
+		job->job.device = (struct kvc_device_view){rig.pool, job->pages, 4, 5, {0}};
 	kvc_engine_submit(kvc_gpu_engine(rig.gpu), &job->job);
 	assert_false(job->done);
 }

@@ -40,7 +40,6 @@ static int group_teardown(void **state)
 {
 	(void)state;
 	assert_int_equal(kvc_test_cuda_files(device_folder, "mem-"), 0);
-	assert_int_equal(kvc_test_cuda_files(device_folder, "event-"), 0);
 	kvc_test_temp_dir_remove(device_folder);
 	return 0;
 }

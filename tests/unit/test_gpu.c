@@ -263,7 +263,7 @@ static void test_cancel_too_late(void **state)
 	gpu_rig_stop();
 }
 
-/* Sent already, but the worker's event has not come: the engine is told, once for each. */
+/* Sent already, but the worker's mark has not come: the engine is told, once for each. */
 static void test_cancel_what_was_sent(void **state)
 {
 	(void)state;

@@ -112,7 +112,7 @@ static void trial(struct kvc_engine_rig *rig, const struct shape_case *wish, enu
 	kvc_test_plan_make(&plan, wish->preset, wish->layers, wish->heads, wish->key_dim, wish->value_dim,
 	                   wish->tokens, wish->dtype);
 	kvc_engine_test_pool_make(&pool, rig, &plan, layout, wish->page_tokens, 100, 7, &prng);
-	assert_int_equal(kvc_engine_test_pool_open(&pool, 2, NULL), KVC_OK);
+	assert_int_equal(kvc_engine_test_pool_open(&pool, 2, -1), KVC_OK);
 	for (uint32_t i = 0; i < COUNT; i++)
 		kvc_engine_test_block_make(&pool, &next, prng_below(&prng, wish->page_tokens), &blocks[i]);
 	image = aligned_alloc(64, kvc_test_slot(&plan));
@@ -167,7 +167,7 @@ static void test_slow_pin(void **state)
 	memset(&fixture, 0, sizeof fixture);
 	kvc_engine_rig_init(&fixture.rig, KVC_TEST_ARENA_BYTES);
 	kvc_engine_rig_fault(&fixture.rig, "slow-pin 100000");
-	kvc_test_fixture_open_with(&fixture, NULL, &prng);
+	kvc_test_fixture_open_with(&fixture, -1, &prng);
 	kvc_test_still_serves(&fixture, 0);
 	kvc_engine_test_pool_close(&fixture.pool);
 	kill(fixture.rig.pid, SIGKILL);
@@ -183,7 +183,7 @@ static void test_no_pin(void **state)
 	memset(&fixture, 0, sizeof fixture);
 	kvc_engine_rig_init(&fixture.rig, KVC_TEST_ARENA_BYTES);
 	kvc_engine_rig_fault(&fixture.rig, "pin-fails");
-	kvc_test_fixture_open_with(&fixture, NULL, &prng);
+	kvc_test_fixture_open_with(&fixture, -1, &prng);
 	kvc_test_still_serves(&fixture, 0);
 	kvc_test_fixture_close(&fixture);
 }
@@ -345,7 +345,7 @@ static void test_other_shape(void **state)
 	                 KVC_CORRUPT);
 	assert_true(kvc_engine_test_pool_right(&fixture.pool));
 	/* Jobs of a shape that is not the pool's. */
-	assert_int_equal(kvc_engine_test_pool_open(&other, 9, NULL), KVC_OK);
+	assert_int_equal(kvc_engine_test_pool_open(&other, 9, -1), KVC_OK);
 	other.plan.shape.heads = 1;
 	assert_int_equal(kvc_test_one(&other, KVC_ENGINE_ENCODE, &block, 0, 1 << 20, KVC_GPU_NOWHERE, NULL),
 	                 KVC_SHAPE);
@@ -443,7 +443,7 @@ static void test_raw_staging(void **state)
 	room = kvc_test_slot(&plan);
 	assert_in_range(plan.image_bytes, 36 << 10, 64 << 10);
 	kvc_engine_test_pool_make(&pool, &rig, &plan, KVC_LAYOUT_HEADS, 16, 20, 1, &prng);
-	assert_int_equal(kvc_engine_test_pool_open(&pool, 1, NULL), KVC_OK);
+	assert_int_equal(kvc_engine_test_pool_open(&pool, 1, -1), KVC_OK);
 	kvc_engine_test_block_make(&pool, &next, 0, &block);
 	assert_int_equal(kvc_test_one(&pool, KVC_ENGINE_ENCODE, &block, 0, room, KVC_GPU_NOWHERE, NULL),
 	                 KVC_OK);
@@ -480,7 +480,7 @@ static void test_large_image(void **state)
 	kvc_test_plan_make(&plan, "quality", 4, 4, 128, 128, 128, KVC_DTYPE_BF16);
 	assert_true(plan.image_bytes > 64 << 10);
 	kvc_engine_test_pool_make(&pool, &rig, &plan, KVC_LAYOUT_SPLIT, 16, 20, 1, &prng);
-	assert_int_equal(kvc_engine_test_pool_open(&pool, 1, NULL), KVC_OK);
+	assert_int_equal(kvc_engine_test_pool_open(&pool, 1, -1), KVC_OK);
 	kvc_engine_test_block_make(&pool, &next, 0, &block);
 	assert_int_equal(kvc_test_one(&pool, KVC_ENGINE_ENCODE, &block, 0, kvc_test_slot(&plan),
 	                              KVC_GPU_NOWHERE, NULL),

@@ -1,5 +1,5 @@
 /* The engine process over the fake device: forged handles, regions and pools that do not fit, workers that
- * never come to their event, a device that fails, messages that cannot be, and how the process ends. */
+ * never come to their mark, a device that fails, messages that cannot be, and how the process ends. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -102,7 +102,7 @@ static void test_chunks(void **state)
 }
 
 static kvc_status pool_wish(struct kvc_test_fixture *fixture, const struct kvc_gpu_pool_geometry *geometry,
-                            const struct kvc_gpu_base *bases, uint32_t id, const char *event)
+                            const struct kvc_gpu_base *bases, uint32_t id, int marks_fd, uint32_t marks)
 {
 	struct {
 		struct kvc_gpu_pool pool;
@@ -110,12 +110,10 @@ static kvc_status pool_wish(struct kvc_test_fixture *fixture, const struct kvc_g
 	} message = {.pool.header = {.type = KVC_GPU_POOL_OPEN, .id = id}, .pool.geometry = *geometry};
 	uint32_t count = geometry->layers * (geometry->value_dim ? 2 : 1);
 
-	if (event) {
-		message.pool.event_count = 1;
-		strcpy((char *)message.pool.events[0], event);
-	}
+	message.pool.marks = marks;
 	memcpy(message.bases, bases, count * sizeof bases[0]);
-	kvc_engine_rig_send(&fixture->rig, &message, sizeof message.pool + count * sizeof bases[0], NULL, 0);
+	kvc_engine_rig_send(&fixture->rig, &message, sizeof message.pool + count * sizeof bases[0], &marks_fd,
+	                    marks_fd >= 0);
 	return kvc_engine_rig_reply(&fixture->rig, KVC_GPU_POOL_OPEN, id);
 }
 
@@ -124,34 +122,39 @@ static void test_pools_refused(void **state)
 	struct kvc_test_fixture fixture;
 	struct kvc_gpu_base bases[4];
 	struct kvc_gpu_pool_geometry right, wrong;
+	int fd;
 
 	(void)state;
 	kvc_test_fixture_open(&fixture, &prng);
 	right = fixture.pool.geometry;
 	memcpy(bases, fixture.pool.bases, sizeof bases);
-	assert_int_equal(pool_wish(&fixture, &right, bases, 1, NULL), KVC_CONFLICT);
+	assert_int_equal(pool_wish(&fixture, &right, bases, 1, -1, 0), KVC_CONFLICT);
 	bases[3].offset += 2; /* by two bytes out of the region */
-	assert_int_equal(pool_wish(&fixture, &right, bases, 2, NULL), KVC_SHAPE);
+	assert_int_equal(pool_wish(&fixture, &right, bases, 2, -1, 0), KVC_SHAPE);
 	bases[3].offset = UINT64_MAX - 1;
-	assert_int_equal(pool_wish(&fixture, &right, bases, 2, NULL), KVC_SHAPE);
+	assert_int_equal(pool_wish(&fixture, &right, bases, 2, -1, 0), KVC_SHAPE);
 	bases[3] = fixture.pool.bases[3];
 	bases[0].offset -= 1; /* elements of two bytes */
-	assert_int_equal(pool_wish(&fixture, &right, bases, 2, NULL), KVC_SHAPE);
+	assert_int_equal(pool_wish(&fixture, &right, bases, 2, -1, 0), KVC_SHAPE);
 	bases[0].region = 99;
-	assert_int_equal(pool_wish(&fixture, &right, bases, 2, NULL), KVC_UNKNOWN_ID);
+	assert_int_equal(pool_wish(&fixture, &right, bases, 2, -1, 0), KVC_UNKNOWN_ID);
 	bases[0] = fixture.pool.bases[0];
 	wrong = right;
 	wrong.pages++;
-	assert_int_equal(pool_wish(&fixture, &wrong, bases, 2, NULL), KVC_SHAPE);
+	assert_int_equal(pool_wish(&fixture, &wrong, bases, 2, -1, 0), KVC_SHAPE);
 	wrong.pages = 1ull << 60;
-	assert_int_equal(pool_wish(&fixture, &wrong, bases, 2, NULL), KVC_SHAPE);
+	assert_int_equal(pool_wish(&fixture, &wrong, bases, 2, -1, 0), KVC_SHAPE);
 	wrong.pages = 0;
-	assert_int_equal(pool_wish(&fixture, &wrong, bases, 2, NULL), KVC_SHAPE);
+	assert_int_equal(pool_wish(&fixture, &wrong, bases, 2, -1, 0), KVC_SHAPE);
 	wrong = right;
 	wrong.dtype = 9;
-	assert_int_equal(pool_wish(&fixture, &wrong, bases, 2, NULL), KVC_SHAPE);
-	assert_int_equal(pool_wish(&fixture, &right, bases, 2, "event-0-0"), KVC_INVALID);
-	assert_int_equal(pool_wish(&fixture, &right, bases, 2, "../../etc/passwd"), KVC_INVALID);
+	assert_int_equal(pool_wish(&fixture, &wrong, bases, 2, -1, 0), KVC_SHAPE);
+	(void)kvc_engine_rig_marks(4, &fd);
+	assert_int_equal(pool_wish(&fixture, &right, bases, 2, -1, 4), KVC_INVALID);
+	assert_int_equal(pool_wish(&fixture, &right, bases, 2, fd, 0), KVC_INVALID);
+	assert_int_equal(pool_wish(&fixture, &right, bases, 2, fd, 5), KVC_INVALID);
+	assert_int_equal(pool_wish(&fixture, &right, bases, 2, fd, KVC_GPU_MARKS_MAX + 1), KVC_INVALID);
+	close(fd);
 	assert_int_equal(kvc_test_one(
 	                         &(struct kvc_engine_test_pool){
 	                                 .rig = &fixture.rig, .id = 5, .plan = fixture.pool.plan},
@@ -177,9 +180,9 @@ static void test_region_closed_before_its_pools(void **state)
 	(void)state;
 	kvc_test_fixture_open(&fixture, &prng);
 	region = fixture.pool.first_region;
-	assert_int_equal(pool_wish(&fixture, &fixture.pool.geometry, fixture.pool.bases, 2, NULL), KVC_OK);
+	assert_int_equal(pool_wish(&fixture, &fixture.pool.geometry, fixture.pool.bases, 2, -1, 0), KVC_OK);
 	header_send(&fixture, KVC_GPU_UNIMPORT, region);
-	assert_int_equal(pool_wish(&fixture, &fixture.pool.geometry, fixture.pool.bases, 3, NULL),
+	assert_int_equal(pool_wish(&fixture, &fixture.pool.geometry, fixture.pool.bases, 3, -1, 0),
 	                 KVC_UNKNOWN_ID);
 	header_send(&fixture, KVC_GPU_UNIMPORT, region);
 	assert_int_equal(kvc_engine_rig_reply(&fixture.rig, KVC_GPU_UNIMPORT, region), KVC_UNKNOWN_ID);
@@ -205,8 +208,7 @@ static void test_many_pools(void **state)
 	kvc_test_fixture_open(&fixture, &prng);
 	for (unsigned round = 0; round < 2; round++) {
 		for (opened = 0; status == KVC_OK; opened++)
-			status = pool_wish(&fixture, &fixture.pool.geometry, fixture.pool.bases, 100 + opened,
-			                   NULL);
+			status = pool_wish(&fixture, &fixture.pool.geometry, fixture.pool.bases, 100 + opened, -1, 0);
 		assert_int_equal(status, KVC_LIMIT);
 		assert_int_equal(opened, 256); /* one is the fixture's */
 		for (status = KVC_OK, opened--; opened; opened--) {
@@ -221,14 +223,14 @@ static void test_many_pools(void **state)
 	kvc_test_fixture_close(&fixture);
 }
 
-/* --- the worker's event --- */
+/* --- the worker's mark --- */
 
 static void test_gate(void **state)
 {
 	struct kvc_test_fixture fixture;
 	struct kvc_engine_test_pool other;
-	uint8_t handle[KVC_GPU_HANDLE_BYTES];
-	_Atomic uint64_t *event;
+	_Atomic uint32_t *words;
+	int fd;
 	struct kvc_test_orders orders;
 	struct {
 		struct kvc_gpu_header header;
@@ -238,40 +240,41 @@ static void test_gate(void **state)
 	(void)state;
 	memset(&fixture, 0, sizeof fixture);
 	kvc_engine_rig_init(&fixture.rig, KVC_TEST_ARENA_BYTES);
-	event = kvc_engine_rig_event(&fixture.rig, handle);
-	kvc_test_fixture_open_with(&fixture, handle, &prng);
+	words = kvc_engine_rig_marks(1, &fd);
+	kvc_test_fixture_open_with(&fixture, fd, &prng);
+	close(fd);
 	kvc_test_still_serves(&fixture, 0);
-	atomic_store(&event[1], 1);
+	fixture.pool.mark.value++;
 	kvc_test_orders_init(&orders, &fixture.pool);
 	kvc_test_orders_add(&orders, &fixture.blocks[1], 1 << 20, 1 << 20, KVC_GPU_NOWHERE);
 	kvc_test_orders_send(&orders, KVC_ENGINE_ENCODE, 0, 1);
 	/* Another pool is not held up: its answers come first. */
 	other = fixture.pool;
-	assert_int_equal(pool_wish(&fixture, &other.geometry, other.bases, 2, NULL), KVC_OK);
+	assert_int_equal(pool_wish(&fixture, &other.geometry, other.bases, 2, -1, 0), KVC_OK);
 	other.id = 2;
-	other.event = 0;
+	other.mark.place = 0;
 	assert_int_equal(kvc_test_one(&other, KVC_ENGINE_ENCODE, &fixture.blocks[2], 2 << 20, 1 << 20,
 	                              KVC_GPU_NOWHERE, NULL),
 	                 KVC_OK);
-	atomic_store(&event[1], 0);
+	atomic_store(&words[0], fixture.pool.mark.value);
 	assert_true(kvc_test_orders_await(&orders));
 	kvc_test_orders_all(&orders, KVC_OK);
 	/* Who cancels waits no longer; numbers that are not known are nothing. */
-	atomic_store(&event[1], 1);
+	fixture.pool.mark.value++;
 	kvc_test_orders_send(&orders, KVC_ENGINE_ENCODE, 0, 1);
 	cancel.seqs[0] = orders.jobs[0].seq;
 	kvc_engine_rig_send(&fixture.rig, &cancel, sizeof cancel, NULL, 0);
 	assert_true(kvc_test_orders_await(&orders));
 	kvc_test_orders_all(&orders, KVC_CANCELLED);
 	/* Closing waits for what is under way. */
-	atomic_store(&event[1], 1);
+	fixture.pool.mark.value++;
 	kvc_test_orders_send(&orders, KVC_ENGINE_ENCODE, 0, 1);
 	kvc_engine_rig_send(&fixture.rig, &(struct kvc_gpu_header){.type = KVC_GPU_POOL_CLOSE, .id = 1},
 	                    sizeof(struct kvc_gpu_header), NULL, 0);
 	assert_int_equal(kvc_test_one(&other, KVC_ENGINE_ENCODE, &fixture.blocks[2], 2 << 20, 1 << 20,
 	                              KVC_GPU_NOWHERE, NULL),
 	                 KVC_OK);
-	/* A worker that never comes to its event. */
+	/* A worker that never comes to its mark. */
 	assert_int_equal(kvc_engine_rig_reply(&fixture.rig, KVC_GPU_POOL_CLOSE, 1), KVC_OK);
 	assert_true(kvc_test_orders_await(&orders));
 	kvc_test_orders_all(&orders, KVC_DEADLINE);
@@ -293,8 +296,8 @@ static void results_next(struct kvc_engine_rig *rig, uint32_t count, kvc_status 
 static void test_cancel_of_a_part(void **state)
 {
 	struct kvc_test_fixture fixture;
-	uint8_t handle[KVC_GPU_HANDLE_BYTES];
-	_Atomic uint64_t *event;
+	_Atomic uint32_t *words;
+	int fd;
 	struct kvc_test_orders orders;
 	struct {
 		struct kvc_gpu_header header;
@@ -304,9 +307,10 @@ static void test_cancel_of_a_part(void **state)
 	(void)state;
 	memset(&fixture, 0, sizeof fixture);
 	kvc_engine_rig_init(&fixture.rig, KVC_TEST_ARENA_BYTES);
-	event = kvc_engine_rig_event(&fixture.rig, handle);
-	kvc_test_fixture_open_with(&fixture, handle, &prng);
-	atomic_store(&event[1], 1);
+	words = kvc_engine_rig_marks(1, &fd);
+	kvc_test_fixture_open_with(&fixture, fd, &prng);
+	close(fd);
+	fixture.pool.mark.value++;
 	kvc_test_orders_init(&orders, &fixture.pool);
 	for (uint32_t i = 0; i < 3; i++)
 		kvc_test_orders_add(&orders, &fixture.blocks[i], i << 20, 1 << 20, KVC_GPU_NOWHERE);
@@ -315,10 +319,10 @@ static void test_cancel_of_a_part(void **state)
 	cancel.seqs[2] = orders.jobs[0].seq;
 	kvc_engine_rig_send(&fixture.rig, &cancel, sizeof cancel, NULL, 0);
 	results_next(&fixture.rig, 2, KVC_CANCELLED);
-	atomic_store(&event[1], 0);
+	atomic_store(&words[0], fixture.pool.mark.value);
 	results_next(&fixture.rig, 1, KVC_OK);
 	/* All of it. */
-	atomic_store(&event[1], 1);
+	fixture.pool.mark.value++;
 	kvc_test_orders_send(&orders, KVC_ENGINE_ENCODE, 0, 2);
 	cancel.seqs[0] = cancel.seqs[1] = orders.jobs[1].seq;
 	kvc_engine_rig_send(&fixture.rig, &cancel, sizeof cancel, NULL, 0);
@@ -329,7 +333,7 @@ static void test_cancel_of_a_part(void **state)
 	kvc_engine_rig_send(&fixture.rig, &cancel, sizeof cancel - 16, NULL, 0);
 	results_next(&fixture.rig, 1, KVC_CANCELLED);
 	results_next(&fixture.rig, 1, KVC_DEADLINE);
-	atomic_store(&event[1], 0);
+	atomic_store(&words[0], fixture.pool.mark.value);
 	kvc_test_fixture_close(&fixture);
 }
 
@@ -397,7 +401,7 @@ static void test_illegal_address(void **state)
 	/* The next one is well. */
 	kvc_engine_test_pool_free(&fixture.pool);
 	free(fixture.image);
-	kvc_test_fixture_open_with(&fixture, NULL, &prng);
+	kvc_test_fixture_open_with(&fixture, -1, &prng);
 	kvc_test_still_serves(&fixture, 0);
 	kvc_test_fixture_close(&fixture);
 }

@@ -196,7 +196,7 @@ static void work_submit(uint32_t n)
 	        .done = work_done,
 	};
 	if (!lower) {
-		work->job.device = (struct kvc_device_view){pool->pool, &work->page, 1, 0, 0};
+		work->job.device = (struct kvc_device_view){pool->pool, &work->page, 1, 0, {0}};
 		pool->users++;
 	}
 	kvc_engine_submit(kvc_gpu_engine(rig.gpu), &work->job);

@@ -28,8 +28,6 @@ enum { PAGE_TOKENS = 8, PAGES = 16, KIND_BYTES = 2048 * PAGES, REGION_BYTES = 4 
 
 static uint8_t uuid[] = "fake-gpu-0000000";
 static uint8_t handle[64] = "mem-1-1";
-static uint8_t event[64] = "event-1-1";
-static uint8_t many_events[17 * 64];
 static char detail[KVC_PROBLEM_BYTES];
 
 /* ---- requests ------------------------------------------------------------------------------ */
@@ -88,7 +86,6 @@ static void pool_init(struct pool_parts *parts, uint32_t id)
 	parts->pool.n_key_bases = parts->pool.n_value_bases = 2;
 	parts->pool.key_bases = parts->pointers;
 	parts->pool.value_bases = parts->pointers + 2;
-	parts->pool.events = (ProtobufCBinaryData){sizeof event, event};
 }
 
 /* Status of the next reply; a failure's text goes to `detail`. */
@@ -139,12 +136,30 @@ static kvc_status attach(int fd, uint32_t id)
 	return call(fd, KVC_VERB_ATTACH, &message.base);
 }
 
+/* With so many words of marks, and descriptors of a memfd of one page. */
+static uint64_t send_pool(int fd, uint32_t id, uint32_t marks, int seals, size_t descriptors)
+{
+	struct kvc_frame frame = {.verb = KVC_VERB_POOL, .request_id = kvc_ses_request_id()};
+	int memfd = memfd_create("marks", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	const int fds[2] = {memfd, memfd};
+	static uint8_t out[8192];
+	struct pool_parts parts;
+	size_t bytes;
+
+	assert_true(memfd >= 0 && ftruncate(memfd, 4096) == 0 && fcntl(memfd, F_ADD_SEALS, seals) == 0);
+	pool_init(&parts, id);
+	parts.pool.marks = marks;
+	frame.flags = descriptors ? KVC_FRAME_FD : 0;
+	bytes = kvc_test_frame(&frame, &parts.pool.base, out);
+	assert_true(descriptors ? kvc_test_send_fds(fd, out, bytes, fds, descriptors)
+	                        : kvc_test_send(fd, out, bytes));
+	close(memfd);
+	return frame.request_id;
+}
+
 static kvc_status pool(int fd, uint32_t id)
 {
-	struct pool_parts parts;
-
-	pool_init(&parts, id);
-	return call(fd, KVC_VERB_POOL, &parts.pool.base);
+	return next(fd, send_pool(fd, id, 1, F_SEAL_SHRINK, 1));
 }
 
 /* Region 1, pool 2. */
@@ -360,6 +375,44 @@ static int setup_few_descriptors(void **state)
 	return kvc_ses_setup_gpus(state);
 }
 
+/* FAULTS E5: a pool's marks come in a memfd that cannot shrink, or not at all. */
+static void test_e5_marks(void **state)
+{
+	static const struct {
+		uint32_t marks;
+		size_t descriptors;
+		int seals;
+		kvc_status expected;
+	} rows[] = {
+	        {0, 0, F_SEAL_SHRINK, KVC_OK},           {1024, 1, F_SEAL_SHRINK, KVC_OK},
+	        {16, 1, F_SEAL_SHRINK, KVC_OK},          {16, 1, F_SEAL_GROW, KVC_INVALID},
+	        {1025, 1, F_SEAL_SHRINK, KVC_INVALID},   {16, 0, F_SEAL_SHRINK, KVC_DISCONNECTED},
+	        {0, 1, F_SEAL_SHRINK, KVC_DISCONNECTED}, {16, 2, F_SEAL_SHRINK, KVC_DISCONNECTED},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+		int64_t dropped = stat_of("rpc.dropped.descriptor");
+		int fd = kvc_ses_client();
+		unsigned before = descriptors_open();
+
+		assert_int_equal(attach(fd, 1), KVC_OK);
+		assert_int_equal(
+		        next(fd, send_pool(fd, 2, rows[i].marks, rows[i].seals, rows[i].descriptors)),
+		        rows[i].expected);
+		assert_int_equal(stat_of("rpc.dropped.descriptor") - dropped,
+		                 rows[i].expected == KVC_DISCONNECTED);
+		if (rows[i].expected == KVC_OK) {
+			assert_int_equal(kvc_fake_gpu_pool(gpu())->marks, rows[i].marks);
+			assert_int_equal(detach(fd, 2), KVC_OK);
+		}
+		if (rows[i].expected != KVC_DISCONNECTED)
+			assert_int_equal(descriptors_open(), before);
+		close(fd);
+		kvc_ses_settle();
+	}
+}
+
 /* Half of the process's descriptors are for regions in chunks; of one connection those of one region at
  * least. What was detached, or left with its client, counts no more. */
 static void test_descriptors_are_bounded(void **state)
@@ -499,10 +552,8 @@ static void test_pool_refused(void **state)
 	pool_refused(fd, &parts, KVC_SHAPE, "value_bases[1].offset");
 	parts.bases[0].offset = 1;
 	pool_refused(fd, &parts, KVC_SHAPE, "key_bases[0].offset: 1, expected a multiple of 2");
-	parts.pool.events.len = 63;
-	pool_refused(fd, &parts, KVC_INVALID, "events: 63 bytes, expected at most 16 handles of 64");
-	parts.pool.events = (ProtobufCBinaryData){17 * 64, many_events};
-	pool_refused(fd, &parts, KVC_INVALID, "events: 1088 bytes");
+	parts.pool.marks = 1025;
+	pool_refused(fd, &parts, KVC_INVALID, "marks: 1025, expected at most 1024");
 	parts.pool.pages = 0;
 	pool_refused(fd, &parts, KVC_INVALID, "pages: 0");
 	close(fd);
@@ -546,6 +597,7 @@ static void put_refused(int fd, struct kvc_ses_transfer *t, kvc_status expected,
 static void test_blocks_refused(void **state)
 {
 	static uint32_t many[KVC_GPU_PAGES_MAX + 1];
+	Kvcellar__Mark mark = KVCELLAR__MARK__INIT;
 	int fd = client_with_pool();
 	struct kvc_ses_transfer t;
 
@@ -571,8 +623,12 @@ static void test_blocks_refused(void **state)
 	put_refused(fd, &t, KVC_LIMIT, "blocks.pages[0]: 4097 ids");
 	t.blocks[0].key_offset = 64;
 	put_refused(fd, &t, KVC_INVALID, "blocks.key_offset[0]");
-	t.put.event = 2;
-	put_refused(fd, &t, KVC_INVALID, "event: 2, expected at most 1");
+	mark.word = 1;
+	t.put.mark = &mark;
+	put_refused(fd, &t, KVC_INVALID, "mark.word: not one of the 1 words that pool 2 has");
+	mark.word = UINT32_MAX;
+	t.put.mark = &mark;
+	put_refused(fd, &t, KVC_INVALID, "mark.word: not one of the 1 words that pool 2 has");
 	t.put.form = KVCELLAR__FORM__FORM_IMAGE;
 	put_refused(fd, &t, KVC_INVALID, "form: 1");
 	t.blocks[1].tokens = 17;
@@ -923,6 +979,7 @@ int main(void)
 	        GPUS(test_attach_refused),
 	        GPUS(test_ids_are_shared),
 	        GPUS(test_pool_refused),
+	        GPUS(test_e5_marks),
 	        GPUS(test_pool_strides_refused),
 	        GPUS(test_blocks_refused),
 	        GPUS(test_other_namespace),

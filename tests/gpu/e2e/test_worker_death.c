@@ -282,7 +282,7 @@ static void test_mid_get(void **state)
 	test_killed("get", rig_rounds(25, 4), 2);
 }
 
-/* The events that the engine asks never come. */
+/* The marks that the engine looks at never come. */
 static void test_stalled(void **state)
 {
 	(void)state;
