@@ -46,7 +46,7 @@ def short_name(program):
     """A program without the folders that are the same for all; one that runs another is known by that."""
     words = program.split()
     name = re.sub(r"^.*tests/", "", words[0])
-    if name in ("fuzz/replay.sh", "gpu/e2e_fake.sh"):
+    if name in ("fuzz/replay.sh", "gpu/e2e_fake.sh", "gpu/apart.sh"):
         name += " " + words[1].rsplit("/", 1)[-1]
     return name
 

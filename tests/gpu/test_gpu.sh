@@ -35,7 +35,7 @@ run() {
 run_kernels() {
 	local program=$out/bin/tests/gpu/test_kern tool
 	names+=(kernels bytes)
-	run bytes 240 "$out"/bin/tests/gpu/test_{layouts,forged,roads} &
+	run bytes 240 "$out"/bin/tests/gpu/test_{layouts,forged,roads} "tests/gpu/apart.sh $out/bin/tests/gpu/test_layouts" &
 	run kernels 300 "$program 1000000 ${SEED:-1} $folder/keys.bf16 $folder/values.bf16" &
 	if command -v compute-sanitizer >/dev/null; then
 		for tool in memcheck racecheck initcheck synccheck; do
