@@ -208,7 +208,8 @@ static void test_many_pools(void **state)
 	kvc_test_fixture_open(&fixture, &prng);
 	for (unsigned round = 0; round < 2; round++) {
 		for (opened = 0; status == KVC_OK; opened++)
-			status = pool_wish(&fixture, &fixture.pool.geometry, fixture.pool.bases, 100 + opened, -1, 0);
+			status = pool_wish(&fixture, &fixture.pool.geometry, fixture.pool.bases, 100 + opened,
+			                   -1, 0);
 		assert_int_equal(status, KVC_LIMIT);
 		assert_int_equal(opened, 256); /* one is the fixture's */
 		for (status = KVC_OK, opened--; opened; opened--) {
