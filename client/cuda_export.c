@@ -91,7 +91,7 @@ static kvc_status item_add(struct walk *walk, struct kvcc_export **item)
 static kvc_status export_allocation(struct walk *walk, const struct kvcc_extent *extent)
 {
 	const struct kvcc_cuda *cuda = walk->cuda;
-	struct kvcc_export *item;
+	struct kvcc_export *item = NULL;
 	kvcc_cu_address base = 0;
 	size_t bytes = 0;
 	kvcc_cu_result error = cuda->address_range(&base, &bytes, extent->address);
@@ -172,7 +172,7 @@ static kvc_status chunks_extend(const struct kvcc_cuda *cuda, struct kvcc_export
 static kvc_status export_chunks(struct walk *walk, const struct kvcc_extent *extent)
 {
 	kvcc_cu_address end = extent->address + extent->bytes;
-	struct kvcc_export *item;
+	struct kvcc_export *item = NULL;
 	kvcc_cu_address base;
 	uint64_t bytes;
 	kvc_status status;

@@ -1,5 +1,6 @@
 /* kvcellar ping, stats, drop-tenant: about the daemon itself, and a tenant as a whole. */
 #include <stdio.h>
+#include <string.h>
 #include <time.h>
 
 #include "client/cli/cmd.h"
@@ -72,10 +73,21 @@ static const struct kvc_usage stats_usage = {
         .groups = KVC_GROUP_COMMON | KVC_GROUP_TENANT,
         .what = "Print the daemon's counters and gauges, or those of one tenant. The last word of a name is "
                 "its\n"
-                "unit. For root and the daemon's own user.",
+                "unit. For root and the daemon's own user: others are told how long it runs, and exit code "
+                "3.",
         .examples = "  kvcellar stats\n  kvcellar stats --json | jq '.\"ram.used_bytes\"'\n"
                     "  kvcellar stats --tenant research\n",
 };
+
+/* To others the daemon says only how long it runs. */
+static bool has_counters(const struct kvc_stat *stats, size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		if (strchr(stats[i].name, '.'))
+			return true;
+	}
+	return false;
+}
 
 int kvc_cmd_stats(int argc, char **argv)
 {
@@ -106,9 +118,15 @@ int kvc_cmd_stats(int argc, char **argv)
 		else
 			kvc_report_real(&report, stats[i].name, value);
 	}
+	if (has_counters(stats, count)) {
+		code = KVC_EXIT_OK;
+	} else {
+		(void)kvc_failure("stats", "counters are told to root and the daemon's own user only");
+		code = KVC_EXIT_SHORT;
+	}
 	kvc_stats_free(stats);
 	kvc_client_destroy(client);
-	return kvc_report_print(&report, settings.json, KVC_EXIT_OK);
+	return kvc_report_print(&report, settings.json, code);
 }
 
 static const struct kvc_usage drop_tenant_usage = {

@@ -1,6 +1,8 @@
 /* Requests that wait; see request.h. */
 #include "daemon/rpc/request.h"
 
+#include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <time.h>
 
@@ -159,6 +161,20 @@ static void request_finish(struct kvc_request *request)
 
 /* ---- running ------------------------------------------------------------------------------- */
 
+/* It shuts its end before it tells a caller that the put has failed; the loop need not have seen that yet. */
+static bool client_has_gone(const struct kvc_session *session)
+{
+	struct pollfd end = {.fd = session->fd, .events = POLLRDHUP};
+	int gone;
+
+	if (!kvc_session_can_answer(session))
+		return true;
+	do
+		gone = poll(&end, 1, 0);
+	while (gone < 0 && errno == EINTR);
+	return gone != 0;
+}
+
 /* A source may change after the caller's deadline, whether we kept to it or were frozen meanwhile, and when
  * its client has gone: what was read then must not stay. */
 static bool source_held(const struct kvc_op *op)
@@ -169,8 +185,7 @@ static bool source_held(const struct kvc_op *op)
 
 	if (request->payload)
 		return true;
-	return kvc_session_can_answer(request->session) &&
-	       (!request->expires_ns || now_ns() < request->expires_ns);
+	return (!request->expires_ns || now_ns() < request->expires_ns) && !client_has_gone(request->session);
 }
 
 static void op_done(struct kvc_op *op)

@@ -282,6 +282,8 @@ static void test_put_whose_client_has_gone_is_forgotten(void **state)
 	kvc_ses_settle();
 	op = kvc_fake_oldest(kvc_ses.cache);
 	assert_true(op->source_held(op));
+	assert_int_equal(shutdown(fd, SHUT_WR), 0);
+	assert_false(op->source_held(op)); /* nor before the loop has seen it */
 	close(fd);
 	kvc_ses_settle();
 	assert_int_equal(kvc_fake_waiting(kvc_ses.cache), 1);
