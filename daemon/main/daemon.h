@@ -43,6 +43,7 @@ struct kvc_daemon {
 	/* steps.c */
 	unsigned step;      /* steps that are started */
 	bool waiting;       /* for the step at hand, which ends with kvc_daemon_step_done */
+	bool recovering;    /* the disk tier is being read back */
 	bool stopping;      /* on the way down */
 	bool stop_wanted;   /* a signal came */
 	bool ready;         /* and the service manager was told so */

@@ -259,8 +259,9 @@ static void cache_stop(struct kvc_daemon *daemon)
 
 static void recovered(void *context, kvc_status status)
 {
-	const struct kvc_daemon *daemon = context;
+	struct kvc_daemon *daemon = context;
 
+	daemon->recovering = false;
 	if (status != KVC_OK)
 		kvc_error("disk: %s cannot be read back: %s. Repair it, or start with another --disk",
 		          daemon->conf.disk, kvc_status_text(status));
@@ -272,6 +273,7 @@ static kvc_status recover_start(struct kvc_daemon *daemon)
 	if (disk_wanted(daemon))
 		kvc_notify_status("reading the disk tier");
 	daemon->waiting = true;
+	daemon->recovering = true;
 	kvc_cache_recover(daemon->cache, recovered, daemon);
 	return KVC_OK;
 }
@@ -496,6 +498,10 @@ static void stop_signal(void *context, int number)
 	}
 	kvc_info("signal %d: stopping", number);
 	kvc_notify("STOPPING=1\nSTATUS=stopping");
+	if (daemon->recovering) {
+		kvc_info("the disk tier, which was being read back, stays as it is: ending at once");
+		_exit(0); /* nobody was served, and the next start begins where this one did */
+	}
 	daemon->stop_wanted = true;
 	daemon->stop_began_ms = kvc_loop_now_ms(daemon->loop);
 	daemon->stop_guard.fire = stop_overdue;

@@ -199,6 +199,10 @@ __attribute__((constructor)) static void agent_start(void)
 	if (number_of("KVC_TEST_FAIL_START"))
 		kvc_alloc_fail_at((uint64_t)number_of("KVC_TEST_FAIL_START"), 0);
 	fail_thread = number_of("KVC_TEST_FAIL_THREAD");
+	if (number_of("KVC_TEST_HOLD_READS")) {
+		disk_ops = 1u << KVC_IO_READ;
+		disk_error = -1;
+	}
 	if (!descriptor)
 		return;
 	kvc_io_fault_install(disk_hook, NULL);

@@ -152,6 +152,32 @@ static void loop_stands_still(void **state)
 	close(manager);
 }
 
+/* A stop does not wait for a disk tier that is being read back, however long that takes. */
+static void stop_while_it_recovers(void **state)
+{
+	int manager;
+	int status;
+
+	(void)state;
+	dw_start(&w);
+	assert_int_equal(dw_put(&w, 0, KVC_ACK_DISK), DW_BLOCKS);
+	dw_disconnect(&w);
+	assert_true(kvc_server_stop(&w.server, 20000));
+	manager = manager_open();
+	setenv("KVC_TEST_HOLD_READS", "1", 1);
+	dw_spawn(&w);
+	unsetenv("KVC_TEST_HOLD_READS");
+	assert_true(told(manager, "reading the disk tier", 30000));
+	kill(w.server.pid, SIGTERM);
+	assert_true(kvc_server_wait(&w.server, 30000, &status));
+	assert_int_equal(status, 0);
+	unsetenv("NOTIFY_SOCKET");
+	unsetenv("WATCHDOG_USEC");
+	dw_start(&w);
+	assert_int_equal(dw_get(&w, 0), DW_BLOCKS);
+	close(manager);
+}
+
 /* ---- the disk below a daemon --------------------------------------------------------------- */
 
 /* With blocks on disk that RAM has no room for: the first of them come from disk. */
@@ -536,6 +562,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	        FAULT(assertion_fails),
 	        FAULT(loop_stands_still),
+	        FAULT(stop_while_it_recovers),
 	        FAULT(device_goes),
 	        FAULT(disk_turns_read_only),
 	        FAULT(disk_hangs),
