@@ -135,6 +135,12 @@ refuses_bad_option() {
 	systemctl reset-failed kvcellar && systemctl start kvcellar && answers && same && return $status
 }
 
+takes_gpus() {
+	mkdir -p $drop_in && cp kvcellard-gpu.conf $drop_in/gpu.conf && systemctl daemon-reload
+	option gpus auto
+	systemctl restart kvcellar && answers && same
+}
+
 stops() {
 	systemctl stop kvcellar && [ "$(systemctl is-active kvcellar)" = inactive ] && [ ! -e /run/kvcellar ]
 }
@@ -153,6 +159,7 @@ check "it reloads" reloads
 check "a user that is allowed gets in, another does not" lets_in
 check "the key of its disk comes from systemd" takes_key
 check "a wrong option is said, and not tried again" refuses_bad_option
+check "with the drop-in for GPUs it starts where there are none, too" takes_gpus
 check "it stops" stops
 echo "1..$number"
 [ $failures -eq 0 ]

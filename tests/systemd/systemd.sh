@@ -65,6 +65,6 @@ if [ ! -x "$root/bin/systemctl" ]; then
 	rm -f "$root.log"
 fi
 make --no-print-directory DESTDIR="$root" PREFIX=/usr install >/dev/null || exit 1
-cp tests/systemd/inside.sh tests/data/keys.bf16 tests/data/values.bf16 "$root/opt/" || exit 1
+cp tests/systemd/inside.sh tests/data/{keys,values}.bf16 deploy/kvcellard-gpu.conf "$root/opt/" || exit 1
 boot || exit 1
 inside bash /opt/inside.sh
