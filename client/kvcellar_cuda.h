@@ -3,9 +3,10 @@
  * image.
  *
  * Needs a daemon with a GPU engine on the same machine (kvcellard --gpus) and, in this process, the CUDA
- * driver (libcuda.so.1), which is loaded by the first call. The library links no CUDA and makes no context:
- * the calling thread's current context is used, or else the primary context of the device that the memory is
- * on.
+ * driver (libcuda.so.1, of CUDA 11.7 or newer), which is loaded by the first call. The library links no CUDA
+ * and makes no context: the calling thread's current context is used, or else the primary context of the
+ * device that the memory is on. Daemon and worker may be different users, with a /dev/shm, network and System
+ * V IPC each, unless MPS runs, which serves one user at a time.
  *
  * A pool is registered once. Then kvc_put and kvc_get take it in kvc_transfer.pool, with the stream whose
  * work must be done before the daemon touches the pages, and each block names its pages. When the call
