@@ -45,7 +45,7 @@ struct kvc_cache_options {
 	enum kvc_policy_kind policy; /* who is evicted first; 0: the default */
 	uint32_t ops_max;   /* unfinished put and get operations of all callers; above: KVC_BUSY. Bounds what
 	                     * requests hold, too: see kvc_ns_blocks_hold */
-	uint32_t moves_max; /* blocks moving between tiers at a time */
+	uint32_t moves_max; /* blocks that are coded at a time, and blocks on their way to or from the disk */
 	uint64_t hash_mask; /* 0; tests force collisions in the index */
 };
 

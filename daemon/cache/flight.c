@@ -242,11 +242,14 @@ kvc_status kvc_load_ahead(struct kvc_cache *cache, uint32_t id)
 
 void kvc_flight_left(struct kvc_flight *flight)
 {
-	if (flight->kind != KVC_FLIGHT_LOAD || flight->ahead || !flight->space.queued ||
-	    !kvc_list_empty(&flight->waiters))
+	if (flight->kind != KVC_FLIGHT_LOAD || flight->ahead || !kvc_list_empty(&flight->waiters))
 		return;
-	kvc_space_cancel(flight->cache, &flight->space);
-	load_end(flight, KVC_CANCELLED);
+	if (flight->space.queued) {
+		kvc_space_cancel(flight->cache, &flight->space);
+		load_end(flight, KVC_CANCELLED);
+	} else if (flight->move.state == KVC_MOVE_QUEUED) {
+		kvc_move_cancel(&flight->move);
+	}
 }
 
 /* ---- stores ---- */

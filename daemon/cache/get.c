@@ -190,6 +190,8 @@ void kvc_get_arrived(struct kvc_op *op, kvc_status status)
 		kvc_op_finish(op, KVC_BUSY);
 	} else if (status == KVC_QUOTA) {
 		kvc_op_finish(op, status);
+	} else if (status == KVC_CANCELLED) {
+		get_again(op); /* those for whom it began had left when this one came */
 	} else {
 		get_miss(op);
 	}

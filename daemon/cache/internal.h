@@ -249,7 +249,7 @@ bool kvc_lower_run(struct kvc_cache *cache);
 
 /* ---- flight.c, again ---- */
 
-/* The last waiter has left: a load that has not begun to read ends. */
+/* The last waiter has left: a load that has not begun to read ends, now or soon. */
 void kvc_flight_left(struct kvc_flight *flight);
 
 /* Write cold dirty blocks while there are too many, or someone waits for room, or the cache stops. */
