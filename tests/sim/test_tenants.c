@@ -693,6 +693,44 @@ static void drop_meets_what_is_under_way(void **state)
 	test_free(jobs);
 }
 
+/* A put that waits for another's of the same block began before the drop as that one did: it does not bring
+ * the block back when that one fails. */
+static void drop_meets_who_waits_for_a_put_that_fails(void **state)
+{
+	struct job *others = test_calloc(FLOOD, sizeof *others);
+	struct job first, second;
+	struct dropping drop;
+	struct tenants t;
+	uint32_t count = 0;
+
+	(void)state;
+	tenants_open(&t, 21, 1000);
+	t.w.disk->faults.hang = 1; /* b's blocks stay in RAM */
+	world_ns(&t.w, t.b);
+	do {
+		put_submit(&t.w, &others[count], count, count, false);
+		settle(&t.w);
+	} while (others[count++].done && count < FLOOD);
+	world_ns(&t.w, t.a);
+	put_submit(&t.w, &first, 0, 0, false);
+	put_submit(&t.w, &second, 0, 0, false);
+	settle(&t.w);
+	assert_false(first.done || second.done);
+	drop_submit(&t.w, &drop, "a");
+	settle(&t.w);
+	assert_true(drop.done);
+	kvc_op_cancel(&first.op, KVC_DEADLINE);
+	assert_int_equal(finish(&t.w, &first), KVC_DEADLINE);
+	t.w.disk->faults.hang = 0;
+	sim_tier_release(t.w.disk);
+	settle(&t.w);
+	assert_true(second.done && others[count - 1].done);
+	assert_int_equal(second.op.status, KVC_CANCELLED);
+	assert_int_equal(get_as(&t, t.a, 0), KVC_MISS);
+	test_free(others);
+	tenants_close(&t);
+}
+
 /* The cache stops when the drop is done, not before. */
 static void drop_meets_a_stop(void **state)
 {
@@ -733,6 +771,7 @@ int main(void)
 	        cmocka_unit_test(drop_forgets_a_tenant),
 	        cmocka_unit_test(drop_describes_nothing_of_it),
 	        cmocka_unit_test(drop_meets_what_is_under_way),
+	        cmocka_unit_test(drop_meets_who_waits_for_a_put_that_fails),
 	        cmocka_unit_test(drop_meets_a_stop),
 	};
 
