@@ -123,7 +123,8 @@ static void waiters_end(struct kvc_list *waiters, kvc_status status)
 		kvc_op_finish(kvc_container_of(node, struct kvc_op, wait_node), status);
 }
 
-/* No block comes of this put; it holds no room. Puts that wait for a doomed one began before the drop, too. */
+/* No block comes of this put; it holds no room. Puts that wait for a doomed one began before the drop, too.
+ */
 void kvc_put_abandon(struct kvc_op *op, kvc_status status)
 {
 	struct kvc_cache *cache = op->cache;
@@ -315,13 +316,21 @@ static uint16_t depth_of(struct kvc_op *op, uint32_t parent)
 	return depth > UINT16_MAX ? UINT16_MAX : (uint16_t)depth;
 }
 
+/* Room is made for as much as the client says its image has: no more than one can have. */
+static kvc_status put_pass(const struct kvc_op *op)
+{
+	if (op->form == KVC_OP_IMAGE && op->external.bytes > op->plan->raw_image_bytes)
+		return KVC_SHAPE;
+	return kvc_tenant_put_pass(op->cache, op->ns->tenant, kvc_block_raw_bytes(&op->plan->shape));
+}
+
 static void put_create(struct kvc_op *op)
 {
 	struct kvc_cache *cache = op->cache;
 	struct kvc_flight *flight;
 	struct kvc_entry *entry;
 	uint32_t id, parent = KVC_ENTRY_NONE;
-	kvc_status status = kvc_tenant_put_pass(cache, op->ns->tenant, kvc_block_raw_bytes(&op->plan->shape));
+	kvc_status status = put_pass(op);
 
 	if (status == KVC_OK)
 		status = kvc_index_insert(cache->index, &op->key, &id);

@@ -40,11 +40,20 @@ static bool hope(const struct kvc_cache *cache)
 
 /* ---- a tenant's own limit ---- */
 
-static bool is_over(const struct kvc_space_req *req)
+static bool fits_never(const struct kvc_space_req *req)
 {
 	uint64_t most = req->tenant->budget.ram_max;
 
-	return most && req->tenant->ram + req->bytes > most;
+	return most && req->bytes > most;
+}
+
+/* With what it asks for, unless that never fits: then nothing has to go for it. */
+static bool is_over(const struct kvc_space_req *req)
+{
+	uint64_t most = req->tenant->budget.ram_max;
+	uint64_t asked = fits_never(req) ? 0 : req->bytes;
+
+	return most && req->tenant->ram + asked > most;
 }
 
 /* KVC_OK: it is within its limit. KVC_BUSY: what is on its way will bring it there. KVC_QUOTA: nothing will.
@@ -62,10 +71,10 @@ static kvc_status limit_keep(struct kvc_cache *cache, struct kvc_space_req *req)
 			break;
 		kvc_entry_evict(cache, victim);
 	}
-	if (!is_over(req))
+	if (!is_over(req) && !fits_never(req))
 		return KVC_OK;
 	dirty = kvc_cache_disk_writable(cache) && kvc_tenant_count(tenant, KVC_LIST_DIRTY);
-	if (req->bytes > tenant->budget.ram_max || (!dirty && !tenant->moves.stirring)) {
+	if (fits_never(req) || (!dirty && !tenant->moves.stirring)) {
 		tenant->count.refused++;
 		return KVC_QUOTA;
 	}

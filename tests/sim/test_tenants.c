@@ -300,6 +300,53 @@ static void ram_max_is_kept(void **state)
 	}
 }
 
+/* A block that is larger than all that its tenant may have pushes nothing of it out. */
+static void what_never_fits_pushes_nothing_out(void **state)
+{
+	static const struct kvc_tenant_budget limits[] = {{.name = "a", .ram_max = 20 * RECORD}};
+	struct kvc_ns_options options = ns_options("a");
+	struct kvc_ns *large;
+	struct tenants t;
+
+	(void)state;
+	tenants_open(&t, 22, 0);
+	budgets(&t, limits, 1);
+	options.shape.layers = 500;
+	assert_int_equal(kvc_ns_open(t.w.cache, &options, &large), KVC_OK);
+	assert_true(kvc_ns_plan(large)->image_bytes > 20 * RECORD);
+	puts_as(&t, t.a, 0, 15);
+	assert_int_equal(put_as(&t, large, 1000), KVC_QUOTA);
+	assert_int_equal(present(&t, t.a, 0, 15), 15);
+	kvc_ns_close(large);
+	tenants_close(&t);
+}
+
+/* What a client says is an image, and is longer than any of that block can be, pushes nothing out either. */
+static void what_is_no_image_pushes_nothing_out(void **state)
+{
+	enum { LONG = ARENA / 2 };
+	uint8_t *data = aligned_alloc(KVC_IMAGE_ALIGN, LONG);
+	struct tenants t;
+	struct job job;
+	uint32_t blocks = 0;
+
+	(void)state;
+	tenants_open(&t, 23, 0);
+	assert_non_null(data);
+	memset(data, 1, LONG);
+	while (!tenant_stat(&t.w, "a", "evicted"))
+		puts_as(&t, t.a, blocks++, 1);
+	world_form(&t.w, KVC_OP_IMAGE);
+	job_init(&t.w, &job, KVC_OP_PUT, 5000);
+	job.op.external = (struct kvc_image_view){data, LONG};
+	kvc_op_submit(t.w.cache, &job.op);
+	assert_int_equal(finish(&t.w, &job), KVC_SHAPE);
+	assert_int_equal(tenant_stat(&t.w, "a", "evicted"), 1);
+	assert_int_equal(tenant_stat(&t.w, "a", "blocks"), blocks - 1);
+	free(data);
+	tenants_close(&t);
+}
+
 /* One that waits for its own dirty blocks to be written does not hold up another. */
 static void waiting_for_the_own_limit_holds_up_nobody(void **state)
 {
@@ -760,6 +807,8 @@ int main(void)
 	        cmocka_unit_test(low_priority_goes_first),
 	        cmocka_unit_test(high_priority_has_half_at_most),
 	        cmocka_unit_test(ram_max_is_kept),
+	        cmocka_unit_test(what_never_fits_pushes_nothing_out),
+	        cmocka_unit_test(what_is_no_image_pushes_nothing_out),
 	        cmocka_unit_test(waiting_for_the_own_limit_holds_up_nobody),
 	        cmocka_unit_test(disk_max_is_kept),
 	        cmocka_unit_test(rates_are_kept),
