@@ -16,12 +16,14 @@ enum { NUMBERS = 300, CONTENTS = 4, JOBS = 24, TENANTS = 3 };
 
 static const char *const names[TENANTS] = {"a", "b", "c"}; /* the first is the world's own */
 
-/* What the model knows of a block key: the contents that a put was ever begun with, and when the last of them
- * ends. */
+/* What the model knows of a block key: the contents that a put was ever begun with since its tenant was
+ * dropped last, or since a drop that is not done began, and when the last of them ends. */
 struct history {
 	uint8_t put[TENANTS][NUMBERS];
+	uint8_t fresh[TENANTS][NUMBERS];
 	uint64_t ends_ms[TENANTS][NUMBERS];
-	bool over[JOBS]; /* the block that a get asks for had ended when it began */
+	uint8_t could[JOBS]; /* what a get could find when it began */
+	bool over[JOBS];     /* the block that it asks for had ended then */
 	struct kvc_ns *ns[TENANTS];
 	bool lost; /* the disk has just given up this block, which an operation is about; so is the next one
 	            */
@@ -29,6 +31,7 @@ struct history {
 	unsigned lost_tenant;
 	struct kvc_tenant_drop drop;
 	bool drops;
+	unsigned dropped;
 };
 
 static unsigned tenant_of(const struct history *history, const struct kvc_ns *ns)
@@ -46,12 +49,12 @@ static uint32_t content_of(unsigned tenant, uint32_t number, uint32_t content)
 	return (tenant * NUMBERS + number) * CONTENTS + content;
 }
 
-static void history_get(struct world *w, const struct history *history, const struct job *job, bool over)
+static void history_get(struct world *w, const struct history *history, const struct job *job, uint32_t j)
 {
 	unsigned tenant = tenant_of(history, job->op.ns);
-	uint8_t contents = history->put[tenant][job->number];
+	unsigned contents = history->put[tenant][job->number] | history->could[j];
 
-	if (over)
+	if (history->over[j])
 		fail_msg("block %u was restored after its end", job->number);
 	for (uint32_t content = 0; content < CONTENTS; content++)
 		if (contents >> content & 1 && restored_is(w, job, content_of(tenant, job->number, content)))
@@ -66,12 +69,13 @@ static void history_put(struct world *w, struct history *history, struct job *jo
 	bool durable = hints_draw(w, number);
 
 	history->put[tenant][number] |= (uint8_t)(1u << content);
+	history->fresh[tenant][number] |= (uint8_t)(1u << content);
 	if (hints_end(w) > history->ends_ms[tenant][number])
 		history->ends_ms[tenant][number] = hints_end(w);
 	put_submit(w, job, number, content_of(tenant, number, content), durable);
 }
 
-static void history_submit(struct world *w, struct history *history, struct job *job, bool *over)
+static void history_submit(struct world *w, struct history *history, struct job *job, uint32_t j)
 {
 	uint32_t number = (uint32_t)(sim_next(&w->random) % NUMBERS);
 	uint32_t content = (uint32_t)(sim_next(&w->random) % CONTENTS);
@@ -85,7 +89,8 @@ static void history_submit(struct world *w, struct history *history, struct job 
 	world_ns(w, history->ns[tenant]);
 	if (w->gpu)
 		world_form(w, (enum kvc_op_form)(sim_next(&w->random) % (KVC_OP_IMAGE + 1)));
-	*over = history->ends_ms[tenant][number] <= kvc_loop_now_ms(w->loop);
+	history->over[j] = history->ends_ms[tenant][number] <= kvc_loop_now_ms(w->loop);
+	history->could[j] = history->put[tenant][number];
 	if (sim_one_in(&w->random, 2))
 		history_put(w, history, job, number, content);
 	else
@@ -98,6 +103,7 @@ static void dropped(struct kvc_tenant_drop *drop)
 
 	assert_int_equal(drop->status, KVC_OK);
 	history->drops = false;
+	memcpy(history->put[history->dropped], history->fresh[history->dropped], sizeof history->put[0]);
 }
 
 /* One tenant is dropped; or all have other budgets from now on. */
@@ -107,7 +113,9 @@ static void tenants_other(struct world *w, struct history *history)
 
 	if (!history->drops && sim_one_in(&w->random, 2)) {
 		history->drop = (struct kvc_tenant_drop){.done = dropped};
-		strcpy(history->drop.tenant, names[sim_next(&w->random) % TENANTS]);
+		history->dropped = (unsigned)(sim_next(&w->random) % TENANTS);
+		strcpy(history->drop.tenant, names[history->dropped]);
+		memset(history->fresh[history->dropped], 0, sizeof history->fresh[0]);
 		history->drops = true;
 		kvc_cache_tenant_drop(w->cache, &history->drop);
 		return;
@@ -176,11 +184,11 @@ static void history_step(struct world *w, struct history *history, struct job *j
 	struct job *job = &jobs[j];
 
 	if (!*busy) {
-		history_submit(w, history, job, &history->over[j]);
+		history_submit(w, history, job, j);
 		*busy = true;
 	} else if (job->done) {
 		if (job->op.kind == KVC_OP_GET && job->op.status == KVC_OK)
-			history_get(w, history, job, history->over[j]);
+			history_get(w, history, job, j);
 		assert_false(job->op.kind == KVC_OP_PUT && job->op.status == KVC_MISS);
 		*busy = false;
 	} else if (sim_one_in(&w->random, 30)) {
@@ -273,7 +281,7 @@ static void history_run(uint64_t seed, uint32_t steps)
 		sim_gpu_faults_set(w.gpu, &(struct sim_gpu_faults){.kill = 400, .flip = 40});
 	if (w.disk)
 		w.disk->faults = (struct sim_tier_faults){
-		        .store_error = 50, .load_error = 50, .sync_error = 50, .flip = 20};
+		        .store_error = 50, .load_error = 50, .sync_error = 50, .flip = 20, .hang = 20};
 	assert_int_equal(kvc_lease_open(w.cache, 100, &lease), KVC_OK);
 	namespaces_open(&w, &history);
 	for (uint32_t i = 0; i < steps; i++) {
@@ -291,7 +299,13 @@ static void history_run(uint64_t seed, uint32_t steps)
 			tenants_other(&w, &history);
 		if (sim_one_in(&w.random, 10))
 			sim_pass(w.loop, sim_next(&w.random) % 4);
+		if (w.disk && sim_one_in(&w.random, 100))
+			sim_tier_release(w.disk);
 		sim_step(w.loop);
+	}
+	if (w.disk) {
+		w.disk->faults.hang = 0;
+		sim_tier_release(w.disk);
 	}
 	settle(&w);
 	for (uint32_t j = 0; j < JOBS; j++)
