@@ -153,6 +153,10 @@ kvc_status kvc_ns_may_begin(struct kvc_ns *ns, bool put, uint64_t *rate, uint64_
 kvc_status kvc_ns_blocks_hold(struct kvc_ns *ns, uint32_t blocks);
 void kvc_ns_blocks_let_go(struct kvc_ns *ns, uint32_t blocks);
 
+/* How often the namespace's tenant was dropped since it was opened. Keys that were derived before that, and
+ * what is put under them, are of the tenant that was dropped. */
+uint32_t kvc_ns_drops(const struct kvc_ns *ns);
+
 /* Name of the namespace's tenant; lives as long as the namespace. */
 const char *kvc_ns_tenant(const struct kvc_ns *ns);
 

@@ -578,6 +578,36 @@ static void test_d1_client_dies_mid_put(void **state)
 	assert_true(kvc_test_fault_harmless(&kvc_test_fault_now));
 }
 
+/* A put whose payload is still on its way when its tenant is dropped is one of those that are dropped. */
+static void test_drop_meets_a_payload_that_arrives(void **state)
+{
+	static uint8_t bytes[1 << 16];
+	size_t total = kvc_test_inline_put(bytes);
+	char tenant[] = "tenant"; /* of kvc_test_open_ns */
+	Kvcellar__DropTenant drop;
+	int witness = kvc_test_fault_now.witness;
+	int fd = kvc_test_client_now();
+	struct kvc_test_reply reply;
+
+	(void)state;
+	assert_int_equal(kvc_test_open_ns(witness, "raw"), KVC_OK);
+	assert_int_equal(kvc_test_open_ns(fd, "raw"), KVC_OK);
+	assert_true(kvc_test_send(fd, bytes, total - 1));
+	kvc_test_assert_pings(witness);
+	kvcellar__drop_tenant__init(&drop);
+	drop.tenant = tenant;
+	assert_int_equal(kvc_test_call(witness, KVC_VERB_DROP_TENANT, &drop.base, &reply), KVC_OK);
+	assert_true(kvc_test_send(fd, bytes + total - 1, 1));
+	assert_int_equal(kvc_test_receive(fd, &reply), KVC_TEST_REPLY);
+	assert_int_equal(reply.frame.status, KVC_CANCELLED);
+	assert_int_equal(lookup_prefix(witness), 0);
+	assert_true(kvc_test_send(fd, bytes, total));
+	assert_int_equal(kvc_test_receive(fd, &reply), KVC_TEST_REPLY);
+	assert_int_equal(reply.frame.status, KVC_OK);
+	assert_int_equal(lookup_prefix(witness), 1);
+	close(fd);
+}
+
 #define ROW(test) cmocka_unit_test_setup_teardown(test, kvc_test_setup, kvc_test_teardown)
 
 int main(void)
@@ -591,7 +621,7 @@ int main(void)
 	        ROW(test_d10_unset_values),       ROW(test_d11_d12_layouts),
 	        ROW(test_d25_versions),           ROW(test_d26_order),
 	        ROW(test_d26_pipelined),          ROW(test_h7_tenant_names),
-	        ROW(test_d1_client_dies_mid_put),
+	        ROW(test_d1_client_dies_mid_put), ROW(test_drop_meets_a_payload_that_arrives),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
