@@ -153,6 +153,11 @@ kvc_status kvc_ns_may_begin(struct kvc_ns *ns, bool put, uint64_t *rate, uint64_
 kvc_status kvc_ns_blocks_hold(struct kvc_ns *ns, uint32_t blocks);
 void kvc_ns_blocks_let_go(struct kvc_ns *ns, uint32_t blocks);
 
+/* So many bytes of memory for blocks that travel through sockets are the namespace's tenant's, of `most` that
+ * all may have. KVC_BUSY, counted: likewise. The first is let through, however large it is. */
+kvc_status kvc_ns_payload_hold(struct kvc_ns *ns, uint64_t bytes, uint64_t most);
+void kvc_ns_payload_let_go(struct kvc_ns *ns, uint64_t bytes);
+
 /* How often the namespace's tenant was dropped since it was opened. Keys that were derived before that, and
  * what is put under them, are of the tenant that was dropped. */
 uint32_t kvc_ns_drops(const struct kvc_ns *ns);

@@ -100,6 +100,7 @@ struct kvc_cache {
 	uint32_t ops;      /* unfinished, those included that were refused at once */
 	uint32_t admitted; /* unfinished, without them */
 	uint64_t held;     /* blocks of requests that are not answered */
+	uint64_t payload;  /* bytes of memory for what travels through sockets */
 	uint32_t stores;   /* flights of that kind */
 	uint32_t lowers;
 	uint64_t lower_runs;

@@ -126,7 +126,7 @@ static void vacancy_update(struct kvc_cache *cache, struct kvc_tenant *tenant)
 static void tenant_free(struct kvc_cache *cache, struct kvc_tenant *tenant)
 {
 	KVC_PRE(!tenant->blocks && !tenant->namespaces && !tenant->ops && !tenant->ram && !tenant->vram);
-	KVC_PRE(!tenant->moves.stirring && !tenant->held);
+	KVC_PRE(!tenant->moves.stirring && !tenant->held && !tenant->payload);
 	for (unsigned i = 0; i < KVC_PRIORITIES; i++)
 		if (tenant->policies[i])
 			kvc_policy_close(tenant->policies[i]);
@@ -417,6 +417,13 @@ bool kvc_tenant_op_fits(const struct kvc_cache *cache, const struct kvc_tenant *
 	return claim_fits(&cache->tenants, tenant, claim);
 }
 
+static kvc_status claim_refused(struct kvc_ns *ns)
+{
+	ns->tenant->count.refused++;
+	kvc_stat_add(ns->cache->count.busy, 1);
+	return KVC_BUSY;
+}
+
 kvc_status kvc_ns_blocks_hold(struct kvc_ns *ns, uint32_t blocks)
 {
 	struct kvc_cache *cache = ns->cache;
@@ -426,11 +433,8 @@ kvc_status kvc_ns_blocks_hold(struct kvc_ns *ns, uint32_t blocks)
 
 	if (claim.most < KVC_BLOCKS_HELD_MIN)
 		claim.most = KVC_BLOCKS_HELD_MIN;
-	if (!claim_fits(&cache->tenants, tenant, claim)) {
-		tenant->count.refused++;
-		kvc_stat_add(cache->count.busy, 1);
-		return KVC_BUSY;
-	}
+	if (!claim_fits(&cache->tenants, tenant, claim))
+		return claim_refused(ns);
 	cache->held += blocks;
 	tenant->held += blocks;
 	return KVC_OK;
@@ -441,6 +445,26 @@ void kvc_ns_blocks_let_go(struct kvc_ns *ns, uint32_t blocks)
 	KVC_PRE(ns->tenant->held >= blocks && ns->cache->held >= blocks);
 	ns->tenant->held -= blocks;
 	ns->cache->held -= blocks;
+}
+
+kvc_status kvc_ns_payload_hold(struct kvc_ns *ns, uint64_t bytes, uint64_t most)
+{
+	struct kvc_cache *cache = ns->cache;
+	struct kvc_tenant *tenant = ns->tenant;
+	struct claim claim = {most, cache->payload, tenant->payload, bytes};
+
+	if (cache->payload && !claim_fits(&cache->tenants, tenant, claim))
+		return claim_refused(ns);
+	cache->payload += bytes;
+	tenant->payload += bytes;
+	return KVC_OK;
+}
+
+void kvc_ns_payload_let_go(struct kvc_ns *ns, uint64_t bytes)
+{
+	KVC_PRE(ns->tenant->payload >= bytes && ns->cache->payload >= bytes);
+	ns->tenant->payload -= bytes;
+	ns->cache->payload -= bytes;
 }
 
 static uint64_t pace_now(const struct kvc_tenant_pace *pace, uint64_t now)

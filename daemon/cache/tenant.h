@@ -60,6 +60,7 @@ struct kvc_tenant {
 	uint32_t blocks;     /* entries */
 	uint32_t ops;        /* admitted and unfinished */
 	uint64_t held;       /* blocks of its requests that are not answered */
+	uint64_t payload;    /* bytes of memory for what travels through sockets */
 	uint64_t ram;
 	uint64_t coming; /* of that, granted and no block's yet */
 	uint64_t disk;

@@ -436,7 +436,8 @@ static kvc_status memory_take(const struct building *building, struct kvc_reques
 		request->pool = building->pool;
 		return KVC_OK;
 	}
-	status = kvc_payload_open(building->session->rpc, building->raw_bytes, &request->payload);
+	status = kvc_payload_open(building->session->rpc, building->ns, building->raw_bytes,
+	                          &request->payload);
 	return status == KVC_OK
 	               ? KVC_OK
 	               : kvc_problem_set(building->problem, status,
