@@ -187,8 +187,7 @@ static kvc_status number_take(struct kvc_tenants *tenants, uint16_t *number)
 
 	while (i < tenants->count && tenants->of[i])
 		i++;
-	if (i >= KVC_TENANTS_MAX)
-		return KVC_LIMIT;
+	KVC_INVARIANT(i < KVC_TENANTS_MAX);
 	if (i == tenants->count && (i < NUMBERS_FIRST ? i == 0 : !(i & (i - 1)))) {
 		uint32_t room = i ? 2 * i : NUMBERS_FIRST;
 		struct kvc_tenant **of = kvc_realloc(tenants->of, room, sizeof(struct kvc_tenant *));
@@ -243,6 +242,8 @@ kvc_status kvc_tenant_get(struct kvc_cache *cache, const uint8_t id[KVC_TENANT_I
 	if (*tenant)
 		return KVC_OK;
 	tenants_sweep(cache);
+	if (tenants->present >= KVC_TENANTS_MAX) /* soon told: a start may ask for each of its blocks */
+		return KVC_LIMIT;
 	status = tenant_make(cache, id, tenant);
 	if (status != KVC_OK)
 		return status;

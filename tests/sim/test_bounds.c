@@ -245,13 +245,16 @@ static void tenants_have_a_limit(void **state)
 {
 	static struct kvc_ns *kept[OTHERS];
 	struct kvc_ns *ns;
+	uint64_t allocated;
 	struct world w;
 
 	(void)state;
 	world_open(&w, 26, 0);
 	assert_int_equal(by(put, &w, "owner", 1), KVC_OK);
 	tenants_come(&w, 0, OTHERS - 1, kept);
+	allocated = kvc_alloc_count();
 	assert_int_equal(ns_of(&w, "new", &ns), KVC_LIMIT);
+	assert_int_equal(kvc_alloc_count(), allocated + 1); /* a namespace, no tenant */
 	assert_int_equal(by(get, &w, "owner", 1), KVC_OK);
 	kvc_ns_close(kept[0]);
 	assert_int_equal(ns_of(&w, "new", &kept[0]), KVC_OK);
