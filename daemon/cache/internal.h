@@ -115,6 +115,7 @@ struct kvc_cache {
 	struct kvc_pins pins;
 	struct kvc_fair space; /* tenants that wait for room */
 	struct kvc_task space_task;
+	struct kvc_timer space_timer; /* someone has waited for a run of pages for a moment */
 	struct kvc_task stop_task;
 	struct kvc_sync sync;
 	struct kvc_ns_table namespaces;

@@ -1,6 +1,8 @@
 /* Granting and making room. See space.h. */
 #include "daemon/cache/internal.h"
 
+enum { RUN_MS = 100 }; /* how long one holds up others for want of a run of pages */
+
 static bool is_unused(void *cache, uint32_t id)
 {
 	return !kvc_cache_entry(cache, id)->refs;
@@ -85,11 +87,57 @@ static kvc_status limit_keep(struct kvc_cache *cache, struct kvc_space_req *req)
 /* ---- granting ---- */
 
 /* Why a request was not granted, if it was not. */
-enum trial { TRIAL_ENDED, TRIAL_NO_ROOM, TRIAL_OWN_LIMIT };
+enum trial { TRIAL_ENDED, TRIAL_NO_ROOM, TRIAL_NO_RUN, TRIAL_OWN_LIMIT };
 
 static uint64_t granted_bytes(const struct kvc_cache *cache, const struct kvc_space_req *req)
 {
 	return kvc_slab_bytes(cache->options.arena, req->slab);
+}
+
+/* There would be room for it if the free pages were in one piece. */
+static bool is_scattered(const struct kvc_cache *cache, const struct kvc_space_req *req)
+{
+	struct kvc_arena *arena = cache->options.arena;
+
+	return kvc_arena_bytes(arena) - kvc_arena_used_bytes(arena) >= req->bytes;
+}
+
+/* It has held up others for want of a run, and everything that could go has gone, for long enough: what is in
+ * use would have ended, and what is dirty would be written. What is pinned may stay for ever. */
+static bool is_patient(const struct kvc_cache *cache, const struct kvc_space_req *req)
+{
+	return req->scattered && is_scattered(cache, req) &&
+	       kvc_loop_now_ms(cache->options.loop) - req->scattered_ms >= RUN_MS;
+}
+
+static void run_timer_fired(struct kvc_timer *timer)
+{
+	kvc_space_wake(kvc_container_of(timer, struct kvc_cache, space_timer));
+}
+
+/* Without memory for the timer, whoever comes or goes next makes up for it. */
+static void run_missed(struct kvc_cache *cache, struct kvc_space_req *req)
+{
+	struct kvc_timer *timer = &cache->space_timer;
+
+	if (!req->scattered)
+		req->scattered_ms = kvc_loop_now_ms(cache->options.loop);
+	req->scattered = true;
+	timer->fire = run_timer_fired;
+	if (!timer->heap_slot)
+		(void)kvc_timer_start(cache->options.loop, timer, RUN_MS);
+}
+
+static kvc_status reserve(struct kvc_cache *cache, struct kvc_space_req *req)
+{
+	kvc_status status;
+
+	do
+		status = kvc_slab_reserve(cache->options.arena, req->bytes, &req->slab);
+	while (status == KVC_NO_SPACE && !is_patient(cache, req) && evict_one(cache));
+	if (status == KVC_NO_SPACE && is_scattered(cache, req) && !is_patient(cache, req))
+		run_missed(cache, req);
+	return status;
 }
 
 /* TRIAL_ENDED: *status is KVC_OK, KVC_NO_SPACE (never), KVC_QUOTA (never) or KVC_NO_MEMORY. */
@@ -101,16 +149,14 @@ static enum trial try_reserve(struct kvc_cache *cache, struct kvc_space_req *req
 	*status = limit_keep(cache, req);
 	if (*status != KVC_OK)
 		return *status == KVC_BUSY ? TRIAL_OWN_LIMIT : TRIAL_ENDED;
-	do
-		*status = kvc_slab_reserve(cache->options.arena, req->bytes, &req->slab);
-	while (*status == KVC_NO_SPACE && evict_one(cache));
+	*status = reserve(cache, req);
 	if (*status == KVC_OK) {
 		kvc_tenant_ram_add(cache, req->tenant, granted_bytes(cache, req));
 		req->tenant->coming += granted_bytes(cache, req);
 	}
 	if (*status != KVC_NO_SPACE || !hope(cache))
 		return TRIAL_ENDED;
-	return TRIAL_NO_ROOM;
+	return is_patient(cache, req) ? TRIAL_NO_RUN : TRIAL_NO_ROOM;
 }
 
 static struct kvc_list *queue_of(const struct kvc_space_req *req)
@@ -128,7 +174,7 @@ static struct kvc_space_req *next_of(const struct kvc_tenant *tenant)
 }
 
 /* Grant the next request of the tenant whose turn it is, of those that are not held up by a limit of their
- * own. False: that is for later. */
+ * own, or for want of a run. False: that is for later. */
 static bool grant_next(struct kvc_cache *cache)
 {
 	struct kvc_fair_flow *turn = kvc_fair_first(&cache->space);
@@ -141,7 +187,7 @@ static bool grant_next(struct kvc_cache *cache)
 
 		if (trial == TRIAL_NO_ROOM)
 			return false;
-		if (trial == TRIAL_OWN_LIMIT)
+		if (trial == TRIAL_OWN_LIMIT || trial == TRIAL_NO_RUN)
 			continue;
 		kvc_fair_charge(&cache->space, turn, req->bytes);
 		kvc_space_cancel(cache, req);

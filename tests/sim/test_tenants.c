@@ -222,6 +222,63 @@ static void pins_above_the_share_hold_up_nobody(void **state)
 	tenants_close(&t);
 }
 
+/* Pins leave no run of pages for a large block, though most of the arena is free. While it waits for what is
+ * in use elsewhere others go on after a moment, and what they put stays. */
+static void a_block_that_finds_no_run_holds_up_nobody(void **state)
+{
+	enum { ALL = ARENA / RECORD, STEP = 8, NEW = 20 };
+	struct kvc_ns_options options = ns_options("a");
+	struct kvc_storage_key key;
+	struct kvc_lease *lease;
+	struct job readers[2], writer, waiting;
+	struct kvc_ns *large;
+	struct tenants t;
+	uint32_t done;
+
+	(void)state;
+	tenants_open(&t, 24, 0);
+	options.shape.layers = 500;
+	assert_int_equal(kvc_ns_open(t.w.cache, &options, &large), KVC_OK);
+	assert_int_equal(kvc_lease_open(t.w.cache, ALL, &lease), KVC_OK);
+	puts_as(&t, t.b, 0, 1);
+	for (uint32_t i = 0; i < ALL - 1; i++) {
+		puts_as(&t, t.a, i, 1);
+		key = storage_key(&t.w, i);
+		if (i % STEP == 0)
+			assert_int_equal(kvc_lease_pin(lease, &key, 1, &done), KVC_OK);
+	}
+	for (uint32_t i = 0; i < ALL - 1; i++) {
+		key = storage_key(&t.w, i);
+		if (i % STEP)
+			assert_int_equal(kvc_cache_drop(t.w.cache, &key, 1), 1);
+	}
+	world_ns(&t.w, t.b);
+	get_submit(&t.w, &readers[0], 0);
+	get_submit(&t.w, &readers[1], 0);
+	world_ns(&t.w, large);
+	job_init(&t.w, &waiting, KVC_OP_PUT, 0);
+	kvc_op_submit(t.w.cache, &waiting.op);
+	sim_pass(t.w.loop, 200);
+	world_ns(&t.w, t.b);
+	for (uint32_t i = 0; i < NEW; i++) {
+		put_submit(&t.w, &writer, 1000 + i, i, false);
+		for (unsigned steps = 0; !writer.done && steps < 1000; steps++) {
+			sim_step(t.w.loop);
+			for (unsigned r = 0; r < 2; r++)
+				if (readers[r].done)
+					get_submit(&t.w, &readers[r], 0);
+		}
+		assert_true(writer.done && writer.op.status == KVC_OK);
+	}
+	assert_false(waiting.done);
+	settle(&t.w);
+	assert_true(waiting.done && waiting.op.status == KVC_NO_SPACE);
+	assert_int_equal(tenant_stat(&t.w, "b", "evicted"), 0);
+	kvc_lease_close(lease);
+	kvc_ns_close(large);
+	tenants_close(&t);
+}
+
 /* ---- priorities ---------------------------------------------------------------------------- */
 
 static kvc_status put_with(struct tenants *t, uint32_t number, enum kvc_priority priority)
@@ -804,6 +861,7 @@ int main(void)
 	        cmocka_unit_test(shares_follow_weights_and_guarantees),
 	        cmocka_unit_test(idle_tenants_are_not_protected),
 	        cmocka_unit_test(pins_above_the_share_hold_up_nobody),
+	        cmocka_unit_test(a_block_that_finds_no_run_holds_up_nobody),
 	        cmocka_unit_test(low_priority_goes_first),
 	        cmocka_unit_test(high_priority_has_half_at_most),
 	        cmocka_unit_test(ram_max_is_kept),
