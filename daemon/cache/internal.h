@@ -107,6 +107,7 @@ struct kvc_cache {
 	uint32_t ahead; /* loads that were begun ahead, and their bytes */
 	uint64_t ahead_bytes;
 	uint32_t stores_max;
+	uint64_t disk_ended_ms; /* when a load or store ended last, or the first of those that run began */
 	struct kvc_flight *flights;
 	uint32_t flight_count;
 	uint32_t flights_used;
@@ -250,6 +251,9 @@ kvc_status kvc_lower_begin(struct kvc_cache *cache, uint32_t id, bool urgent, st
 bool kvc_lower_run(struct kvc_cache *cache);
 
 /* ---- flight.c, again ---- */
+
+/* Whether loads or stores are under way and none has ended for so long that it is not waited for. */
+bool kvc_disk_hangs(const struct kvc_cache *cache);
 
 /* The last waiter has left: a load that has not begun to read ends, now or soon. */
 void kvc_flight_left(struct kvc_flight *flight);

@@ -15,13 +15,15 @@ static unsigned evictable(const struct kvc_cache *cache)
 }
 
 /* Evict a block of whoever is above its share. If what those have is in use or on its way to disk, that is
- * waited for, rather than taking from those within theirs. */
-static bool evict_one(struct kvc_cache *cache)
+ * waited for, rather than taking from those within theirs; and who is above its own share never takes of
+ * those.
+ */
+static bool evict_one(struct kvc_cache *cache, const struct kvc_tenant *wants)
 {
 	unsigned kinds = evictable(cache);
 	uint32_t victim = kvc_tenants_victim(cache, kinds, false, is_unused);
 
-	if (victim == KVC_POLICY_NONE && !kvc_tenants_over_busy(cache))
+	if (victim == KVC_POLICY_NONE && !kvc_tenant_is_over(cache, wants) && !kvc_tenants_over_busy(cache))
 		victim = kvc_tenants_victim(cache, kinds, true, is_unused);
 	if (victim == KVC_POLICY_NONE)
 		return false;
@@ -134,7 +136,7 @@ static kvc_status reserve(struct kvc_cache *cache, struct kvc_space_req *req)
 
 	do
 		status = kvc_slab_reserve(cache->options.arena, req->bytes, &req->slab);
-	while (status == KVC_NO_SPACE && !is_patient(cache, req) && evict_one(cache));
+	while (status == KVC_NO_SPACE && !is_patient(cache, req) && evict_one(cache, req->tenant));
 	if (status == KVC_NO_SPACE && is_scattered(cache, req) && !is_patient(cache, req))
 		run_missed(cache, req);
 	return status;
@@ -174,20 +176,27 @@ static struct kvc_space_req *next_of(const struct kvc_tenant *tenant)
 }
 
 /* Grant the next request of the tenant whose turn it is, of those that are not held up by a limit of their
- * own, or for want of a run. False: that is for later. */
+ * own, or for want of a run; who waits for room beyond its share does not hold up those within theirs. False:
+ * that is for later. */
 static bool grant_next(struct kvc_cache *cache)
 {
 	struct kvc_fair_flow *turn = kvc_fair_first(&cache->space);
+	bool within_only = false;
 
 	for (; turn; turn = kvc_fair_next(&cache->space, turn)) {
 		struct kvc_tenant *tenant = kvc_container_of(turn, struct kvc_tenant, space_turn);
 		struct kvc_space_req *req = next_of(tenant);
+		bool over = kvc_tenant_is_over(cache, tenant);
+		enum trial trial;
 		kvc_status status;
-		enum trial trial = try_reserve(cache, req, &status);
 
-		if (trial == TRIAL_NO_ROOM)
+		if (within_only && over)
+			continue;
+		trial = try_reserve(cache, req, &status);
+		if (trial == TRIAL_NO_ROOM && !over)
 			return false;
-		if (trial == TRIAL_OWN_LIMIT || trial == TRIAL_NO_RUN)
+		within_only = within_only || trial == TRIAL_NO_ROOM;
+		if (trial != TRIAL_ENDED)
 			continue;
 		kvc_fair_charge(&cache->space, turn, req->bytes);
 		kvc_space_cancel(cache, req);

@@ -279,6 +279,71 @@ static void a_block_that_finds_no_run_holds_up_nobody(void **state)
 	tenants_close(&t);
 }
 
+/* Who pins whatever it puts has more than its share before long, and cannot give up any of it: it takes
+ * nothing of those within theirs for more. */
+static void pins_take_nothing_from_others(void **state)
+{
+	struct kvc_storage_key key;
+	struct kvc_lease *lease;
+	struct tenants t;
+	uint32_t done, pinned = 0;
+
+	(void)state;
+	tenants_open(&t, 26, 0);
+	assert_int_equal(kvc_lease_open(t.w.cache, FLOOD, &lease), KVC_OK);
+	puts_as(&t, t.b, 0, B_OWN);
+	while (put_as(&t, t.a, pinned) == KVC_OK) {
+		key = storage_key(&t.w, pinned++);
+		assert_int_equal(kvc_lease_pin(lease, &key, 1, &done), KVC_OK);
+	}
+	assert_true(pinned >= ARENA / RECORD - B_OWN);
+	assert_int_equal(tenant_stat(&t.w, "b", "evicted"), 0);
+	puts_as(&t, t.b, 1000, 2 * B_OWN); /* of its own */
+	assert_int_equal(present(&t, t.b, 1000 + B_OWN, B_OWN), B_OWN);
+	kvc_lease_close(lease);
+	tenants_close(&t);
+}
+
+/* Room that a tenant above its share has taken for loads which never end is not waited for by others: they
+ * take what there is. */
+static void a_disk_that_hangs_keeps_no_room_from_others(void **state)
+{
+	enum { LOADS = 16 };
+	static const struct kvc_tenant_budget weights[] = {{.name = "a", .weight = 1}};
+	struct job *gets = test_calloc(LOADS, sizeof *gets);
+	struct job puts[2];
+	struct tenants t;
+
+	(void)state;
+	tenants_open(&t, 25, 2000);
+	budgets(&t, weights, 1);
+	puts_as(&t, t.a, 0, LOADS);
+	puts_as(&t, t.b, 0, FLOOD);
+	assert_true(ram_of(&t, "a") < ARENA / 101); /* its share */
+	t.w.disk->faults.hang = 1;
+	world_ns(&t.w, t.a);
+	for (uint32_t i = 0; i < LOADS; i++)
+		get_submit(&t.w, &gets[i], i);
+	settle(&t.w);
+	assert_true(stat(&t.w, "move.load_pending") > 0);
+	assert_true(ram_of(&t, "a") > ARENA / 101);
+	world_ns(&t.w, t.b);
+	for (uint32_t i = 0; i < 2; i++) {
+		put_submit(&t.w, &puts[i], 1000 + i, i, false);
+		sim_pass(t.w.loop, 1000);
+		settle(&t.w);
+	}
+	assert_true(puts[0].done && puts[0].op.status == KVC_OK);
+	assert_true(puts[1].done && puts[1].op.status == KVC_OK);
+	t.w.disk->faults.hang = 0;
+	sim_tier_release(t.w.disk);
+	settle(&t.w);
+	for (uint32_t i = 0; i < LOADS; i++)
+		assert_true(gets[i].done && gets[i].op.status == KVC_OK);
+	test_free(gets);
+	tenants_close(&t);
+}
+
 /* ---- priorities ---------------------------------------------------------------------------- */
 
 static kvc_status put_with(struct tenants *t, uint32_t number, enum kvc_priority priority)
@@ -862,6 +927,8 @@ int main(void)
 	        cmocka_unit_test(idle_tenants_are_not_protected),
 	        cmocka_unit_test(pins_above_the_share_hold_up_nobody),
 	        cmocka_unit_test(a_block_that_finds_no_run_holds_up_nobody),
+	        cmocka_unit_test(pins_take_nothing_from_others),
+	        cmocka_unit_test(a_disk_that_hangs_keeps_no_room_from_others),
 	        cmocka_unit_test(low_priority_goes_first),
 	        cmocka_unit_test(high_priority_has_half_at_most),
 	        cmocka_unit_test(ram_max_is_kept),
