@@ -242,16 +242,6 @@ kvc_status kvc_load_ahead(struct kvc_cache *cache, uint32_t id);
 /* Begin storing a dirty or loose entry. */
 kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, struct kvc_flight **flight);
 
-/* ---- lower.c ---- */
-
-/* Begin to bring an entry that rests in VRAM and not in RAM into RAM. */
-kvc_status kvc_lower_begin(struct kvc_cache *cache, uint32_t id, bool urgent, struct kvc_flight **flight);
-
-/* Lower cold blocks while VRAM is short, or all while the cache stops. Whether any is on its way. */
-bool kvc_lower_run(struct kvc_cache *cache);
-
-/* ---- flight.c, again ---- */
-
 /* Whether loads or stores are under way and none has ended for so long that it is not waited for. */
 bool kvc_disk_hangs(const struct kvc_cache *cache);
 
@@ -269,6 +259,14 @@ void kvc_sync_lost(struct kvc_cache *cache, uint32_t id);
 
 /* One more sync, for the stop. */
 void kvc_sync_last(struct kvc_cache *cache);
+
+/* ---- lower.c ---- */
+
+/* Begin to bring an entry that rests in VRAM and not in RAM into RAM. */
+kvc_status kvc_lower_begin(struct kvc_cache *cache, uint32_t id, bool urgent, struct kvc_flight **flight);
+
+/* Lower cold blocks while VRAM is short, or all while the cache stops. Whether any is on its way. */
+bool kvc_lower_run(struct kvc_cache *cache);
 
 /* ---- op.c, put.c, get.c ---- */
 
