@@ -168,9 +168,6 @@ static kvc_status reserve(struct kvc_cache *cache, struct kvc_space_req *req)
 /* TRIAL_ENDED: *status is KVC_OK, KVC_NO_SPACE (never), KVC_QUOTA (never) or KVC_NO_MEMORY. */
 static enum trial try_reserve(struct kvc_cache *cache, struct kvc_space_req *req, kvc_status *status)
 {
-	*status = KVC_NO_SPACE;
-	if (req->bytes > kvc_arena_bytes(cache->options.arena))
-		return TRIAL_ENDED;
 	*status = limit_keep(cache, req);
 	if (*status != KVC_OK)
 		return *status == KVC_BUSY ? TRIAL_OWN_LIMIT : TRIAL_ENDED;
@@ -245,6 +242,8 @@ kvc_status kvc_space_request(struct kvc_cache *cache, struct kvc_space_req *req)
 	kvc_status status;
 
 	KVC_PRE(!req->queued && req->granted && req->tenant);
+	if (req->bytes > kvc_arena_bytes(cache->options.arena))
+		return KVC_NO_SPACE;
 	if (!kvc_space_wanted(cache)) {
 		trial = try_reserve(cache, req, &status);
 	} else if (is_hopeless(cache, req)) { /* at once: who asks again when refused would never stop */
