@@ -247,6 +247,7 @@ struct kvc_op {
 	struct kvc_tenant *tenant;
 	uint8_t state;
 	bool admitted;            /* counts among the unfinished ones */
+	uint32_t drops;           /* kvc_ns_drops, when it began */
 	uint64_t ends_ms;         /* a put with a time to live: of the loop's clock */
 	bool reread;              /* a get: what rests on disk was read a second time */
 	bool lost;                /* a put that waits for a sync: its place on disk is gone */

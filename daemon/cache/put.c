@@ -115,30 +115,17 @@ static bool is_doomed(const struct kvc_op *op)
 	return kvc_cache_entry(op->cache, op->entry)->hints & KVC_HINT_DOOMED;
 }
 
-static void waiters_end(struct kvc_list *waiters, kvc_status status)
-{
-	struct kvc_list *node;
-
-	while ((node = kvc_list_pop(waiters)))
-		kvc_op_finish(kvc_container_of(node, struct kvc_op, wait_node), status);
-}
-
-/* No block comes of this put; it holds no room. Puts that wait for a doomed one began before the drop, too.
- */
+/* No block comes of this put; it holds no room. */
 void kvc_put_abandon(struct kvc_op *op, kvc_status status)
 {
 	struct kvc_cache *cache = op->cache;
 	uint32_t id = op->entry;
-	bool doomed = is_doomed(op);
 	struct kvc_list waiters;
 
 	kvc_entry_drop(cache, id);
 	kvc_flight_end(kvc_entry_flight(cache, id), &waiters);
 	kvc_op_finish(op, status);
-	if (doomed)
-		waiters_end(&waiters, KVC_CANCELLED);
-	else
-		waiters_again(&waiters);
+	waiters_again(&waiters);
 }
 
 static struct kvc_record record_of(const struct kvc_op *op, uint64_t image_bytes)
@@ -319,9 +306,13 @@ static uint16_t depth_of(struct kvc_op *op, uint32_t parent)
 	return depth > UINT16_MAX ? UINT16_MAX : (uint16_t)depth;
 }
 
-/* Room is made for as much as the client says its image has: no more than one can have. */
+/* Whether the put may make a block. A drop of its tenant meets the blocks that there are then, so a put that
+ * began before it makes none after it, whatever it has waited for. Room is made for as much as the client
+ * says its image has: no more than one can have. */
 static kvc_status put_pass(const struct kvc_op *op)
 {
+	if (op->drops != kvc_ns_drops(op->ns))
+		return KVC_CANCELLED;
 	if (op->form == KVC_OP_IMAGE && op->external.bytes > op->plan->raw_image_bytes)
 		return KVC_SHAPE;
 	return kvc_tenant_put_pass(op->cache, op->ns->tenant, kvc_block_raw_bytes(&op->plan->shape));

@@ -270,6 +270,36 @@ static void drop_meets_who_waits_for_a_put_that_fails(void **state)
 	tenants_close(&t);
 }
 
+/* Nor does a durable put that waits for its block to be read, of which nothing is left then. */
+static void drop_meets_a_durable_put_of_what_is_read(void **state)
+{
+	struct kvc_storage_key key;
+	struct job reader, writer;
+	struct dropping drop;
+	struct tenants t;
+
+	(void)state;
+	tenants_open(&t, 22, 2000);
+	puts_as(&t, t.a, 0, FLOOD);
+	key = storage_key(&t.w, 0);
+	t.w.disk->faults.hang = 1;
+	get_submit(&t.w, &reader, 0);
+	sim_tier_lose(t.w.disk, &key, true);
+	put_submit(&t.w, &writer, 0, 0, true);
+	settle(&t.w);
+	assert_false(reader.done || writer.done);
+	drop_submit(&t.w, &drop, "a");
+	settle(&t.w);
+	assert_true(drop.done);
+	t.w.disk->faults.hang = 0;
+	sim_tier_release(t.w.disk);
+	settle(&t.w);
+	assert_true(reader.done && writer.done);
+	assert_int_equal(writer.op.status, KVC_CANCELLED);
+	assert_int_equal(get_as(&t, t.a, 0), KVC_MISS);
+	tenants_close(&t);
+}
+
 /* The cache stops when the drop is done, not before. */
 static void drop_meets_a_stop(void **state)
 {
@@ -298,6 +328,7 @@ int main(void)
 	        cmocka_unit_test(drop_describes_nothing_of_it),
 	        cmocka_unit_test(drop_meets_what_is_under_way),
 	        cmocka_unit_test(drop_meets_who_waits_for_a_put_that_fails),
+	        cmocka_unit_test(drop_meets_a_durable_put_of_what_is_read),
 	        cmocka_unit_test(drop_meets_a_stop),
 	};
 
