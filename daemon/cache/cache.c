@@ -351,6 +351,7 @@ void kvc_cache_check_stopped(struct kvc_cache *cache)
 	unwritten = kvc_vram_clear(cache);
 	kvc_timer_stop(&cache->flush_timer);
 	kvc_timer_stop(&cache->expiry_timer);
+	kvc_timer_stop(&cache->space_timer);
 	if (kvc_listed_count(cache, KVC_LIST_DIRTY))
 		kvc_warn("stop: %u blocks in RAM were not written to disk",
 		         kvc_listed_count(cache, KVC_LIST_DIRTY));

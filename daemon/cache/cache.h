@@ -45,7 +45,7 @@ struct kvc_cache_options {
 	enum kvc_policy_kind policy; /* who is evicted first; 0: the default */
 	uint32_t ops_max;   /* unfinished put and get operations of all callers; above: KVC_BUSY. Bounds what
 	                     * requests hold, too: see kvc_ns_blocks_hold */
-	uint32_t moves_max; /* blocks moving between tiers at a time */
+	uint32_t moves_max; /* blocks that are coded at a time, and blocks on their way to or from the disk */
 	uint64_t hash_mask; /* 0; tests force collisions in the index */
 };
 
@@ -153,6 +153,15 @@ kvc_status kvc_ns_may_begin(struct kvc_ns *ns, bool put, uint64_t *rate, uint64_
 kvc_status kvc_ns_blocks_hold(struct kvc_ns *ns, uint32_t blocks);
 void kvc_ns_blocks_let_go(struct kvc_ns *ns, uint32_t blocks);
 
+/* So many bytes of memory for blocks that travel through sockets are the namespace's tenant's, of `most` that
+ * all may have. KVC_BUSY, counted: likewise. The first is let through, however large it is. */
+kvc_status kvc_ns_payload_hold(struct kvc_ns *ns, uint64_t bytes, uint64_t most);
+void kvc_ns_payload_let_go(struct kvc_ns *ns, uint64_t bytes);
+
+/* How often the namespace's tenant was dropped since it was opened. Keys that were derived before that, and
+ * what is put under them, are of the tenant that was dropped. */
+uint32_t kvc_ns_drops(const struct kvc_ns *ns);
+
 /* Name of the namespace's tenant; lives as long as the namespace. */
 const char *kvc_ns_tenant(const struct kvc_ns *ns);
 
@@ -238,6 +247,7 @@ struct kvc_op {
 	struct kvc_tenant *tenant;
 	uint8_t state;
 	bool admitted;            /* counts among the unfinished ones */
+	uint32_t drops;           /* kvc_ns_drops, when it began */
 	uint64_t ends_ms;         /* a put with a time to live: of the loop's clock */
 	bool reread;              /* a get: what rests on disk was read a second time */
 	bool lost;                /* a put that waits for a sync: its place on disk is gone */

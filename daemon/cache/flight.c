@@ -3,6 +3,8 @@
 #include "daemon/cache/admission.h"
 #include "daemon/cache/internal.h"
 
+enum { DISK_HANGS_MS = 500 }; /* a sound one ends something more often, however much it has to do */
+
 /* ---- flights ---- */
 
 kvc_status kvc_flight_begin(struct kvc_cache *cache, uint32_t id, enum kvc_flight_kind kind,
@@ -97,6 +99,32 @@ void kvc_flight_arrived(struct kvc_flight *flight, kvc_status status)
 	kvc_entry_unref(cache, id);
 }
 
+/* ---- the disk ---- */
+
+static bool disk_is_busy(const struct kvc_cache *cache)
+{
+	return kvc_mover_pending(cache->mover, KVC_MOVE_LOAD) ||
+	       kvc_mover_pending(cache->mover, KVC_MOVE_STORE);
+}
+
+static void disk_submit(struct kvc_cache *cache, struct kvc_move *move)
+{
+	if (!disk_is_busy(cache))
+		cache->disk_ended_ms = kvc_loop_now_ms(cache->options.loop);
+	kvc_move_submit(cache->mover, move);
+}
+
+static void disk_ended(struct kvc_cache *cache)
+{
+	cache->disk_ended_ms = kvc_loop_now_ms(cache->options.loop);
+}
+
+bool kvc_disk_hangs(const struct kvc_cache *cache)
+{
+	return disk_is_busy(cache) &&
+	       kvc_loop_now_ms(cache->options.loop) - cache->disk_ended_ms >= DISK_HANGS_MS;
+}
+
 /* ---- loads ---- */
 
 /* Whether what is on disk is of no use any more: it did not match, or it cannot be read. */
@@ -147,6 +175,8 @@ static void load_done(struct kvc_move *move)
 	struct kvc_entry *entry = kvc_cache_entry(cache, flight->entry);
 	kvc_status status = move->status;
 
+	if (status != KVC_CANCELLED)
+		disk_ended(cache);
 	if (status == KVC_OK && entry->flags & KVC_ENTRY_DEAD)
 		status = KVC_MISS;
 	if (status == KVC_OK) {
@@ -179,7 +209,7 @@ static void load_read(struct kvc_flight *flight)
 	        .record = &flight->record,
 	        .done = load_done,
 	};
-	kvc_move_submit(cache->mover, &flight->move);
+	disk_submit(cache, &flight->move);
 }
 
 static void load_granted(struct kvc_space_req *req, kvc_status status)
@@ -242,11 +272,14 @@ kvc_status kvc_load_ahead(struct kvc_cache *cache, uint32_t id)
 
 void kvc_flight_left(struct kvc_flight *flight)
 {
-	if (flight->kind != KVC_FLIGHT_LOAD || flight->ahead || !flight->space.queued ||
-	    !kvc_list_empty(&flight->waiters))
+	if (flight->kind != KVC_FLIGHT_LOAD || flight->ahead || !kvc_list_empty(&flight->waiters))
 		return;
-	kvc_space_cancel(flight->cache, &flight->space);
-	load_end(flight, KVC_CANCELLED);
+	if (flight->space.queued) {
+		kvc_space_cancel(flight->cache, &flight->space);
+		load_end(flight, KVC_CANCELLED);
+	} else if (flight->move.state == KVC_MOVE_QUEUED) {
+		kvc_move_cancel(&flight->move);
+	}
 }
 
 /* ---- stores ---- */
@@ -275,6 +308,7 @@ static void store_done(struct kvc_move *move)
 	struct kvc_list waiters;
 	struct kvc_op *op;
 
+	disk_ended(cache);
 	kvc_admission_stored(cache, id, move->status);
 	flight->tenant->storing -= kvc_record_bytes(entry->image_bytes);
 	if (move->status == KVC_OK)
@@ -318,7 +352,7 @@ kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, struct kvc_flig
 	        .cookie = id,
 	        .done = store_done,
 	};
-	kvc_move_submit(cache->mover, &flight->move);
+	disk_submit(cache, &flight->move);
 	*out = flight;
 	return KVC_OK;
 }

@@ -206,8 +206,8 @@ void kvc_get_arrived(struct kvc_op *op, kvc_status status)
 		kvc_op_finish(op, KVC_BUSY);
 	} else if (status == KVC_QUOTA) {
 		kvc_op_finish(op, status);
-	} else if (rests_on_disk_yet(op)) {
-		get_again(op);
+	} else if (status == KVC_CANCELLED || rests_on_disk_yet(op)) {
+		get_again(op); /* cancelled: those for whom it began had left when this one came */
 	} else {
 		get_miss(op);
 	}

@@ -56,8 +56,7 @@ struct kvc_flight {
 	struct kvc_move move;       /* of a load, lower or store */
 	struct kvc_record record;
 	struct kvc_cache *cache;
-	struct kvc_tenant
-	        *tenant;     /* of a store: who is charged until it is done, whosever the block is by then */
+	struct kvc_tenant *tenant; /* of a store: who is charged, whosever the block is by then */
 	struct kvc_ns *ns;   /* of a lower that moves, held: its plan is in use, even if the cell is gone */
 	struct kvc_gpu *gpu; /* of a lower */
 	bool ahead;          /* a load that nobody had asked for when it began */
@@ -102,12 +101,14 @@ struct kvc_cache {
 	uint32_t ops;      /* unfinished, those included that were refused at once */
 	uint32_t admitted; /* unfinished, without them */
 	uint64_t held;     /* blocks of requests that are not answered */
+	uint64_t payload;  /* bytes of memory for what travels through sockets */
 	uint32_t stores;   /* flights of that kind */
 	uint32_t lowers;
 	uint64_t lower_runs;
 	uint32_t ahead; /* loads that were begun ahead, and their bytes */
 	uint64_t ahead_bytes;
 	uint32_t stores_max;
+	uint64_t disk_ended_ms; /* when a load or store ended last, or the first of those that run began */
 	struct kvc_flight *flights;
 	uint32_t flight_count;
 	uint32_t flights_used;
@@ -116,6 +117,7 @@ struct kvc_cache {
 	struct kvc_pins pins;
 	struct kvc_fair space; /* tenants that wait for room */
 	struct kvc_task space_task;
+	struct kvc_timer space_timer; /* someone has waited for a run of pages for a moment */
 	struct kvc_task stop_task;
 	struct kvc_sync sync;
 	struct kvc_ns_table namespaces;
@@ -141,8 +143,7 @@ uint32_t kvc_cache_find(struct kvc_cache *cache, const struct kvc_storage_key *k
 
 uint8_t *kvc_entry_record(struct kvc_cache *cache, const struct kvc_entry *entry);
 
-/* List an entry that is in RAM, unless it is pinned or dead. `parent`: if it is known, else KVC_ENTRY_NONE.
- */
+/* List an entry that is in RAM, unless it is pinned or dead. `parent`: if known, else KVC_ENTRY_NONE. */
 void kvc_entry_list(struct kvc_cache *cache, uint32_t id, enum kvc_policy_how how, uint32_t parent);
 void kvc_entry_unlist(struct kvc_cache *cache, uint32_t id);
 void kvc_entry_touch(struct kvc_cache *cache, uint32_t id);
@@ -241,17 +242,10 @@ kvc_status kvc_load_ahead(struct kvc_cache *cache, uint32_t id);
 /* Begin storing a dirty or loose entry. */
 kvc_status kvc_store_begin(struct kvc_cache *cache, uint32_t id, struct kvc_flight **flight);
 
-/* ---- lower.c ---- */
+/* Whether loads or stores are under way and none has ended for so long that it is not waited for. */
+bool kvc_disk_hangs(const struct kvc_cache *cache);
 
-/* Begin to bring an entry that rests in VRAM and not in RAM into RAM. KVC_ENGINE_LOST: its engine ends. */
-kvc_status kvc_lower_begin(struct kvc_cache *cache, uint32_t id, bool urgent, struct kvc_flight **flight);
-
-/* Lower cold blocks while VRAM is short, or all while the cache stops. Whether any is on its way. */
-bool kvc_lower_run(struct kvc_cache *cache);
-
-/* ---- flight.c, again ---- */
-
-/* The last waiter has left: a load that has not begun to read ends. */
+/* The last waiter has left: a load that has not begun to read ends, now or soon. */
 void kvc_flight_left(struct kvc_flight *flight);
 
 /* Write cold dirty blocks while there are too many, or someone waits for room, or the cache stops. */
@@ -265,6 +259,14 @@ void kvc_sync_lost(struct kvc_cache *cache, uint32_t id);
 
 /* One more sync, for the stop. */
 void kvc_sync_last(struct kvc_cache *cache);
+
+/* ---- lower.c ---- */
+
+/* Begin to bring an entry that rests in VRAM and not in RAM into RAM. KVC_ENGINE_LOST: its engine ends. */
+kvc_status kvc_lower_begin(struct kvc_cache *cache, uint32_t id, bool urgent, struct kvc_flight **flight);
+
+/* Lower cold blocks while VRAM is short, or all while the cache stops. Whether any is on its way. */
+bool kvc_lower_run(struct kvc_cache *cache);
 
 /* ---- op.c, put.c, get.c ---- */
 

@@ -10,8 +10,6 @@ static void lower_end(struct kvc_flight *flight, kvc_status status)
 	cache->lowers--;
 	kvc_vram_lowering(cache, flight->gpu, -1);
 	kvc_flight_arrived(flight, status);
-	kvc_cleaner_run(cache);
-	kvc_cache_check_stopped(cache);
 }
 
 /* The image stands in the slab, sealed: the block is in RAM. */
@@ -65,6 +63,8 @@ static void lower_done(struct kvc_move *move)
 	if (!dead && move->status != KVC_OK && move->status != KVC_ENGINE_LOST)
 		lower_failed(flight);
 	lower_end(flight, dead && move->status == KVC_OK ? KVC_MISS : move->status);
+	kvc_cleaner_run(cache);
+	kvc_cache_check_stopped(cache);
 }
 
 /* KVC_MISS: the engine was lost while the block waited for room. */
@@ -92,14 +92,19 @@ static kvc_status lower_move(struct kvc_flight *flight)
 	return KVC_OK;
 }
 
+/* What else there is to lower is looked for when all who wait have been answered (space.c). Two who are
+ * refused would else each ask again while the other waits, without end. */
 static void lower_granted(struct kvc_space_req *req, kvc_status status)
 {
 	struct kvc_flight *flight = kvc_container_of(req, struct kvc_flight, space);
+	struct kvc_cache *cache = flight->cache;
 
 	if (status == KVC_OK)
 		status = lower_move(flight);
-	if (status != KVC_OK)
-		lower_end(flight, status);
+	if (status == KVC_OK)
+		return;
+	lower_end(flight, status);
+	kvc_cache_check_stopped(cache);
 }
 
 kvc_status kvc_lower_begin(struct kvc_cache *cache, uint32_t id, bool urgent, struct kvc_flight **out)

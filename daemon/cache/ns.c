@@ -106,8 +106,15 @@ void kvc_ns_renew(struct kvc_cache *cache, const uint8_t tenant[16])
 
 	for (uint32_t i = 0; i < table->bucket_count; i++)
 		for (struct kvc_ns *ns = table->buckets[i]; ns; ns = ns->next)
-			if (!memcmp(ns->tenant->id, tenant, sizeof ns->tenant->id))
+			if (!memcmp(ns->tenant->id, tenant, sizeof ns->tenant->id)) {
 				incarnate(ns, tenant);
+				ns->drops++;
+			}
+}
+
+uint32_t kvc_ns_drops(const struct kvc_ns *ns)
+{
+	return ns->drops;
 }
 
 /* ---- the table ----------------------------------------------------------------------------- */

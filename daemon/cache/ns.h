@@ -18,6 +18,7 @@ struct kvc_ns {
 	struct kvc_secret root; /* stands for all of the options: two namespaces with the same are the same */
 	struct kvc_secret secret; /* of the tenant's present incarnation */
 	uint32_t incarnation;
+	uint32_t drops; /* of the tenant, while it is open */
 	struct kvc_tenant *tenant;
 	struct kvc_image_plan plan;
 };

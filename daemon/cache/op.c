@@ -109,6 +109,7 @@ void kvc_op_submit(struct kvc_cache *cache, struct kvc_op *op)
 	op->state = KVC_OP_IDLE;
 	op->cancel_status = KVC_OK;
 	op->reread = false;
+	op->drops = kvc_ns_drops(op->ns);
 	op->entry = KVC_ENTRY_NONE;
 	op->cell = KVC_CELL_NONE;
 	op->from = KVC_REST_NONE;

@@ -109,6 +109,12 @@ static void room_release(struct kvc_op *op)
 	kvc_space_return(op->cache, &op->space);
 }
 
+/* Its tenant was dropped meanwhile. */
+static bool is_doomed(const struct kvc_op *op)
+{
+	return kvc_cache_entry(op->cache, op->entry)->hints & KVC_HINT_DOOMED;
+}
+
 /* No block comes of this put; it holds no room. */
 void kvc_put_abandon(struct kvc_op *op, kvc_status status)
 {
@@ -198,25 +204,6 @@ static kvc_status encode_status(const struct kvc_op *op)
 	return op->move.status == KVC_CORRUPT ? KVC_INVALID : op->move.status;
 }
 
-static bool is_doomed(const struct kvc_op *op)
-{
-	return kvc_cache_entry(op->cache, op->entry)->hints & KVC_HINT_DOOMED;
-}
-
-/* Its tenant was dropped meanwhile: the puts that wait for it began before that too. */
-static void put_doomed(struct kvc_op *op)
-{
-	struct kvc_cache *cache = op->cache;
-	uint32_t id = op->entry;
-	struct kvc_list waiters, *node;
-
-	kvc_entry_drop(cache, id);
-	kvc_flight_end(kvc_entry_flight(cache, id), &waiters);
-	kvc_op_finish(op, KVC_CANCELLED);
-	while ((node = kvc_list_pop(&waiters)))
-		kvc_op_finish(kvc_container_of(node, struct kvc_op, wait_node), KVC_CANCELLED);
-}
-
 static void encode_done(struct kvc_move *move)
 {
 	struct kvc_op *op = kvc_container_of(move, struct kvc_op, move);
@@ -233,7 +220,7 @@ static void encode_done(struct kvc_move *move)
 	}
 	room_release(op);
 	if (is_doomed(op))
-		put_doomed(op);
+		kvc_put_abandon(op, KVC_CANCELLED);
 	else if (move->status == KVC_NO_SPACE && op->cancel_status == KVC_OK)
 		put_reserve(op, move->length);
 	else
@@ -319,13 +306,25 @@ static uint16_t depth_of(struct kvc_op *op, uint32_t parent)
 	return depth > UINT16_MAX ? UINT16_MAX : (uint16_t)depth;
 }
 
+/* Whether the put may make a block. A drop of its tenant meets the blocks that there are then, so a put that
+ * began before it makes none after it, whatever it has waited for. Room is made for as much as the client
+ * says its image has: no more than one can have. */
+static kvc_status put_pass(const struct kvc_op *op)
+{
+	if (op->drops != kvc_ns_drops(op->ns))
+		return KVC_CANCELLED;
+	if (op->form == KVC_OP_IMAGE && op->external.bytes > op->plan->raw_image_bytes)
+		return KVC_SHAPE;
+	return kvc_tenant_put_pass(op->cache, op->ns->tenant, kvc_block_raw_bytes(&op->plan->shape));
+}
+
 static void put_create(struct kvc_op *op)
 {
 	struct kvc_cache *cache = op->cache;
 	struct kvc_flight *flight;
 	struct kvc_entry *entry;
 	uint32_t id, parent = KVC_ENTRY_NONE;
-	kvc_status status = kvc_tenant_put_pass(cache, op->ns->tenant, kvc_block_raw_bytes(&op->plan->shape));
+	kvc_status status = put_pass(op);
 
 	if (status == KVC_OK)
 		status = kvc_index_insert(cache->index, &op->key, &id);

@@ -288,6 +288,14 @@ uint32_t kvc_tenants_victim(struct kvc_cache *cache, unsigned kinds, bool within
 	return KVC_POLICY_NONE;
 }
 
+bool kvc_tenant_is_over(struct kvc_cache *cache, const struct kvc_tenant *tenant)
+{
+	if (is_alone(cache))
+		return false;
+	shares_update(cache);
+	return tenant->ram > tenant->share;
+}
+
 /* Bytes of RAM that can go, now or when what runs has ended: all but what is pinned, or dropped and still in
  * use. */
 static uint64_t movable(const struct kvc_tenant *tenant)
@@ -306,6 +314,8 @@ bool kvc_tenants_over_busy(struct kvc_cache *cache)
 
 	if (is_alone(cache))
 		return true;
+	if (kvc_disk_hangs(cache))
+		return false;
 	shares_update(cache);
 	kvc_list_each (node, &cache->tenants.in_ram) {
 		const struct kvc_tenant *tenant = tenant_of_node(node);

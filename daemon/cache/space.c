@@ -1,6 +1,8 @@
 /* Granting and making room. See space.h. */
 #include "daemon/cache/internal.h"
 
+enum { RUN_MS = 100 }; /* how long one holds up others for want of a run of pages */
+
 static bool is_unused(void *cache, uint32_t id)
 {
 	return !kvc_cache_entry(cache, id)->refs;
@@ -13,13 +15,15 @@ static unsigned evictable(const struct kvc_cache *cache)
 }
 
 /* Evict a block of whoever is above its share. If what those have is in use or on its way to disk, that is
- * waited for, rather than taking from those within theirs. */
-static bool evict_one(struct kvc_cache *cache)
+ * waited for, rather than taking from those within theirs; and who is above its own share never takes of
+ * those.
+ */
+static bool evict_one(struct kvc_cache *cache, const struct kvc_tenant *wants)
 {
 	unsigned kinds = evictable(cache);
 	uint32_t victim = kvc_tenants_victim(cache, kinds, false, is_unused);
 
-	if (victim == KVC_POLICY_NONE && !kvc_tenants_over_busy(cache))
+	if (victim == KVC_POLICY_NONE && !kvc_tenant_is_over(cache, wants) && !kvc_tenants_over_busy(cache))
 		victim = kvc_tenants_victim(cache, kinds, true, is_unused);
 	if (victim == KVC_POLICY_NONE)
 		return false;
@@ -49,11 +53,20 @@ static bool hope(const struct kvc_cache *cache)
 
 /* ---- a tenant's own limit ---- */
 
-static bool is_over(const struct kvc_space_req *req)
+static bool fits_never(const struct kvc_space_req *req)
 {
 	uint64_t most = req->tenant->budget.ram_max;
 
-	return most && req->tenant->ram + req->bytes > most;
+	return most && req->bytes > most;
+}
+
+/* With what it asks for, unless that never fits: then nothing has to go for it. */
+static bool is_over(const struct kvc_space_req *req)
+{
+	uint64_t most = req->tenant->budget.ram_max;
+	uint64_t asked = fits_never(req) ? 0 : req->bytes;
+
+	return most && req->tenant->ram + asked > most;
 }
 
 static bool has_dirty(const struct kvc_cache *cache, const struct kvc_tenant *tenant)
@@ -66,11 +79,10 @@ static bool is_hopeless(struct kvc_cache *cache, const struct kvc_space_req *req
 {
 	struct kvc_tenant *tenant = req->tenant;
 
-	if (!is_over(req))
-		return false;
-	return req->bytes > tenant->budget.ram_max ||
-	       (!has_dirty(cache, tenant) && !kvc_tenant_is_stirring(tenant) &&
-	        kvc_tenant_victim(cache, tenant, evictable(cache), is_unused) == KVC_POLICY_NONE);
+	if (fits_never(req))
+		return true;
+	return is_over(req) && !has_dirty(cache, tenant) && !kvc_tenant_is_stirring(tenant) &&
+	       kvc_tenant_victim(cache, tenant, evictable(cache), is_unused) == KVC_POLICY_NONE;
 }
 
 /* KVC_OK: it is within its limit. KVC_BUSY: what is on its way will bring it there. KVC_QUOTA: nothing will.
@@ -80,14 +92,14 @@ static kvc_status limit_keep(struct kvc_cache *cache, struct kvc_space_req *req)
 	struct kvc_tenant *tenant = req->tenant;
 
 	tenant->squeezed = false;
-	while (is_over(req) && req->bytes <= tenant->budget.ram_max) {
+	while (is_over(req)) {
 		uint32_t victim = kvc_tenant_victim(cache, tenant, evictable(cache), is_unused);
 
 		if (victim == KVC_POLICY_NONE)
 			break;
 		kvc_entry_evict(cache, victim);
 	}
-	if (!is_over(req))
+	if (!is_over(req) && !fits_never(req))
 		return KVC_OK;
 	if (is_hopeless(cache, req)) {
 		tenant->count.refused++;
@@ -100,32 +112,73 @@ static kvc_status limit_keep(struct kvc_cache *cache, struct kvc_space_req *req)
 /* ---- granting ---- */
 
 /* Why a request was not granted, if it was not. */
-enum trial { TRIAL_ENDED, TRIAL_NO_ROOM, TRIAL_OWN_LIMIT };
+enum trial { TRIAL_ENDED, TRIAL_NO_ROOM, TRIAL_NO_RUN, TRIAL_OWN_LIMIT };
 
 static uint64_t granted_bytes(const struct kvc_cache *cache, const struct kvc_space_req *req)
 {
 	return kvc_slab_bytes(cache->options.arena, req->slab);
 }
 
+/* There would be room for it if the free pages were in one piece. */
+static bool is_scattered(const struct kvc_cache *cache, const struct kvc_space_req *req)
+{
+	struct kvc_arena *arena = cache->options.arena;
+
+	return kvc_arena_bytes(arena) - kvc_arena_used_bytes(arena) >= req->bytes;
+}
+
+/* It has held up others for want of a run, and everything that could go has gone, for long enough: what is in
+ * use would have ended, and what is dirty would be written. What is pinned may stay for ever. */
+static bool is_patient(const struct kvc_cache *cache, const struct kvc_space_req *req)
+{
+	return req->scattered && is_scattered(cache, req) &&
+	       kvc_loop_now_ms(cache->options.loop) - req->scattered_ms >= RUN_MS;
+}
+
+static void run_timer_fired(struct kvc_timer *timer)
+{
+	kvc_space_wake(kvc_container_of(timer, struct kvc_cache, space_timer));
+}
+
+/* Without memory for the timer, whoever comes or goes next makes up for it. */
+static void run_missed(struct kvc_cache *cache, struct kvc_space_req *req)
+{
+	struct kvc_timer *timer = &cache->space_timer;
+
+	if (!req->scattered)
+		req->scattered_ms = kvc_loop_now_ms(cache->options.loop);
+	req->scattered = true;
+	timer->fire = run_timer_fired;
+	if (!timer->heap_slot)
+		(void)kvc_timer_start(cache->options.loop, timer, RUN_MS);
+}
+
+static kvc_status reserve(struct kvc_cache *cache, struct kvc_space_req *req)
+{
+	kvc_status status;
+
+	do
+		status = kvc_slab_reserve(cache->options.arena, req->bytes, &req->slab);
+	while (status == KVC_NO_SPACE && !is_patient(cache, req) && evict_one(cache, req->tenant));
+	if (status == KVC_NO_SPACE && is_scattered(cache, req) && !is_patient(cache, req))
+		run_missed(cache, req);
+	return status;
+}
+
 /* TRIAL_ENDED: *status is KVC_OK, KVC_NO_SPACE (never), KVC_QUOTA (never) or KVC_NO_MEMORY. */
 static enum trial try_reserve(struct kvc_cache *cache, struct kvc_space_req *req, kvc_status *status)
 {
-	*status = KVC_NO_SPACE;
-	if (req->bytes > kvc_arena_bytes(cache->options.arena))
-		return TRIAL_ENDED;
 	*status = limit_keep(cache, req);
 	if (*status != KVC_OK)
 		return *status == KVC_BUSY ? TRIAL_OWN_LIMIT : TRIAL_ENDED;
-	do
-		*status = kvc_slab_reserve(cache->options.arena, req->bytes, &req->slab);
-	while (*status == KVC_NO_SPACE && evict_one(cache));
+	*status = reserve(cache, req);
 	if (*status == KVC_OK) {
 		kvc_tenant_ram_add(cache, req->tenant, granted_bytes(cache, req));
 		req->tenant->coming += granted_bytes(cache, req);
 	}
 	if (*status != KVC_NO_SPACE || !hope(cache))
 		return TRIAL_ENDED;
-	return TRIAL_NO_ROOM;
+	return is_patient(cache, req) ? TRIAL_NO_RUN : TRIAL_NO_ROOM;
 }
 
 static struct kvc_list *queue_of(const struct kvc_space_req *req)
@@ -143,20 +196,27 @@ static struct kvc_space_req *next_of(const struct kvc_tenant *tenant)
 }
 
 /* Grant the next request of the tenant whose turn it is, of those that are not held up by a limit of their
- * own. False: that is for later. */
+ * own, or for want of a run; who waits for room beyond its share does not hold up those within theirs. False:
+ * that is for later. */
 static bool grant_next(struct kvc_cache *cache)
 {
 	struct kvc_fair_flow *turn = kvc_fair_first(&cache->space);
+	bool within_only = false;
 
 	for (; turn; turn = kvc_fair_next(&cache->space, turn)) {
 		struct kvc_tenant *tenant = kvc_container_of(turn, struct kvc_tenant, space_turn);
 		struct kvc_space_req *req = next_of(tenant);
+		bool over = kvc_tenant_is_over(cache, tenant);
+		enum trial trial;
 		kvc_status status;
-		enum trial trial = try_reserve(cache, req, &status);
 
-		if (trial == TRIAL_NO_ROOM)
+		if (within_only && over)
+			continue;
+		trial = try_reserve(cache, req, &status);
+		if (trial == TRIAL_NO_ROOM && !over)
 			return false;
-		if (trial == TRIAL_OWN_LIMIT)
+		within_only = within_only || trial == TRIAL_NO_ROOM;
+		if (trial != TRIAL_ENDED)
 			continue;
 		kvc_fair_charge(&cache->space, turn, req->bytes);
 		kvc_space_cancel(cache, req);
@@ -182,6 +242,8 @@ kvc_status kvc_space_request(struct kvc_cache *cache, struct kvc_space_req *req)
 	kvc_status status;
 
 	KVC_PRE(!req->queued && req->granted && req->tenant);
+	if (req->bytes > kvc_arena_bytes(cache->options.arena))
+		return KVC_NO_SPACE;
 	if (!kvc_space_wanted(cache)) {
 		trial = try_reserve(cache, req, &status);
 	} else if (is_hopeless(cache, req)) { /* at once: who asks again when refused would never stop */

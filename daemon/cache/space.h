@@ -3,7 +3,8 @@
  * Tenants take turns by bytes (daemon/base/fair.h); a tenant's requests are granted in order, loads (a client
  * waits for them) before puts. When there is no room, blocks of those above their share that can go at once
  * are evicted (tenant.h); if those that are left must be written to disk first, the cleaner (flight.c) is
- * already at it, and the request waits. If nothing that runs can ever make room the request fails with
+ * already at it, and the request waits. One that waits though there are pages enough, since they do not lie
+ * together, lets others pass after a moment. If nothing that runs can ever make room the request fails with
  * KVC_NO_SPACE.
  *
  * A tenant at its ram-max gives up blocks of its own first, or waits for its own to be written; others do not
@@ -30,6 +31,8 @@ struct kvc_space_req {
 	/* private */
 	struct kvc_list node;
 	bool queued;
+	bool scattered;        /* there were pages enough for it, but no run of them, */
+	uint64_t scattered_ms; /* for the first time at that time */
 };
 
 /* KVC_OK: req->slab is there, `granted` is not called. KVC_BUSY: it waits, `granted` will be called.

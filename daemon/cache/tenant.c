@@ -126,7 +126,7 @@ static void vacancy_update(struct kvc_cache *cache, struct kvc_tenant *tenant)
 static void tenant_free(struct kvc_cache *cache, struct kvc_tenant *tenant)
 {
 	KVC_PRE(!tenant->blocks && !tenant->namespaces && !tenant->ops && !tenant->ram && !tenant->vram);
-	KVC_PRE(!kvc_tenant_is_stirring(tenant) && !tenant->held);
+	KVC_PRE(!kvc_tenant_is_stirring(tenant) && !tenant->held && !tenant->payload);
 	for (unsigned i = 0; i < KVC_PRIORITIES; i++)
 		if (tenant->policies[i])
 			kvc_policy_close(tenant->policies[i]);
@@ -187,8 +187,7 @@ static kvc_status number_take(struct kvc_tenants *tenants, uint16_t *number)
 
 	while (i < tenants->count && tenants->of[i])
 		i++;
-	if (i >= KVC_TENANTS_MAX)
-		return KVC_LIMIT;
+	KVC_INVARIANT(i < KVC_TENANTS_MAX);
 	if (i == tenants->count && (i < NUMBERS_FIRST ? i == 0 : !(i & (i - 1)))) {
 		uint32_t room = i ? 2 * i : NUMBERS_FIRST;
 		struct kvc_tenant **of = kvc_realloc(tenants->of, room, sizeof(struct kvc_tenant *));
@@ -246,6 +245,8 @@ kvc_status kvc_tenant_get(struct kvc_cache *cache, const uint8_t id[KVC_TENANT_I
 	if (*tenant)
 		return KVC_OK;
 	tenants_sweep(cache);
+	if (tenants->present >= KVC_TENANTS_MAX) /* soon told: a start may ask for each of its blocks */
+		return KVC_LIMIT;
 	status = tenant_make(cache, id, tenant);
 	if (status != KVC_OK)
 		return status;
@@ -420,6 +421,13 @@ bool kvc_tenant_op_fits(const struct kvc_cache *cache, const struct kvc_tenant *
 	return claim_fits(&cache->tenants, tenant, claim);
 }
 
+static kvc_status claim_refused(struct kvc_ns *ns)
+{
+	ns->tenant->count.refused++;
+	kvc_stat_add(ns->cache->count.busy, 1);
+	return KVC_BUSY;
+}
+
 kvc_status kvc_ns_blocks_hold(struct kvc_ns *ns, uint32_t blocks)
 {
 	struct kvc_cache *cache = ns->cache;
@@ -429,11 +437,8 @@ kvc_status kvc_ns_blocks_hold(struct kvc_ns *ns, uint32_t blocks)
 
 	if (claim.most < KVC_BLOCKS_HELD_MIN)
 		claim.most = KVC_BLOCKS_HELD_MIN;
-	if (!claim_fits(&cache->tenants, tenant, claim)) {
-		tenant->count.refused++;
-		kvc_stat_add(cache->count.busy, 1);
-		return KVC_BUSY;
-	}
+	if (!claim_fits(&cache->tenants, tenant, claim))
+		return claim_refused(ns);
 	cache->held += blocks;
 	tenant->held += blocks;
 	return KVC_OK;
@@ -444,6 +449,26 @@ void kvc_ns_blocks_let_go(struct kvc_ns *ns, uint32_t blocks)
 	KVC_PRE(ns->tenant->held >= blocks && ns->cache->held >= blocks);
 	ns->tenant->held -= blocks;
 	ns->cache->held -= blocks;
+}
+
+kvc_status kvc_ns_payload_hold(struct kvc_ns *ns, uint64_t bytes, uint64_t most)
+{
+	struct kvc_cache *cache = ns->cache;
+	struct kvc_tenant *tenant = ns->tenant;
+	struct claim claim = {most, cache->payload, tenant->payload, bytes};
+
+	if (cache->payload && !claim_fits(&cache->tenants, tenant, claim))
+		return claim_refused(ns);
+	cache->payload += bytes;
+	tenant->payload += bytes;
+	return KVC_OK;
+}
+
+void kvc_ns_payload_let_go(struct kvc_ns *ns, uint64_t bytes)
+{
+	KVC_PRE(ns->tenant->payload >= bytes && ns->cache->payload >= bytes);
+	ns->tenant->payload -= bytes;
+	ns->cache->payload -= bytes;
 }
 
 static uint64_t pace_now(const struct kvc_tenant_pace *pace, uint64_t now)

@@ -60,6 +60,7 @@ struct kvc_tenant {
 	uint32_t blocks;     /* entries */
 	uint32_t ops;        /* admitted and unfinished */
 	uint64_t held;       /* blocks of its requests that are not answered */
+	uint64_t payload;    /* bytes of memory for what travels through sockets */
 	uint64_t ram;
 	uint64_t coming; /* of that, granted and no block's yet */
 	uint64_t disk;
@@ -203,8 +204,11 @@ uint32_t kvc_tenants_to_clean(struct kvc_cache *cache, bool (*may_go)(void *cach
 /* Listed blocks of a class. */
 uint32_t kvc_tenant_count(const struct kvc_tenant *tenant, unsigned kind);
 
+/* Whether it has more than its share, and there are others in RAM. */
+bool kvc_tenant_is_over(struct kvc_cache *cache, const struct kvc_tenant *tenant);
+
 /* Whether blocks of those that are above their share, not counting what they have pinned, will be free to go
- * when what runs has ended; or there is one tenant only. */
+ * when what runs has ended, and the disk does not hang; or there is one tenant only. */
 bool kvc_tenants_over_busy(struct kvc_cache *cache);
 
 /* Room for a block on disk under the tenant's disk-max: what it has there that was not used lately is

@@ -79,14 +79,21 @@ static bool kind_is_gpu(enum kvc_move_kind kind)
 	return kind == KVC_MOVE_GATHER || kind == KVC_MOVE_SCATTER || kind == KVC_MOVE_LOWER;
 }
 
-static enum kvc_move_lane lane_of(enum kvc_move_kind kind)
-{
-	return kind < KVC_MOVE_LOWER ? KVC_LANE_FRONT : KVC_LANE_BACK;
-}
-
 static bool kind_is_disk(enum kvc_move_kind kind)
 {
 	return kind == KVC_MOVE_LOAD || kind == KVC_MOVE_STORE || kind == KVC_MOVE_SYNC;
+}
+
+static enum kvc_move_pool pool_of(enum kvc_move_kind kind)
+{
+	if (kind_is_gpu(kind))
+		return KVC_POOL_GPU;
+	return kind_is_disk(kind) ? KVC_POOL_DISK : KVC_POOL_CPU;
+}
+
+static enum kvc_move_lane lane_of(enum kvc_move_kind kind)
+{
+	return kind < KVC_MOVE_LOWER ? KVC_LANE_FRONT : KVC_LANE_BACK;
 }
 
 static void classes_init(struct kvc_mover *mover)
@@ -96,7 +103,7 @@ static void classes_init(struct kvc_mover *mover)
 	for (unsigned kind = 0; kind < KVC_MOVE_KINDS; kind++) {
 		struct move_class *class = &mover->classes[kind];
 
-		class->pool = kind_is_gpu(kind) ? KVC_POOL_GPU : KVC_POOL_HOST;
+		class->pool = pool_of(kind);
 		class->lane = lane_of(kind);
 		class->stat_moves = kvc_stats_cell(stats, stat_names[kind].moves);
 		class->stat_bytes = kvc_stats_cell(stats, stat_names[kind].bytes);
@@ -122,6 +129,26 @@ static kvc_status slots_open(struct slot_pool *pool, uint32_t count, uint64_t cl
 	return KVC_OK;
 }
 
+static void pools_close(struct kvc_mover *mover)
+{
+	for (unsigned pool = 0; pool < KVC_POOLS; pool++)
+		kvc_free(mover->pools[pool].slots);
+}
+
+static kvc_status pools_open(struct kvc_mover *mover)
+{
+	const struct kvc_mover_options *options = &mover->options;
+	struct slot_pool *pools = mover->pools;
+	kvc_status status = slots_open(&pools[KVC_POOL_CPU], options->slots, options->class_bytes);
+
+	if (status == KVC_OK)
+		status = slots_open(&pools[KVC_POOL_DISK], options->disk ? options->slots : 0,
+		                    options->class_bytes);
+	if (status == KVC_OK)
+		status = slots_open(&pools[KVC_POOL_GPU], options->gpu_slots, options->gpu_class_bytes);
+	return status;
+}
+
 kvc_status kvc_mover_open(const struct kvc_mover_options *options, struct kvc_mover **out)
 {
 	struct kvc_mover *mover = kvc_calloc(1, sizeof *mover);
@@ -131,12 +158,9 @@ kvc_status kvc_mover_open(const struct kvc_mover_options *options, struct kvc_mo
 	if (!mover)
 		return KVC_NO_MEMORY;
 	mover->options = *options;
-	status = slots_open(&mover->pools[KVC_POOL_HOST], options->slots, options->class_bytes);
-	if (status == KVC_OK)
-		status =
-		        slots_open(&mover->pools[KVC_POOL_GPU], options->gpu_slots, options->gpu_class_bytes);
+	status = pools_open(mover);
 	if (status != KVC_OK) {
-		kvc_free(mover->pools[KVC_POOL_HOST].slots);
+		pools_close(mover);
 		kvc_free(mover);
 		return status;
 	}
@@ -150,8 +174,7 @@ void kvc_mover_close(struct kvc_mover *mover)
 {
 	for (unsigned kind = 0; kind < KVC_MOVE_KINDS; kind++)
 		KVC_PRE(kvc_mover_pending(mover, kind) == 0);
-	kvc_free(mover->pools[KVC_POOL_HOST].slots);
-	kvc_free(mover->pools[KVC_POOL_GPU].slots);
+	pools_close(mover);
 	kvc_free(mover);
 }
 

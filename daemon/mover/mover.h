@@ -13,11 +13,11 @@
  * goes before what can wait (loads and decodes, then encodes; then syncs and stores). Flows take turns by
  * bytes (daemon/base/fair.h), within either of these two; within a flow's turn the more urgent class goes
  * first, but after eight of those one that waits; so of the two lanes, too. A fixed number of slots, and a
- * bound on the bytes of each class, limit what runs at a time; those of GPUs have slots and bounds of their
- * own, since a GPU needs many blocks under way to be busy: each GPU in a mover of its own, so that one that
- * stands still, and keeps what it has, holds up no other. While several flows have been seen lately, none of
- * them may take the last quarter of slots and bytes. Nothing is allocated after open. Loop thread only.
- * Submit never calls back; `done` comes exactly once.
+ * bound on the bytes of each class, limit what runs at a time. The CPU engine, the tier and a GPU have slots
+ * of their own: a disk that hangs keeps nothing from RAM, and a GPU needs many blocks under way to be busy.
+ * Each GPU has a mover of its own, so that one that stands still, and keeps what it has, holds up no other.
+ * While several flows have been seen lately, none of them may take the last quarter of slots and bytes.
+ * Nothing is allocated after open. Loop thread only. Submit never calls back; `done` comes exactly once.
  *
  * The mover moves and counts. It knows nothing of entries, eviction or sessions. */
 #ifndef KVC_MOVER_H
@@ -50,8 +50,8 @@ enum kvc_move_kind {
 /* What is begun before anything else, and what can wait. */
 enum kvc_move_lane { KVC_LANE_FRONT, KVC_LANE_BACK, KVC_LANES };
 
-/* Slots of the CPU engine and the tier, and those of GPUs. */
-enum kvc_move_pool { KVC_POOL_HOST, KVC_POOL_GPU, KVC_POOLS };
+/* Whose slots. */
+enum kvc_move_pool { KVC_POOL_CPU, KVC_POOL_DISK, KVC_POOL_GPU, KVC_POOLS };
 
 /* Whose moves they are. The owner's; in use while one of its moves is. */
 struct kvc_move_flow {
@@ -105,7 +105,8 @@ struct kvc_mover_options {
 	struct kvc_stats *stats;
 	struct kvc_engine *engine;
 	struct kvc_tier *disk; /* NULL: no LOAD, STORE, SYNC */
-	uint32_t slots;        /* moves that run at a time; 0: only those of a GPU come */
+	uint32_t slots;        /* moves that run at a time on the CPU engine, and as many on the tier; 0: only
+	                        * those of a GPU come */
 	uint32_t gpu_slots;    /* likewise, on a GPU; 0: none come */
 	uint64_t
 	        class_bytes; /* image bytes of each kind that run at a time; one move is always let through */

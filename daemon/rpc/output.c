@@ -8,7 +8,7 @@
 
 #include "daemon/base/alloc.h"
 #include "daemon/base/check.h"
-#include "daemon/rpc/server.h"
+#include "daemon/rpc/session.h"
 
 enum {
 	CAPACITY_MIN = 1024,
@@ -18,41 +18,40 @@ enum {
 
 /* ---- payloads ------------------------------------------------------------------------------ */
 
-kvc_status kvc_payload_open(struct kvc_rpc *rpc, uint64_t bytes, struct kvc_payload **payload)
+kvc_status kvc_payload_open(struct kvc_rpc *rpc, struct kvc_session_ns *ns, uint64_t bytes,
+                            struct kvc_payload **payload)
 {
 	struct kvc_payload *opened;
 
 	KVC_PRE(bytes > 0);
-	/* Alone, one may be larger than a budget that has shrunk since hello announced its size. */
-	if (rpc->inline_used > 0 &&
-	    (bytes > rpc->limits.inline_budget || rpc->inline_used > rpc->limits.inline_budget - bytes))
-		return KVC_BUSY;
 	opened = kvc_calloc(1, sizeof *opened);
 	if (!opened)
 		return KVC_NO_MEMORY;
-	*opened = (struct kvc_payload){.rpc = rpc, .bytes = bytes};
+	*opened = (struct kvc_payload){.rpc = rpc, .ns = ns, .bytes = bytes};
 	kvc_list_init(&opened->node);
+	if (kvc_ns_payload_hold(ns->ns, bytes, rpc->limits.inline_budget) != KVC_OK) {
+		kvc_free(opened);
+		return KVC_BUSY;
+	}
 	opened->data = kvc_realloc(NULL, 1, bytes);
 	if (!opened->data) {
+		kvc_ns_payload_let_go(ns->ns, bytes);
 		kvc_free(opened);
 		return KVC_NO_MEMORY;
 	}
-	rpc->inline_used += bytes;
-	kvc_stat_set(rpc->cells.inline_bytes, (int64_t)rpc->inline_used);
+	ns->refs++;
+	kvc_stat_add(rpc->cells.inline_bytes, (int64_t)bytes);
 	*payload = opened;
 	return KVC_OK;
 }
 
 void kvc_payload_close(struct kvc_payload *payload)
 {
-	struct kvc_rpc *rpc;
-
 	if (!payload)
 		return;
-	rpc = payload->rpc;
-	KVC_INVARIANT(rpc->inline_used >= payload->bytes);
-	rpc->inline_used -= payload->bytes;
-	kvc_stat_set(rpc->cells.inline_bytes, (int64_t)rpc->inline_used);
+	kvc_stat_add(payload->rpc->cells.inline_bytes, -(int64_t)payload->bytes);
+	kvc_ns_payload_let_go(payload->ns->ns, payload->bytes);
+	kvc_session_ns_unref(payload->ns);
 	kvc_list_remove(&payload->node);
 	kvc_free(payload->data);
 	kvc_free(payload);

@@ -14,11 +14,13 @@
 #include "proto/kvc_status.h"
 
 struct kvc_rpc;
+struct kvc_session_ns;
 
 /* Memory for the blocks of one inline request, counted against the inline budget. */
 struct kvc_payload {
 	struct kvc_list node;
 	struct kvc_rpc *rpc;
+	struct kvc_session_ns *ns; /* whose tenant has it, held */
 	uint8_t *data;
 	uint64_t bytes; /* reserved */
 	uint64_t used;  /* received so far, or to be sent */
@@ -26,8 +28,9 @@ struct kvc_payload {
 	uint64_t at; /* control bytes of the session before it */
 };
 
-/* KVC_BUSY: over the budget. KVC_NO_MEMORY. The bytes are not zeroed. */
-kvc_status kvc_payload_open(struct kvc_rpc *rpc, uint64_t bytes, struct kvc_payload **payload);
+/* KVC_BUSY: over the budget, or its part of that. KVC_NO_MEMORY. The bytes are not zeroed. */
+kvc_status kvc_payload_open(struct kvc_rpc *rpc, struct kvc_session_ns *ns, uint64_t bytes,
+                            struct kvc_payload **payload);
 void kvc_payload_close(struct kvc_payload *payload);
 
 struct kvc_output {

@@ -229,10 +229,14 @@ static uint64_t request_left_ms(const struct kvc_request *request)
 	return left_ns / 1000000 < left_ms ? left_ns / 1000000 : left_ms;
 }
 
-static kvc_status timer_begin(struct kvc_request *request, struct kvc_problem *problem)
+/* Whether the request may begin, whose payload may have taken a while. */
+static kvc_status run_begin(struct kvc_request *request, struct kvc_problem *problem)
 {
 	uint64_t left_ms = request_left_ms(request);
 
+	if (request->drops != kvc_ns_drops(request->ns->ns))
+		return kvc_problem_set(problem, KVC_CANCELLED, "tenant '%s' was dropped meanwhile",
+		                       kvc_ns_tenant(request->ns->ns));
 	if (left_ms == 0)
 		return kvc_problem_set(problem, KVC_DEADLINE,
 		                       "the deadline passed before the request could begin");
@@ -248,7 +252,7 @@ static void request_run(struct kvc_request *request)
 	struct kvc_session *session = request->session;
 	struct kvc_frame frame = {.verb = request->verb, .request_id = request->id};
 	struct kvc_problem problem;
-	kvc_status status = timer_begin(request, &problem);
+	kvc_status status = run_begin(request, &problem);
 
 	if (status != KVC_OK) {
 		request_free(request);
@@ -428,6 +432,7 @@ static kvc_status request_hold(const struct building *building, struct kvc_reque
 	request->ns = building->ns;
 	request->ns->refs++;
 	request->held = held;
+	request->drops = kvc_ns_drops(building->ns->ns);
 	kvc_stat_add(building->session->rpc->cells.inflight_blocks, held);
 	*made = request;
 	return KVC_OK;
@@ -446,7 +451,8 @@ static kvc_status memory_take(const struct building *building, struct kvc_reques
 		request->pool = building->pool;
 		return KVC_OK;
 	}
-	status = kvc_payload_open(building->session->rpc, building->raw_bytes, &request->payload);
+	status = kvc_payload_open(building->session->rpc, building->ns, building->raw_bytes,
+	                          &request->payload);
 	return status == KVC_OK
 	               ? KVC_OK
 	               : kvc_problem_set(building->problem, status,

@@ -44,6 +44,7 @@ struct kvc_request {
 	struct kvc_payload *payload; /* inline */
 	struct kvc_problem *refusal; /* refused */
 	uint32_t held;               /* its memory, in blocks: see kvc_ns_blocks_hold */
+	uint32_t drops;              /* kvc_ns_drops, when its keys were derived */
 	uint32_t count;
 	uint32_t unfinished;
 	uint32_t *pages; /* cuda: ids of all blocks, behind the operations */

@@ -88,8 +88,6 @@ struct kvc_rpc {
 	uint32_t *statuses;
 	uint64_t *lengths;
 
-	uint64_t inline_used; /* bytes of all payload buffers */
-
 	/* descriptors of device memory that engines keep, to map it again */
 	uint32_t chunks;
 	uint32_t chunks_max;

@@ -578,20 +578,105 @@ static void test_d1_client_dies_mid_put(void **state)
 	assert_true(kvc_test_fault_harmless(&kvc_test_fault_now));
 }
 
+/* A put whose payload is still on its way when its tenant is dropped is one of those that are dropped. */
+static void test_drop_meets_a_payload_that_arrives(void **state)
+{
+	static uint8_t bytes[1 << 16];
+	size_t total = kvc_test_inline_put(bytes);
+	char tenant[] = "tenant"; /* of kvc_test_open_ns */
+	Kvcellar__DropTenant drop;
+	int witness = kvc_test_fault_now.witness;
+	int fd = kvc_test_client_now();
+	struct kvc_test_reply reply;
+
+	(void)state;
+	assert_int_equal(kvc_test_open_ns(witness, "raw"), KVC_OK);
+	assert_int_equal(kvc_test_open_ns(fd, "raw"), KVC_OK);
+	assert_true(kvc_test_send(fd, bytes, total - 1));
+	kvc_test_assert_pings(witness);
+	kvcellar__drop_tenant__init(&drop);
+	drop.tenant = tenant;
+	assert_int_equal(kvc_test_call(witness, KVC_VERB_DROP_TENANT, &drop.base, &reply), KVC_OK);
+	assert_true(kvc_test_send(fd, bytes + total - 1, 1));
+	assert_int_equal(kvc_test_receive(fd, &reply), KVC_TEST_REPLY);
+	assert_int_equal(reply.frame.status, KVC_CANCELLED);
+	assert_int_equal(lookup_prefix(witness), 0);
+	assert_true(kvc_test_send(fd, bytes, total));
+	assert_int_equal(kvc_test_receive(fd, &reply), KVC_TEST_REPLY);
+	assert_int_equal(reply.frame.status, KVC_OK);
+	assert_int_equal(lookup_prefix(witness), 1);
+	close(fd);
+}
+
+/* A put of 1 MiB, of which the payload does not come. */
+static void put_without_payload(int fd)
+{
+	enum { BLOCKS = (1 << 20) / KVC_TEST_BLOCK_BYTES };
+	static uint8_t bytes[1 << 16];
+	struct kvc_frame frame = {
+	        .verb = KVC_VERB_PUT, .request_id = 9, .payload_bytes = BLOCKS * KVC_TEST_BLOCK_BYTES};
+	Kvcellar__Block *blocks[BLOCKS];
+	Kvcellar__Block block;
+	Kvcellar__Put put = kvc_test_put_of(blocks, &block);
+
+	put.plane = KVCELLAR__PLANE__PLANE_INLINE;
+	put.region = 0;
+	put.n_blocks = BLOCKS;
+	for (unsigned i = 0; i < BLOCKS; i++)
+		blocks[i] = &block;
+	assert_true(kvc_test_send(fd, bytes, kvc_test_frame(&frame, &put.base, bytes)));
+}
+
+/* Memory for payloads is for 4 MiB: a tenant that has begun so many puts leaves a quarter of it to others. */
+static void test_payloads_that_do_not_come_hold_up_no_other_tenant(void **state)
+{
+	static uint8_t bytes[1 << 16];
+	size_t total = kvc_test_inline_put(bytes);
+	int other = kvc_test_client_now();
+	struct kvc_test_reply reply;
+	int fds[4];
+
+	(void)state;
+	assert_int_equal(kvc_test_open_ns_of(other, "other", "raw"), KVC_OK);
+	for (unsigned i = 0; i < 4; i++) {
+		fds[i] = kvc_test_client_now();
+		assert_int_equal(kvc_test_open_ns(fds[i], "raw"), KVC_OK);
+		put_without_payload(fds[i]);
+	}
+	kvc_test_assert_pings(other);
+	assert_true(kvc_test_send(other, bytes, total));
+	assert_int_equal(kvc_test_receive(other, &reply), KVC_TEST_REPLY);
+	assert_int_equal(reply.frame.status, KVC_OK);
+	assert_int_equal(lookup_prefix(other), 1);
+	for (unsigned i = 0; i < 4; i++)
+		close(fds[i]);
+	close(other);
+}
+
 #define ROW(test) cmocka_unit_test_setup_teardown(test, kvc_test_setup, kvc_test_teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        ROW(test_d7_foreign_protocols),   ROW(test_d7_random_bytes),
-	        ROW(test_d7_random_headers),      ROW(test_d8_body_lengths),
-	        ROW(test_d8_payload_lengths),     ROW(test_d8_payload_of_refused_request_is_skipped),
-	        ROW(test_d9_malformed_messages),  ROW(test_c9_nested_messages),
-	        ROW(test_d9_many_empty_entries),  ROW(test_d9_unknown_and_repeated_fields),
-	        ROW(test_d10_unset_values),       ROW(test_d11_d12_layouts),
-	        ROW(test_d25_versions),           ROW(test_d26_order),
-	        ROW(test_d26_pipelined),          ROW(test_h7_tenant_names),
+	        ROW(test_d7_foreign_protocols),
+	        ROW(test_d7_random_bytes),
+	        ROW(test_d7_random_headers),
+	        ROW(test_d8_body_lengths),
+	        ROW(test_d8_payload_lengths),
+	        ROW(test_d8_payload_of_refused_request_is_skipped),
+	        ROW(test_d9_malformed_messages),
+	        ROW(test_c9_nested_messages),
+	        ROW(test_d9_many_empty_entries),
+	        ROW(test_d9_unknown_and_repeated_fields),
+	        ROW(test_d10_unset_values),
+	        ROW(test_d11_d12_layouts),
+	        ROW(test_d25_versions),
+	        ROW(test_d26_order),
+	        ROW(test_d26_pipelined),
+	        ROW(test_h7_tenant_names),
 	        ROW(test_d1_client_dies_mid_put),
+	        ROW(test_drop_meets_a_payload_that_arrives),
+	        ROW(test_payloads_that_do_not_come_hold_up_no_other_tenant),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

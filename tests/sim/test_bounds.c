@@ -245,13 +245,16 @@ static void tenants_have_a_limit(void **state)
 {
 	static struct kvc_ns *kept[OTHERS];
 	struct kvc_ns *ns;
+	uint64_t allocated;
 	struct world w;
 
 	(void)state;
 	world_open(&w, 26, 0);
 	assert_int_equal(by(put, &w, "owner", 1), KVC_OK);
 	tenants_come(&w, 0, OTHERS - 1, kept);
+	allocated = kvc_alloc_count();
 	assert_int_equal(ns_of(&w, "new", &ns), KVC_LIMIT);
+	assert_int_equal(kvc_alloc_count(), allocated + 1); /* a namespace, no tenant */
 	assert_int_equal(by(get, &w, "owner", 1), KVC_OK);
 	kvc_ns_close(kept[0]);
 	assert_int_equal(ns_of(&w, "new", &kept[0]), KVC_OK);
@@ -334,6 +337,47 @@ static void held_blocks_are_shared(void **state)
 	world_close(&w);
 }
 
+static uint32_t payloads_begin(struct kvc_ns *ns, uint64_t bytes, uint64_t most)
+{
+	uint32_t count = 0;
+
+	while (kvc_ns_payload_hold(ns, bytes, most) == KVC_OK)
+		count++;
+	return count;
+}
+
+static void payloads_end(struct kvc_ns *ns, uint64_t bytes, uint32_t count)
+{
+	while (count--)
+		kvc_ns_payload_let_go(ns, bytes);
+}
+
+/* Who takes in replies slowly has memory for them all the while: alone all of it, with others three quarters.
+ */
+static void memory_for_payloads_is_shared(void **state)
+{
+	enum { MEMORY = 16 };
+	struct kvc_ns *ns[1];
+	struct world w;
+
+	(void)state;
+	world_open(&w, 29, 0);
+	assert_int_equal(payloads_begin(w.ns, 1, MEMORY), MEMORY);
+	payloads_end(w.ns, 1, MEMORY);
+	tenants_come(&w, 0, 1, ns);
+	assert_int_equal(payloads_begin(w.ns, 1, MEMORY), MEMORY * 3 / 4);
+	assert_int_equal(payloads_begin(ns[0], MEMORY / 4, MEMORY), 1);
+	assert_int_equal(payloads_begin(w.ns, 1, MEMORY), 0);
+	assert_int_equal(tenant_stat(&w, "a", "refused"), 3);
+	payloads_end(ns[0], MEMORY / 4, 1);
+	payloads_end(w.ns, 1, MEMORY * 3 / 4);
+	assert_int_equal(kvc_ns_payload_hold(w.ns, 2 * MEMORY, MEMORY), KVC_OK); /* there is nothing else */
+	assert_int_equal(kvc_ns_payload_hold(ns[0], 1, MEMORY), KVC_BUSY);
+	payloads_end(w.ns, 2 * MEMORY, 1);
+	kvc_ns_close(ns[0]);
+	world_close(&w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -345,6 +389,7 @@ int main(void)
 	        cmocka_unit_test(tenants_have_a_limit),
 	        cmocka_unit_test(a_named_tenant_is_not_crowded_out),
 	        cmocka_unit_test(held_blocks_are_shared),
+	        cmocka_unit_test(memory_for_payloads_is_shared),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

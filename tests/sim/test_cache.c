@@ -449,6 +449,67 @@ static void hung_disk_ends_by_the_deadline(void **state)
 	kvc_row_end();
 }
 
+/* Blocks from `first` on that rest on disk only. */
+static void on_disk_only(struct world *w, uint32_t first, uint32_t *numbers, uint32_t count)
+{
+	for (uint32_t number = first; count; number++) {
+		struct kvc_storage_key key = storage_key(w, number);
+		uint8_t rest;
+
+		(void)kvc_cache_lookup(w->cache, &key, 1, &rest);
+		assert_int_not_equal(rest, KVC_REST_NONE);
+		if (rest != KVC_REST_DISK)
+			continue;
+		*numbers++ = number;
+		count--;
+	}
+}
+
+/* Loads that never end hold up other loads, but nothing that needs no disk; and those that have not begun
+ * hold no room any longer than someone waits for them. */
+static void hung_loads_leave_ram_to_others(void **state)
+{
+	enum { READERS = 40, SLOTS = 16 };
+	struct job *readers = test_calloc(READERS, sizeof *readers);
+	uint32_t numbers[READERS];
+	struct job job, late;
+	struct world w;
+
+	(void)state;
+	KVC_ROW("B20 D27");
+	world_open(&w, 33, 1000);
+	push_out(&w);
+	on_disk_only(&w, 1000, numbers, READERS);
+	w.disk->faults.hang = 1;
+	for (uint32_t i = 0; i < READERS; i++)
+		get_submit(&w, &readers[i], numbers[i]);
+	settle(&w);
+	kvc_row.injected += SLOTS;
+	get_submit(&w, &job, 1399);
+	settle(&w);
+	assert_true(job.done && job.op.status == KVC_OK && job.op.from == KVC_REST_RAM);
+	put_submit(&w, &job, 2000, 2000, false);
+	settle(&w);
+	assert_true(job.done && job.op.status == KVC_OK);
+	assert_int_equal(stat(&w, "move.load_pending"), READERS);
+	for (uint32_t i = 0; i < READERS; i++)
+		kvc_op_cancel(&readers[i].op, KVC_DEADLINE);
+	get_submit(&w, &late, numbers[READERS - 1]); /* of which the load is just being given up */
+	settle(&w);
+	for (uint32_t i = 0; i < READERS; i++)
+		assert_true(readers[i].done && readers[i].op.status == KVC_DEADLINE);
+	assert_int_equal(stat(&w, "move.load_pending"), SLOTS + 1);
+	w.disk->faults.hang = 0;
+	sim_tier_release(w.disk);
+	assert_int_equal(finish(&w, &late), KVC_OK);
+	assert_true(restored_is(&w, &late, numbers[READERS - 1]));
+	for (uint32_t i = 0; i < READERS; i++)
+		assert_int_equal(get(&w, numbers[i], numbers[i]), KVC_OK);
+	test_free(readers);
+	world_close(&w);
+	kvc_row_end();
+}
+
 static void concurrent_gets_share_one_load(void **state)
 {
 	struct world w;
@@ -716,6 +777,7 @@ int main(void)
 	        cmocka_unit_test(scrubber_leaves_the_copy_on_disk),
 	        cmocka_unit_test(read_error_is_a_miss),
 	        cmocka_unit_test(hung_disk_ends_by_the_deadline),
+	        cmocka_unit_test(hung_loads_leave_ram_to_others),
 	        cmocka_unit_test(concurrent_gets_share_one_load),
 	        cmocka_unit_test(drop_during_get_and_load),
 	        cmocka_unit_test(durable_put_of_a_block_lost_while_loaded),

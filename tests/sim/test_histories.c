@@ -41,7 +41,8 @@ struct history {
 	struct kvc_tenant_drop drop;
 	bool drops;
 	unsigned dropped;        /* the tenant */
-	uint8_t doomed[NUMBERS]; /* contents of it that are gone when it has been dropped */
+	uint8_t doomed[NUMBERS]; /* contents of it, those of puts that were under way too, that are gone when
+	                          * it has been dropped */
 };
 
 static struct kvc_ns *ns_get(struct world *w, struct history *history, unsigned tenant)
@@ -60,7 +61,7 @@ static void ns_close(struct history *history, unsigned tenant)
 	history->ns[tenant] = NULL;
 }
 
-/* Contents of puts of the block that are under way: whatever is dropped now, they may come. */
+/* Contents of puts of the block that are under way: though the block is dropped now, they may come. */
 static uint8_t contents_coming(const struct history *history, unsigned tenant, uint32_t number)
 {
 	uint8_t contents = 0;
@@ -81,12 +82,11 @@ static uint32_t content_of(unsigned tenant, uint32_t number, uint32_t content)
 	return (tenant * NUMBERS + number) * CONTENTS + content;
 }
 
-static void history_get(struct world *w, const struct history *history, const struct slot *slot)
+static void history_get(struct world *w, const struct slot *slot)
 {
 	uint32_t number = slot->job.number;
 	uint8_t contents = slot->contents;
 
-	(void)history;
 	if (slot->over)
 		fail_msg("block %u was restored after its end", number);
 	for (uint32_t content = 0; content < CONTENTS; content++)
@@ -178,9 +178,7 @@ static void tenant_drop(struct world *w, struct history *history)
 	strcpy(history->drop.tenant, names[tenant]);
 	history->drops = true;
 	history->dropped = tenant;
-	for (uint32_t number = 0; number < NUMBERS; number++)
-		history->doomed[number] =
-		        history->put[tenant][number] & (uint8_t)~contents_coming(history, tenant, number);
+	memcpy(history->doomed, history->put[tenant], sizeof history->doomed);
 	kvc_cache_tenant_drop(w->cache, &history->drop);
 }
 
@@ -271,7 +269,7 @@ static void history_step(struct world *w, struct history *history, struct slot *
 		history_submit(w, history, slot);
 	} else if (slot->job.done) {
 		if (op->kind == KVC_OP_GET && op->status == KVC_OK)
-			history_get(w, history, slot);
+			history_get(w, slot);
 		assert_false(op->kind == KVC_OP_PUT && op->status == KVC_MISS);
 		kvc_ns_close(op->ns);
 		slot->busy = false;
@@ -367,7 +365,7 @@ static void history_open(struct world *w, struct history *history, uint64_t seed
 	gpus_open(w, draw.state, records, (uint32_t)(seed % 3), vram_blocks[sim_next(&draw) % 5]);
 	if (w->disk)
 		w->disk->faults = (struct sim_tier_faults){
-		        .store_error = 50, .load_error = 50, .sync_error = 50, .flip = 20};
+		        .store_error = 50, .load_error = 50, .sync_error = 50, .flip = 20, .hang = 20};
 	history->ns[0] = w->ns;
 	history->ballast_bytes = ARENA - ((uint64_t)ARENA >> sim_next(&draw) % 4);
 	if (history->ballast_bytes)
@@ -393,6 +391,8 @@ static void history_turn(struct world *w, struct history *history)
 	if (sim_one_in(&w->random, 30))
 		ns_close(history, 1 + (unsigned)(sim_next(&w->random) % (TENANTS - 1)));
 	gpus_other(w);
+	if (w->disk && sim_one_in(&w->random, 100))
+		sim_tier_release(w->disk);
 	if (sim_one_in(&w->random, 10))
 		sim_pass(w->loop, sim_next(&w->random) % 4);
 	sim_step(w->loop);
@@ -409,13 +409,22 @@ static void slots_end(struct world *w, struct history *history)
 	}
 }
 
+static void nothing_hangs(struct world *w)
+{
+	for (uint32_t i = 0; i < w->gpu_count; i++)
+		sim_gpu_hang(w->gpus[i], false);
+	if (!w->disk)
+		return;
+	w->disk->faults.hang = 0;
+	sim_tier_release(w->disk);
+}
+
 /* All that runs ends, and nothing is left over; sometimes the stop comes before that. */
 static void history_end(struct world *w, struct history *history)
 {
 	bool in_order = sim_one_in(&w->random, 2);
 
-	for (uint32_t i = 0; i < w->gpu_count; i++)
-		sim_gpu_hang(w->gpus[i], false);
+	nothing_hangs(w);
 	if (in_order)
 		settle(w);
 	else

@@ -1,5 +1,4 @@
-/* Several tenants in the simulated world: who gives way to whom, what each may, and what is left of one that
- * is dropped. Tenant a is the world's own. */
+/* Several tenants in the simulated world: who gives way to whom, and what each may. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,94 +8,7 @@
 
 #include <cmocka.h>
 
-#include "daemon/base/alloc.h"
-#include "tests/sim/world.h"
-
-enum {
-	B_OWN = 60, /* blocks of the tenant that keeps to itself: a fifth of the arena or so */
-	RECORD = 4096,
-	FLOOD = 600, /* blocks: more than the arena holds */
-};
-
-struct tenants {
-	struct world w;
-	struct kvc_ns *a;
-	struct kvc_ns *b;
-};
-
-static void tenants_begin(struct tenants *t)
-{
-	struct kvc_ns_options options = ns_options("b");
-
-	t->a = t->w.ns;
-	assert_int_equal(kvc_ns_open(t->w.cache, &options, &t->b), KVC_OK);
-}
-
-static void tenants_open(struct tenants *t, uint64_t seed, uint32_t disk_records)
-{
-	world_open(&t->w, seed, disk_records);
-	tenants_begin(t);
-}
-
-static void tenants_close(struct tenants *t)
-{
-	world_ns(&t->w, t->a);
-	kvc_ns_close(t->b);
-	settle(&t->w);
-	world_close(&t->w);
-}
-
-static void budgets(struct tenants *t, const struct kvc_tenant_budget *of, uint32_t count)
-{
-	kvc_cache_budgets_set(t->w.cache, &(struct kvc_tenant_budgets){.count = count, .of = of});
-}
-
-static kvc_status put_as(struct tenants *t, struct kvc_ns *ns, uint32_t number)
-{
-	world_ns(&t->w, ns);
-	return put(&t->w, number, number);
-}
-
-static kvc_status get_as(struct tenants *t, struct kvc_ns *ns, uint32_t number)
-{
-	world_ns(&t->w, ns);
-	return get(&t->w, number, number);
-}
-
-static void puts_as(struct tenants *t, struct kvc_ns *ns, uint32_t first, uint32_t count)
-{
-	for (uint32_t i = 0; i < count; i++)
-		assert_int_equal(put_as(t, ns, first + i), KVC_OK);
-}
-
-/* How many of these blocks can be got. */
-static uint32_t present(struct tenants *t, struct kvc_ns *ns, uint32_t first, uint32_t count)
-{
-	uint32_t there = 0;
-
-	for (uint32_t i = 0; i < count; i++)
-		there += get_as(t, ns, first + i) == KVC_OK;
-	return there;
-}
-
-static int64_t ram_of(struct tenants *t, const char *tenant)
-{
-	return tenant_stat(&t->w, tenant, "ram_bytes");
-}
-
-/* Let simulated time pass. */
-static void pass(struct kvc_timer *timer)
-{
-	(void)timer;
-}
-
-static void time_passes(struct tenants *t, uint64_t ms)
-{
-	struct kvc_timer timer = {.fire = pass};
-
-	assert_int_equal(kvc_timer_start(t->w.loop, &timer, ms), KVC_OK);
-	settle(&t->w);
-}
+#include "tests/sim/tenants.h"
 
 /* ---- shares -------------------------------------------------------------------------------- */
 
@@ -222,6 +134,128 @@ static void pins_above_the_share_hold_up_nobody(void **state)
 	tenants_close(&t);
 }
 
+/* Pins leave no run of pages for a large block, though most of the arena is free. While it waits for what is
+ * in use elsewhere others go on after a moment, and what they put stays. */
+static void a_block_that_finds_no_run_holds_up_nobody(void **state)
+{
+	enum { ALL = ARENA / RECORD, STEP = 8, NEW = 20 };
+	struct kvc_ns_options options = ns_options("a");
+	struct kvc_storage_key key;
+	struct kvc_lease *lease;
+	struct job readers[2], writer, waiting;
+	struct kvc_ns *large;
+	struct tenants t;
+	uint32_t done;
+
+	(void)state;
+	tenants_open(&t, 24, 0);
+	options.shape.layers = 500;
+	assert_int_equal(kvc_ns_open(t.w.cache, &options, &large), KVC_OK);
+	assert_int_equal(kvc_lease_open(t.w.cache, ALL, &lease), KVC_OK);
+	puts_as(&t, t.b, 0, 1);
+	for (uint32_t i = 0; i < ALL - 1; i++) {
+		puts_as(&t, t.a, i, 1);
+		key = storage_key(&t.w, i);
+		if (i % STEP == 0)
+			assert_int_equal(kvc_lease_pin(lease, &key, 1, &done), KVC_OK);
+	}
+	for (uint32_t i = 0; i < ALL - 1; i++) {
+		key = storage_key(&t.w, i);
+		if (i % STEP)
+			assert_int_equal(kvc_cache_drop(t.w.cache, &key, 1), 1);
+	}
+	world_ns(&t.w, t.b);
+	get_submit(&t.w, &readers[0], 0);
+	get_submit(&t.w, &readers[1], 0);
+	world_ns(&t.w, large);
+	job_init(&t.w, &waiting, KVC_OP_PUT, 0);
+	kvc_op_submit(t.w.cache, &waiting.op);
+	sim_pass(t.w.loop, 200);
+	world_ns(&t.w, t.b);
+	for (uint32_t i = 0; i < NEW; i++) {
+		put_submit(&t.w, &writer, 1000 + i, i, false);
+		for (unsigned steps = 0; !writer.done && steps < 1000; steps++) {
+			sim_step(t.w.loop);
+			for (unsigned r = 0; r < 2; r++)
+				if (readers[r].done)
+					get_submit(&t.w, &readers[r], 0);
+		}
+		assert_true(writer.done && writer.op.status == KVC_OK);
+	}
+	assert_false(waiting.done);
+	settle(&t.w);
+	assert_true(waiting.done && waiting.op.status == KVC_NO_SPACE);
+	assert_int_equal(tenant_stat(&t.w, "b", "evicted"), 0);
+	kvc_lease_close(lease);
+	kvc_ns_close(large);
+	tenants_close(&t);
+}
+
+/* Who pins whatever it puts has more than its share before long, and cannot give up any of it: it takes
+ * nothing of those within theirs for more. */
+static void pins_take_nothing_from_others(void **state)
+{
+	struct kvc_storage_key key;
+	struct kvc_lease *lease;
+	struct tenants t;
+	uint32_t done, pinned = 0;
+
+	(void)state;
+	tenants_open(&t, 26, 0);
+	assert_int_equal(kvc_lease_open(t.w.cache, FLOOD, &lease), KVC_OK);
+	puts_as(&t, t.b, 0, B_OWN);
+	while (put_as(&t, t.a, pinned) == KVC_OK) {
+		key = storage_key(&t.w, pinned++);
+		assert_int_equal(kvc_lease_pin(lease, &key, 1, &done), KVC_OK);
+	}
+	assert_true(pinned >= ARENA / RECORD - B_OWN);
+	assert_int_equal(tenant_stat(&t.w, "b", "evicted"), 0);
+	puts_as(&t, t.b, 1000, 2 * B_OWN); /* of its own */
+	assert_int_equal(present(&t, t.b, 1000 + B_OWN, B_OWN), B_OWN);
+	kvc_lease_close(lease);
+	tenants_close(&t);
+}
+
+/* Room that a tenant above its share has taken for loads which never end is not waited for by others: they
+ * take what there is. */
+static void a_disk_that_hangs_keeps_no_room_from_others(void **state)
+{
+	enum { LOADS = 16 };
+	static const struct kvc_tenant_budget weights[] = {{.name = "a", .weight = 1}};
+	struct job *gets = test_calloc(LOADS, sizeof *gets);
+	struct job puts[2];
+	struct tenants t;
+
+	(void)state;
+	tenants_open(&t, 25, 2000);
+	budgets(&t, weights, 1);
+	puts_as(&t, t.a, 0, LOADS);
+	puts_as(&t, t.b, 0, FLOOD);
+	assert_true(ram_of(&t, "a") < ARENA / 101); /* its share */
+	t.w.disk->faults.hang = 1;
+	world_ns(&t.w, t.a);
+	for (uint32_t i = 0; i < LOADS; i++)
+		get_submit(&t.w, &gets[i], i);
+	settle(&t.w);
+	assert_true(stat(&t.w, "move.load_pending") > 0);
+	assert_true(ram_of(&t, "a") > ARENA / 101);
+	world_ns(&t.w, t.b);
+	for (uint32_t i = 0; i < 2; i++) {
+		put_submit(&t.w, &puts[i], 1000 + i, i, false);
+		sim_pass(t.w.loop, 1000);
+		settle(&t.w);
+	}
+	assert_true(puts[0].done && puts[0].op.status == KVC_OK);
+	assert_true(puts[1].done && puts[1].op.status == KVC_OK);
+	t.w.disk->faults.hang = 0;
+	sim_tier_release(t.w.disk);
+	settle(&t.w);
+	for (uint32_t i = 0; i < LOADS; i++)
+		assert_true(gets[i].done && gets[i].op.status == KVC_OK);
+	test_free(gets);
+	tenants_close(&t);
+}
+
 /* ---- priorities ---------------------------------------------------------------------------- */
 
 static kvc_status put_with(struct tenants *t, uint32_t number, enum kvc_priority priority)
@@ -298,6 +332,53 @@ static void ram_max_is_kept(void **state)
 		assert_int_equal(put_as(&t, t.a, 5000), KVC_OK);
 		tenants_close(&t);
 	}
+}
+
+/* A block that is larger than all that its tenant may have pushes nothing of it out. */
+static void what_never_fits_pushes_nothing_out(void **state)
+{
+	static const struct kvc_tenant_budget limits[] = {{.name = "a", .ram_max = 20 * RECORD}};
+	struct kvc_ns_options options = ns_options("a");
+	struct kvc_ns *large;
+	struct tenants t;
+
+	(void)state;
+	tenants_open(&t, 22, 0);
+	budgets(&t, limits, 1);
+	options.shape.layers = 500;
+	assert_int_equal(kvc_ns_open(t.w.cache, &options, &large), KVC_OK);
+	assert_true(kvc_ns_plan(large)->image_bytes > 20 * RECORD);
+	puts_as(&t, t.a, 0, 15);
+	assert_int_equal(put_as(&t, large, 1000), KVC_QUOTA);
+	assert_int_equal(present(&t, t.a, 0, 15), 15);
+	kvc_ns_close(large);
+	tenants_close(&t);
+}
+
+/* What a client says is an image, and is longer than any of that block can be, pushes nothing out either. */
+static void what_is_no_image_pushes_nothing_out(void **state)
+{
+	enum { LONG = ARENA / 2 };
+	uint8_t *data = aligned_alloc(KVC_IMAGE_ALIGN, LONG);
+	struct tenants t;
+	struct job job;
+	uint32_t blocks = 0;
+
+	(void)state;
+	tenants_open(&t, 23, 0);
+	assert_non_null(data);
+	memset(data, 1, LONG);
+	while (!tenant_stat(&t.w, "a", "evicted"))
+		puts_as(&t, t.a, blocks++, 1);
+	world_form(&t.w, KVC_OP_IMAGE);
+	job_init(&t.w, &job, KVC_OP_PUT, 5000);
+	job.op.external = (struct kvc_image_view){data, LONG};
+	kvc_op_submit(t.w.cache, &job.op);
+	assert_int_equal(finish(&t.w, &job), KVC_SHAPE);
+	assert_int_equal(tenant_stat(&t.w, "a", "evicted"), 1);
+	assert_int_equal(tenant_stat(&t.w, "a", "blocks"), blocks - 1);
+	free(data);
+	tenants_close(&t);
 }
 
 /* One that waits for its own dirty blocks to be written does not hold up another. */
@@ -472,245 +553,6 @@ static void queues_are_shared(void **state)
 	}
 }
 
-/* ---- who it is ----------------------------------------------------------------------------- */
-
-/* After a restart blocks are their tenants' again, before anyone has opened a namespace. */
-static void recovered_blocks_have_their_tenant(void **state)
-{
-	struct tenants t;
-
-	(void)state;
-	tenants_open(&t, 15, 400);
-	puts_as(&t, t.a, 0, 30);
-	puts_as(&t, t.b, 0, 20);
-	world_ns(&t.w, t.a);
-	kvc_ns_close(t.b);
-	cache_end(&t.w, 1000);
-	sim_tier_crash(t.w.disk, false);
-	cache_begin(&t.w);
-	settle(&t.w);
-	assert_int_equal(tenant_stat(&t.w, "a", "blocks"), 30);
-	assert_int_equal(tenant_stat(&t.w, "b", "blocks"), 20);
-	assert_int_equal(tenant_stat(&t.w, "b", "disk_bytes"), 20 * RECORD);
-	tenants_begin(&t);
-	assert_int_equal(present(&t, t.b, 0, 20), 20);
-	tenants_close(&t);
-}
-
-/* Records of an old directory do not say whose they are until they are read. */
-static void nobodys_blocks_are_adopted(void **state)
-{
-	struct kvc_storage_key keys[20];
-	struct tenants t;
-	int64_t before;
-
-	(void)state;
-	tenants_open(&t, 16, 400);
-	puts_as(&t, t.a, 0, 20);
-	puts_as(&t, t.b, 0, 20);
-	world_ns(&t.w, t.a);
-	kvc_ns_close(t.b);
-	cache_end(&t.w, 1000);
-	sim_tier_crash(t.w.disk, false);
-	t.w.disk->faults.no_tenants = 1;
-	cache_begin(&t.w);
-	settle(&t.w);
-	tenants_begin(&t);
-	before = stat(&t.w, "ram.used_bytes"); /* of the cache before */
-	assert_int_equal(tenant_stat(&t.w, "a", "blocks"), 0);
-	assert_int_equal(stat(&t.w, "cache.recovered"), 40);
-	assert_int_equal(get_as(&t, t.a, 0), KVC_OK); /* by its namespace */
-	assert_int_equal(tenant_stat(&t.w, "a", "blocks"), 1);
-	assert_true(ram_of(&t, "a") > 0 && tenant_stat(&t.w, "a", "disk_bytes") > 0);
-	world_ns(&t.w, t.b);
-	for (uint32_t i = 0; i < 20; i++)
-		keys[i] = storage_key(&t.w, i);
-	for (uint32_t i = 0; i < 20; i += 10) { /* by its header */
-		assert_int_equal(kvc_cache_prefetch(t.w.cache, &keys[i], 10), 10);
-		settle(&t.w);
-	}
-	assert_int_equal(tenant_stat(&t.w, "b", "blocks"), 20);
-	assert_int_equal(ram_of(&t, "a") + ram_of(&t, "b"), stat(&t.w, "ram.used_bytes") - before);
-	tenants_close(&t);
-}
-
-/* Nobody's blocks that are written anew, and turn out to be b's meanwhile: what is on its way to disk is
- * nobody's to the end, and b's account is right after it. */
-static void adopted_while_it_is_written(void **state)
-{
-	enum { BLOCKS = 4, DIRTY = ARENA / RECORD * 6 / 10 };
-	static const struct kvc_tenant_budget limits[] = {{.name = "b", .disk_max = 100 * RECORD}};
-	struct kvc_storage_key keys[BLOCKS];
-	struct tenants t;
-	struct job job;
-
-	(void)state;
-	tenants_open(&t, 20, 400);
-	puts_as(&t, t.b, 0, BLOCKS);
-	for (uint32_t i = 0; i < BLOCKS; i++)
-		keys[i] = storage_key(&t.w, i);
-	world_ns(&t.w, t.a);
-	kvc_ns_close(t.b);
-	cache_end(&t.w, 1000);
-	kvc_arena_close(t.w.arena);
-	assert_int_equal(kvc_arena_open(ARENA, t.w.stats, &t.w.arena), KVC_OK);
-	sim_tier_crash(t.w.disk, false);
-	t.w.disk->faults.no_tenants = 1;
-	cache_begin(&t.w);
-	settle(&t.w);
-	assert_int_equal(kvc_cache_prefetch(t.w.cache, keys, BLOCKS), BLOCKS);
-	kvc_alloc_fail_at(1, 1); /* the header names b, for whom there is no memory */
-	settle(&t.w);
-	kvc_alloc_fail_at(0, 0);
-	for (uint32_t i = 0; i < BLOCKS; i++)
-		sim_tier_lose(t.w.disk, &keys[i], false);
-	t.w.disk->faults.hang = 1;
-	for (uint32_t i = 0; i < DIRTY; i++)
-		assert_int_equal(put(&t.w, i, i), KVC_OK);
-	assert_true(stat(&t.w, "move.store_pending") > BLOCKS);
-	tenants_begin(&t);
-	assert_int_equal(present(&t, t.b, 0, BLOCKS), BLOCKS);
-	t.w.disk->faults.hang = 0;
-	sim_tier_release(t.w.disk);
-	settle(&t.w);
-	assert_int_equal(tenant_stat(&t.w, "b", "disk_bytes"), BLOCKS * RECORD);
-	assert_int_equal(kvc_cache_drop(t.w.cache, keys, BLOCKS), BLOCKS);
-	budgets(&t, limits, 1);
-	put_submit(&t.w, &job, 5000, 5000, true);
-	assert_int_equal(finish(&t.w, &job), KVC_OK);
-	tenants_close(&t);
-}
-
-/* ---- drop ---------------------------------------------------------------------------------- */
-
-struct dropping {
-	struct kvc_tenant_drop drop;
-	bool done;
-};
-
-static void dropped(struct kvc_tenant_drop *drop)
-{
-	struct dropping *dropping = kvc_container_of(drop, struct dropping, drop);
-
-	assert_false(dropping->done);
-	dropping->done = true;
-}
-
-static void drop_submit(struct world *w, struct dropping *dropping, const char *tenant)
-{
-	*dropping = (struct dropping){.drop.done = dropped};
-	memcpy(dropping->drop.tenant, tenant, strlen(tenant) + 1);
-	kvc_cache_tenant_drop(w->cache, &dropping->drop);
-	assert_false(dropping->done);
-}
-
-static void drop_forgets_a_tenant(void **state)
-{
-	struct dropping drops[3];
-	struct tenants t;
-
-	(void)state;
-	tenants_open(&t, 17, 400);
-	puts_as(&t, t.a, 0, FLOOD / 2); /* some on disk only */
-	puts_as(&t, t.b, 0, 30);
-	drop_submit(&t.w, &drops[0], "a");
-	drop_submit(&t.w, &drops[1], "nobody");
-	drop_submit(&t.w, &drops[2], "a");
-	settle(&t.w);
-	for (unsigned i = 0; i < 3; i++)
-		assert_true(drops[i].done && drops[i].drop.status == KVC_OK);
-	assert_true(drops[0].drop.blocks > FLOOD / 4);
-	assert_int_equal(drops[1].drop.blocks + drops[2].drop.blocks, 0);
-	assert_int_equal(tenant_stat(&t.w, "a", "blocks"), 0);
-	assert_int_equal(ram_of(&t, "a") + tenant_stat(&t.w, "a", "disk_bytes"), 0);
-	assert_int_equal(present(&t, t.a, 0, FLOOD / 2), 0);
-	assert_int_equal(present(&t, t.b, 0, 30), 30);
-	puts_as(&t, t.a, 0, 10); /* it may begin anew */
-	assert_int_equal(present(&t, t.a, 0, 10), 10);
-	tenants_close(&t);
-}
-
-/* A checkpoint would give a block the incarnation that its tenant has when it is written: while the tenant is
- * being dropped, that is not the block's. */
-static void drop_describes_nothing_of_it(void **state)
-{
-	struct dropping drop;
-	struct tenants t;
-	uint32_t all, meanwhile;
-
-	(void)state;
-	tenants_open(&t, 19, 400);
-	puts_as(&t, t.b, 0, FLOOD / 4);
-	puts_as(&t, t.a, 0, FLOOD / 4);
-	settle(&t.w);
-	all = sim_tier_described(t.w.disk);
-	drop_submit(&t.w, &drop, "a");
-	meanwhile = sim_tier_described(t.w.disk);
-	settle(&t.w);
-	assert_true(drop.done);
-	assert_true(meanwhile > 0 && meanwhile < all);
-	assert_int_equal(sim_tier_described(t.w.disk), meanwhile);
-	tenants_close(&t);
-}
-
-/* Puts that are being encoded, that wait for these or for room, stores, loads and gets. */
-static void drop_meets_what_is_under_way(void **state)
-{
-	enum { JOBS = 60 };
-	struct job *jobs = test_calloc(JOBS, sizeof *jobs);
-
-	(void)state;
-	for (uint64_t seed = 1; seed <= 200; seed++) {
-		struct dropping drop;
-		struct tenants t;
-
-		tenants_open(&t, seed, seed % 2 ? 100 : 0);
-		puts_as(&t, t.a, 0, 30 + (uint32_t)(seed % 7) * 40);
-		world_ns(&t.w, t.a);
-		for (uint32_t i = 0; i < JOBS; i++) {
-			uint32_t number = (uint32_t)(sim_next(&t.w.random) % 50);
-
-			if (sim_one_in(&t.w.random, 3))
-				get_submit(&t.w, &jobs[i], number);
-			else
-				put_submit(&t.w, &jobs[i], 500 + number, 500 + number,
-				           seed % 2 && sim_one_in(&t.w.random, 3));
-			if (sim_one_in(&t.w.random, 4))
-				sim_step(t.w.loop);
-		}
-		drop_submit(&t.w, &drop, "a");
-		settle(&t.w);
-		assert_true(drop.done);
-		for (uint32_t i = 0; i < JOBS; i++) {
-			assert_true(jobs[i].done);
-			if (jobs[i].op.kind == KVC_OP_GET && jobs[i].op.status == KVC_OK)
-				assert_true(restored_is(&t.w, &jobs[i], jobs[i].number));
-		}
-		assert_int_equal(tenant_stat(&t.w, "a", "blocks"), 0);
-		assert_int_equal(stat(&t.w, "ram.used_bytes"), 0);
-		tenants_close(&t);
-	}
-	test_free(jobs);
-}
-
-/* The cache stops when the drop is done, not before. */
-static void drop_meets_a_stop(void **state)
-{
-	struct dropping drop;
-	struct tenants t;
-
-	(void)state;
-	tenants_open(&t, 18, 400);
-	puts_as(&t, t.a, 0, 50);
-	world_ns(&t.w, t.a);
-	kvc_ns_close(t.b);
-	drop_submit(&t.w, &drop, "a");
-	cache_stop(&t.w, 1000);
-	assert_true(drop.done);
-	cache_free(&t.w);
-	world_close(&t.w);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -719,21 +561,19 @@ int main(void)
 	        cmocka_unit_test(shares_follow_weights_and_guarantees),
 	        cmocka_unit_test(idle_tenants_are_not_protected),
 	        cmocka_unit_test(pins_above_the_share_hold_up_nobody),
+	        cmocka_unit_test(a_block_that_finds_no_run_holds_up_nobody),
+	        cmocka_unit_test(pins_take_nothing_from_others),
+	        cmocka_unit_test(a_disk_that_hangs_keeps_no_room_from_others),
 	        cmocka_unit_test(low_priority_goes_first),
 	        cmocka_unit_test(high_priority_has_half_at_most),
 	        cmocka_unit_test(ram_max_is_kept),
+	        cmocka_unit_test(what_never_fits_pushes_nothing_out),
+	        cmocka_unit_test(what_is_no_image_pushes_nothing_out),
 	        cmocka_unit_test(waiting_for_the_own_limit_holds_up_nobody),
 	        cmocka_unit_test(disk_max_is_kept),
 	        cmocka_unit_test(rates_are_kept),
 	        cmocka_unit_test(operations_are_shared),
 	        cmocka_unit_test(queues_are_shared),
-	        cmocka_unit_test(recovered_blocks_have_their_tenant),
-	        cmocka_unit_test(nobodys_blocks_are_adopted),
-	        cmocka_unit_test(adopted_while_it_is_written),
-	        cmocka_unit_test(drop_forgets_a_tenant),
-	        cmocka_unit_test(drop_describes_nothing_of_it),
-	        cmocka_unit_test(drop_meets_what_is_under_way),
-	        cmocka_unit_test(drop_meets_a_stop),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

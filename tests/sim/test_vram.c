@@ -590,6 +590,36 @@ static void a_tenant_without_ram_does_not_spin_while_another_waits(void **state)
 	world_close(&w);
 }
 
+/* Blocks in VRAM of two tenants that wait for room in RAM, when what could have made some has ended: neither
+ * asks again behind the other for ever. */
+static void those_for_whom_there_is_no_room_do_not_spin(void **state)
+{
+	enum { BLOCKS = 8 };
+	struct kvc_ns_options options = ns_options("b");
+	struct job jobs[BLOCKS];
+	struct kvc_ns *of[2];
+	uint32_t ballast;
+	struct world w;
+
+	(void)state;
+	world_open_gpu(&w, 30, 0, BLOCKS);
+	of[0] = w.ns;
+	assert_int_equal(kvc_ns_open(w.cache, &options, &of[1]), KVC_OK);
+	assert_int_equal(kvc_slab_reserve(w.arena, ARENA, &ballast), KVC_OK);
+	world_form(&w, KVC_OP_DEVICE);
+	for (uint32_t i = 0; i < BLOCKS; i++) {
+		world_ns(&w, of[i % 2]);
+		put_submit(&w, &jobs[i], i, i, false);
+	}
+	settle(&w);
+	for (uint32_t i = 0; i < BLOCKS; i++)
+		assert_int_equal(jobs[i].op.status, KVC_OK);
+	world_ns(&w, of[0]);
+	kvc_ns_close(of[1]);
+	kvc_slab_release(w.arena, ballast);
+	world_close(&w);
+}
+
 static void pinned_blocks_stay_in_vram(void **state)
 {
 	struct kvc_lease *lease;
@@ -704,6 +734,7 @@ int main(void)
 	        cmocka_unit_test(a_tenant_without_ram_holds_up_no_other),
 	        cmocka_unit_test(a_tenant_without_ram_holds_up_no_stop),
 	        cmocka_unit_test(a_tenant_without_ram_does_not_spin_while_another_waits),
+	        cmocka_unit_test(those_for_whom_there_is_no_room_do_not_spin),
 	        cmocka_unit_test(pinned_blocks_stay_in_vram),
 	        cmocka_unit_test(pinned_blocks_hold_up_no_other),
 	        cmocka_unit_test(images_come_and_go),

@@ -135,13 +135,19 @@ int kvc_test_client(const char *path)
 
 kvc_status kvc_test_open_ns(int fd, const char *preset)
 {
-	char names[3][16] = {"tenant", "model"};
+	return kvc_test_open_ns_of(fd, "tenant", preset);
+}
+
+kvc_status kvc_test_open_ns_of(int fd, const char *tenant, const char *preset)
+{
+	char names[3][16] = {"", "model"};
 	struct kvc_test_reply reply;
 	Kvcellar__Codec codec;
 	Kvcellar__Open open;
 
 	kvcellar__open__init(&open);
 	kvcellar__codec__init(&codec);
+	snprintf(names[0], sizeof names[0], "%s", tenant);
 	snprintf(names[2], sizeof names[2], "%s", preset);
 	codec.preset = names[2];
 	open.id = 1;

@@ -40,6 +40,9 @@ int kvc_test_client(const char *path);
 
 /* Open namespace 1: 2 layers, 2 heads of 64 channels, bf16, 16 tokens, preset. */
 kvc_status kvc_test_open_ns(int fd, const char *preset);
+
+/* The same of another tenant than all others'. */
+kvc_status kvc_test_open_ns_of(int fd, const char *tenant, const char *preset);
 #define KVC_TEST_BLOCK_BYTES (2u * 16u * 2u * 64u * 2u * 2u)
 
 /* Detail of a failure reply, "" if it has none. */

@@ -20,7 +20,8 @@ struct rig {
 	struct kvc_tier tier;
 	struct kvc_engine_job *jobs[MOVES + 1]; /* that run, in order */
 	unsigned running;
-	struct kvc_tier_req *storing;
+	struct kvc_tier_req *requests[MOVES + 1]; /* likewise, of the tier */
+	unsigned requested;
 };
 
 static struct rig rig;
@@ -53,7 +54,7 @@ static const struct kvc_engine_ops engine_ops = {
 static void tier_submit(struct kvc_tier *tier, struct kvc_tier_req *request)
 {
 	(void)tier;
-	rig.storing = request;
+	rig.requests[rig.requested++] = request;
 }
 
 static const struct kvc_tier_ops tier_ops = {.name = "idle", .submit = tier_submit};
@@ -164,25 +165,54 @@ static void what_waits_has_its_turn(void **state)
 	assert_int_equal(seen, 3);
 }
 
-/* Gets that never end do not keep a store of the same flow from its turn either. */
+/* The same of the tier's requests. */
+static enum kvc_tier_op tier_next(void)
+{
+	struct kvc_tier_req *request = rig.requests[0];
+	enum kvc_tier_op op = request->op;
+
+	memmove(rig.requests, rig.requests + 1, --rig.requested * sizeof rig.requests[0]);
+	request->status = KVC_OK;
+	request->done(request);
+	return op;
+}
+
+/* Loads that never end do not keep a store of the same flow from its turn either. */
 static void what_can_wait_has_its_turn(void **state)
 {
-	struct kvc_move gets[MOVES], store;
+	struct kvc_move loads[MOVES], store;
 	struct kvc_move_flow flow;
 	unsigned before = 0;
 
 	(void)state;
 	kvc_move_flow_init(&flow, 0);
 	for (unsigned i = 0; i < MOVES; i++)
-		submit(&gets[i], &flow, KVC_MOVE_DECODE);
+		submit(&loads[i], &flow, KVC_MOVE_LOAD);
 	submit(&store, &flow, KVC_MOVE_STORE);
-	for (; !rig.storing; before++)
-		next();
+	while (tier_next() != KVC_TIER_STORE)
+		before++;
 	assert_true(before <= 10);
-	rig.storing->status = KVC_OK;
-	rig.storing->done(rig.storing);
-	while (rig.running)
-		next();
+	while (rig.requested)
+		tier_next();
+}
+
+/* A tier whose requests do not end has its own slots full, and nobody else's. */
+static void the_tier_holds_up_no_engine(void **state)
+{
+	struct kvc_move loads[2], get, put;
+	struct kvc_move_flow flow;
+
+	(void)state;
+	kvc_move_flow_init(&flow, 0);
+	submit(&loads[0], &flow, KVC_MOVE_LOAD);
+	submit(&loads[1], &flow, KVC_MOVE_LOAD);
+	submit(&get, &flow, KVC_MOVE_DECODE);
+	submit(&put, &flow, KVC_MOVE_ENCODE);
+	assert_int_equal(next(), KVC_ENGINE_DECODE);
+	assert_int_equal(next(), KVC_ENGINE_ENCODE);
+	assert_int_equal(rig.requested, 1);
+	tier_next();
+	tier_next();
 }
 
 /* A flow's large block, which waits until there is room for it, is not held up for ever by small ones of
@@ -236,8 +266,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        MOVER_TEST(urgent_goes_first),          MOVER_TEST(what_waits_has_its_turn),
-	        MOVER_TEST(what_can_wait_has_its_turn), MOVER_TEST(flows_take_turns),
-	        WITH_SLOTS(large_ones_find_room),
+	        MOVER_TEST(what_can_wait_has_its_turn), MOVER_TEST(the_tier_holds_up_no_engine),
+	        MOVER_TEST(flows_take_turns),           WITH_SLOTS(large_ones_find_room),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
