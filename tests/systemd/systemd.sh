@@ -55,6 +55,7 @@ for tool in systemd-nspawn debootstrap nsenter; do
 done
 [ -n "$root" ] || root=$(mktemp -d "${TMPDIR:-/var/tmp}/kvc-systemd-XXXXXX") || exit 1
 trap cleanup EXIT
+chmod 755 "$root" # it is the root of others than root, too
 trap 'exit 130' INT TERM
 if [ ! -x "$root/bin/systemctl" ]; then
 	echo "# putting $suite into $root"
