@@ -70,10 +70,21 @@ static struct context contexts[DEVICES];
 static struct mapping mappings[OBJECTS];
 static struct chunk chunks[OBJECTS];
 static unsigned serial;
-static int devices;  /* 0: not initialised */
-static bool stalled; /* what streams are given from now on is never done */
+static int devices; /* 0: not initialised */
 static _Thread_local struct context *stack[STACK];
 static _Thread_local unsigned depth;
+
+/* For who has loaded it: a function that fails, or NULL; and whether what streams are given from now on is
+ * never done. */
+extern const char *fake_failing;
+extern bool fake_stalled;
+__attribute__((visibility("default"))) const char *fake_failing;
+__attribute__((visibility("default"))) bool fake_stalled;
+
+static bool fails(const char *function)
+{
+	return fake_failing && strcmp(fake_failing, function) == 0;
+}
 
 static const char *folder(void)
 {
@@ -638,6 +649,8 @@ API(cuMemExportToShareableHandle, void *shareable, unsigned long long handle, in
 
 API(cuStreamCreate, void **stream, unsigned flags)
 {
+	if (fails(__func__))
+		return INVALID_VALUE;
 	if (!current() || flags > 1)
 		return INVALID_CONTEXT;
 	*stream = malloc(1);
@@ -647,6 +660,8 @@ API(cuStreamCreate, void **stream, unsigned flags)
 API(cuStreamSynchronize, void *stream)
 {
 	(void)stream;
+	if (fails(__func__))
+		return INVALID_VALUE;
 	return OK;
 }
 
@@ -665,6 +680,8 @@ API(cuEventCreate, void **event, unsigned flags)
 {
 	enum { DISABLE_TIMING = 2 };
 
+	if (fails(__func__))
+		return INVALID_VALUE;
 	if (!current())
 		return INVALID_CONTEXT;
 	if (flags & ~(unsigned)DISABLE_TIMING)
@@ -676,9 +693,11 @@ API(cuEventCreate, void **event, unsigned flags)
 API(cuEventRecord, void *event, void *stream)
 {
 	(void)stream;
+	if (fails(__func__))
+		return INVALID_VALUE;
 	if (!current() || !event)
 		return INVALID_HANDLE;
-	((struct event *)event)->never = stalled;
+	((struct event *)event)->never = fake_stalled;
 	return OK;
 }
 
@@ -695,10 +714,12 @@ __attribute__((visibility("default"))) uint64_t fake_stream_writes;
 API(cuStreamWriteValue32_v2, void *stream, address to, uint32_t value, unsigned flags)
 {
 	(void)stream;
+	if (fails(__func__))
+		return INVALID_VALUE;
 	if (!current() || flags || to % sizeof value)
 		return INVALID_VALUE;
 	(void)__atomic_add_fetch(&fake_stream_writes, 1, __ATOMIC_RELAXED);
-	if (!stalled)
+	if (!fake_stalled)
 		__atomic_store_n((uint32_t *)(uintptr_t)to, value, __ATOMIC_RELEASE);
 	return OK;
 }
@@ -707,6 +728,8 @@ API(cuMemHostRegister_v2, void *data, size_t bytes, unsigned flags)
 {
 	enum { PORTABLE = 1, DEVICE_MAP = 2 };
 
+	if (fails(__func__))
+		return INVALID_VALUE;
 	return current() && data && bytes && flags == (PORTABLE | DEVICE_MAP) ? OK : INVALID_VALUE;
 }
 
@@ -717,6 +740,8 @@ API(cuMemHostUnregister, void *data)
 
 API(cuMemHostGetDevicePointer_v2, address *at, void *data, unsigned flags)
 {
+	if (fails(__func__))
+		return INVALID_VALUE;
 	if (!current() || flags)
 		return INVALID_VALUE;
 	*at = (address)(uintptr_t)data;
@@ -727,13 +752,15 @@ API(cuMemHostGetDevicePointer_v2, address *at, void *data, unsigned flags)
 API(cuLaunchHostFunc, void *stream, void (*function)(void *), void *data)
 {
 	(void)stream, (void)function, (void)data;
-	stalled = true;
+	fake_stalled = true;
 	return OK;
 }
 
 API(cuStreamWaitEvent, void *stream, void *event, unsigned flags)
 {
 	(void)stream;
+	if (fails(__func__))
+		return INVALID_VALUE;
 	return event && !flags ? OK : INVALID_HANDLE;
 }
 

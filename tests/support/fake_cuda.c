@@ -108,6 +108,16 @@ static void *symbol(const char *name)
 	return found;
 }
 
+void kvc_test_cuda_fail(const char *function)
+{
+	*(const char **)symbol("fake_failing") = function;
+}
+
+void kvc_test_cuda_stall(bool stall)
+{
+	*(bool *)symbol("fake_stalled") = stall;
+}
+
 uint64_t kvc_test_cuda_writes(void)
 {
 	return *(uint64_t *)symbol("fake_stream_writes");

@@ -20,6 +20,12 @@ void kvc_test_cuda_use(int device);
 /* Files of device memory in the folder. */
 unsigned kvc_test_cuda_files(const char *folder, const char *kind);
 
+/* That function of the driver fails from now on; NULL: none. */
+void kvc_test_cuda_fail(const char *function);
+
+/* What streams are given from now on is never done, or is. */
+void kvc_test_cuda_stall(bool stall);
+
 /* What streams wrote to memory so far, all together. */
 uint64_t kvc_test_cuda_writes(void);
 

@@ -1,7 +1,9 @@
 /* Pools of device memory in the client library when the daemon does not let go of them at once: it hangs, or
- * has a connection that this side gave up. Over the fake CUDA driver and a fake daemon. */
+ * has a connection that this side gave up; and when the driver fails at their marks. Over the fake CUDA
+ * driver and a fake daemon. */
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -66,7 +68,7 @@ static int teardown(void **state)
 	return 0;
 }
 
-static void rig_open(struct rig *rig)
+static kvc_status rig_try(struct rig *rig)
 {
 	struct kvc_namespace_options shape;
 	struct kvc_pool_options options;
@@ -82,7 +84,12 @@ static void rig_open(struct rig *rig)
 	assert_int_equal(kvc_namespace_open(f.client, &shape, LONG_MS, &rig->ns), KVC_OK);
 	options = kvc_test_pool_options(&rig->memory);
 	options.deadline_ms = LONG_MS;
-	assert_int_equal(kvc_pool_register(rig->ns, &options, &rig->pool), KVC_OK);
+	return kvc_pool_register(rig->ns, &options, &rig->pool);
+}
+
+static void rig_open(struct rig *rig)
+{
+	assert_int_equal(rig_try(rig), KVC_OK);
 }
 
 static kvc_status put(struct rig *rig, uint64_t key)
@@ -253,6 +260,108 @@ static void given_up_while_another_thread_waits(void **state)
 	destroy_at_last(&rig);
 }
 
+/* ---- marks --------------------------------------------------------------------------------------- */
+
+/* Mappings of shared memory, here and in the fake daemon, which keeps what it was given. */
+static unsigned shared_mappings(void)
+{
+	FILE *maps = fopen("/proc/self/maps", "re");
+	unsigned count = 0;
+	char line[512];
+
+	assert_non_null(maps);
+	while (fgets(line, sizeof(line), maps))
+		count += strstr(line, "memfd:") != NULL;
+	(void)fclose(maps);
+	return count;
+}
+
+static unsigned descriptors(void)
+{
+	unsigned count = 0;
+
+	for (int fd = 0; fd < 256; fd++)
+		count += fcntl(fd, F_GETFD) >= 0;
+	return count;
+}
+
+/* Each call of the driver that marks need fails once at a registration: it says so and leaves nothing. */
+static void registration_whose_marks_fail(void **state)
+{
+	static const struct {
+		const char *function;
+		const char *told;
+	} rows[] = {
+	        {"cuMemHostRegister_v2", "cannot register the marks"},
+	        {"cuMemHostGetDevicePointer_v2", "cannot find the marks"},
+	        {"cuStreamCreate", "cannot make a stream"},
+	        {"cuStreamWriteValue32_v2", "streams of this GPU cannot write the marks"},
+	        {"cuStreamSynchronize", "streams of this GPU cannot write the marks"},
+	        {"cuEventCreate", "cannot make an event"},
+	};
+	struct rig rig;
+
+	(void)state;
+	rig_open(&rig); /* what is there from then on is there before */
+	destroy_at_last(&rig);
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		unsigned mappings = shared_mappings();
+		unsigned open = descriptors();
+
+		kvc_test_cuda_fail(rows[i].function);
+		assert_int_not_equal(rig_try(&rig), KVC_OK);
+		assert_non_null(strstr(kvc_last_error(), rows[i].told));
+		kvc_test_cuda_fail(NULL);
+		kvc_namespace_close(rig.ns);
+		kvc_test_pool_free(&rig.memory);
+		assert_int_equal(shared_mappings(), mappings);
+		assert_int_equal(descriptors(), open);
+	}
+}
+
+/* And at a put: it fails, nothing is sent, and the next one works. */
+static void put_whose_mark_fails(void **state)
+{
+	static const char *const functions[] = {"cuStreamWaitEvent", "cuStreamWriteValue32_v2",
+	                                        "cuEventRecord"};
+	struct rig rig;
+
+	(void)state;
+	rig_open(&rig);
+	for (size_t i = 0; i < sizeof(functions) / sizeof(functions[0]); i++) {
+		unsigned seen = fake_daemon_seen(f.daemon, KVC_VERB_PUT);
+
+		kvc_test_cuda_fail(functions[i]);
+		assert_int_not_equal(put(&rig, i), KVC_OK);
+		assert_non_null(strstr(kvc_last_error(), "cannot mark the transfer"));
+		kvc_test_cuda_fail(NULL);
+		assert_int_equal(fake_daemon_seen(f.daemon, KVC_VERB_PUT), seen);
+		assert_int_equal(put(&rig, i), KVC_OK);
+	}
+	destroy_at_last(&rig);
+}
+
+/* A stream that has yet to write a mark must find it, also when the pool is no more. */
+static void destroy_leaves_marks_that_are_to_be_written(void **state)
+{
+	unsigned before, usual;
+	struct rig rig;
+
+	(void)state;
+	before = shared_mappings();
+	rig_open(&rig);
+	destroy_at_last(&rig);
+	usual = shared_mappings() - before;
+	rig_open(&rig);
+	fake_daemon_rule(f.daemon, KVC_VERB_PUT,
+	                 (struct fake_rule){.action = FAKE_FAIL, .number = KVC_DEADLINE, .times = 1});
+	kvc_test_cuda_stall(true);
+	assert_int_equal(put(&rig, 1), KVC_DEADLINE);
+	kvc_test_cuda_stall(false);
+	destroy_at_last(&rig);
+	assert_int_equal(shared_mappings(), before + 2 * usual + 1);
+}
+
 #define ROW(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
@@ -264,6 +373,9 @@ int main(void)
 	        ROW(fence_falls_when_the_connection_given_up_is_over),
 	        ROW(connections_given_up_are_few),
 	        ROW(given_up_while_another_thread_waits),
+	        ROW(registration_whose_marks_fail),
+	        ROW(put_whose_mark_fails),
+	        ROW(destroy_leaves_marks_that_are_to_be_written),
 	};
 
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);

@@ -1,7 +1,7 @@
 /* A daemon with a GPU engine for tests of the cuda plane: started, watched, its engine found and killed.
  *
  * On a GPU machine the engine is the built one, or with KVC_TEST_ENGINE another one; without a GPU it is the
- * stand-in (tests/gpu/e2e.sh sets the environment). Nothing here asserts, all waits are bounded. */
+ * stand-in (tests/gpu/e2e_fake.sh sets the environment). Nothing here asserts, all waits are bounded. */
 #ifndef KVC_TESTS_GPU_RIG_H
 #define KVC_TESTS_GPU_RIG_H
 
