@@ -23,7 +23,6 @@ enum { START_MS = 30000, BLOCK_TOKENS = 32, TOKENS = 27, PAGE_TOKENS = 8, PAGES 
 
 static struct kvc_server server;
 static char device_folder[KVC_TEMP_DIR_BYTES];
-static char engine[4096];
 
 struct worker {
 	struct kvc_client *client;
@@ -53,18 +52,11 @@ static int group_teardown(void **state)
 
 static int setup(void **state)
 {
-	const char *slash;
-
 	(void)state;
 	if (!kvc_server_init(&server))
 		return 1;
-	slash = strrchr(server.program, '/');
-	(void)snprintf(engine, sizeof engine, "%.*s/tests/fake/kvcellar-engine-fake",
-	               (int)(slash - server.program), server.program);
-	kvc_server_arg(&server, "--gpus", "0");
-	kvc_server_arg(&server, "--gpu-engine", engine);
+	kvc_server_fake_gpus(&server, "0");
 	kvc_server_arg(&server, "--ram", "64M");
-	kvc_server_arg(&server, "--vram", "1M");
 	return kvc_server_start(&server) && kvc_server_ready(&server, START_MS) ? 0 : 1;
 }
 

@@ -48,7 +48,6 @@ struct worker {
 
 static struct kvc_server server;
 static char device_folder[KVC_TEMP_DIR_BYTES];
-static char engine[4096];
 static struct worker workers[2];
 static uint16_t *expected[KEYS];
 static atomic_bool over;
@@ -57,21 +56,14 @@ static atomic_bool over;
 
 static int setup(void **state)
 {
-	const char *slash;
-
 	(void)state;
 	kvc_test_temp_dir(device_folder);
 	setenv("KVC_FAKE_CUDA_DEVICES", "2", 1);
 	kvc_test_cuda_open(device_folder);
 	if (!kvc_server_init(&server))
 		return 1;
-	slash = strrchr(server.program, '/');
-	(void)snprintf(engine, sizeof engine, "%.*s/tests/fake/kvcellar-engine-fake",
-	               (int)(slash - server.program), server.program);
-	kvc_server_arg(&server, "--gpus", "0,1");
-	kvc_server_arg(&server, "--gpu-engine", engine);
+	kvc_server_fake_gpus(&server, "0,1");
 	kvc_server_arg(&server, "--ram", "64M");
-	kvc_server_arg(&server, "--vram", "1M");
 	return kvc_server_start(&server) && kvc_server_ready(&server, START_MS) ? 0 : 1;
 }
 

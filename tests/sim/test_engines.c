@@ -11,15 +11,6 @@
 
 #include "tests/sim/world.h"
 
-static uint8_t rest_of(struct world *w, uint32_t number)
-{
-	struct kvc_storage_key key = storage_key(w, number);
-	uint8_t rest;
-
-	kvc_cache_lookup(w->cache, &key, 1, &rest);
-	return rest;
-}
-
 static void not_stopped(void *context)
 {
 	(void)context;

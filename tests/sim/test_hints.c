@@ -18,15 +18,6 @@ static const struct kvc_hints none;
 static const struct kvc_hints ttl = {.ttl_ms = TTL};
 static const struct kvc_hints ephemeral = {.ephemeral = true};
 
-static uint8_t rest_of(struct world *w, uint32_t number)
-{
-	struct kvc_storage_key key = storage_key(w, number);
-	uint8_t rest;
-
-	kvc_cache_lookup(w->cache, &key, 1, &rest);
-	return rest;
-}
-
 static void put_with(struct world *w, uint32_t number, struct kvc_hints hints)
 {
 	w->hints = hints;

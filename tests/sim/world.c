@@ -249,6 +249,15 @@ struct kvc_storage_key storage_key(struct world *w, uint32_t number)
 	return key;
 }
 
+uint8_t rest_of(struct world *w, uint32_t number)
+{
+	struct kvc_storage_key key = storage_key(w, number);
+	uint8_t rest;
+
+	kvc_cache_lookup(w->cache, &key, 1, &rest);
+	return rest;
+}
+
 enum block_class block_class(uint32_t number)
 {
 	static const enum block_class classes[] = {BLOCK_ENDS,  BLOCK_ENDS,  BLOCK_EPHEMERAL, BLOCK_MIXED,

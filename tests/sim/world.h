@@ -126,6 +126,9 @@ int64_t tenant_stat(struct world *w, const char *tenant, const char *name);
 /* The storage key of a numbered block. */
 struct kvc_storage_key storage_key(struct world *w, uint32_t number);
 
+/* Where a look-up finds it. */
+uint8_t rest_of(struct world *w, uint32_t number);
+
 /* From now on puts and gets of these functions take and give blocks in this form. */
 void world_form(struct world *w, enum kvc_op_form form);
 

@@ -118,6 +118,17 @@ void kvc_server_arg(struct kvc_server *server, const char *flag, const char *val
 	server->args[i + 1] = value;
 }
 
+void kvc_server_fake_gpus(struct kvc_server *server, const char *gpus)
+{
+	const char *slash = strrchr(server->program, '/');
+
+	(void)snprintf(server->engine, sizeof server->engine, "%.*s/tests/fake/kvcellar-engine-fake",
+	               (int)(slash - server->program), server->program);
+	kvc_server_arg(server, "--gpus", gpus);
+	kvc_server_arg(server, "--gpu-engine", server->engine);
+	kvc_server_arg(server, "--vram", "1M");
+}
+
 static void run_program(const struct kvc_server *server)
 {
 	char *argv[KVC_SERVER_ARGS_MAX + 1];

@@ -22,6 +22,7 @@ struct kvc_server {
 	char disk[KVC_SERVER_PATH_BYTES + 16];
 	char log[KVC_SERVER_PATH_BYTES + 16];
 	char program[4096];
+	char engine[4096];                     /* if it has GPUs */
 	const char *args[KVC_SERVER_ARGS_MAX]; /* more flags, NULL-terminated; borrowed */
 	pid_t pid;                             /* 0: not running */
 	int agent;                             /* of the daemon that runs; -1: it has none */
@@ -47,6 +48,9 @@ void kvc_server_use_agent(struct kvc_server *server);
 
 /* A flag for the next start; the server must have room. */
 void kvc_server_arg(struct kvc_server *server, const char *flag, const char *value);
+
+/* These GPUs, each with 1 MiB for blocks: engines over the fake device (tests/fake/device_fake.c). */
+void kvc_server_fake_gpus(struct kvc_server *server, const char *gpus);
 
 /* fork and exec; does not wait. False: it could not be forked. */
 bool kvc_server_start(struct kvc_server *server);
